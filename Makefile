@@ -1,0 +1,54 @@
+# Everything a user or a machine runs. `make env` is the only step that installs anything.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export MPLBACKEND := Agg
+
+.PHONY: help env demo test check accept bench docs clean
+
+help:
+	@echo "make env      build .venv (once; again only when pyproject.toml or constraints.txt change)"
+	@echo "make demo     synthetic knees -> lake -> T2 maps -> cohort -> demo/report.html"
+	@echo "make test     the test suite (under 15 minutes on two cores)"
+	@echo "make check    ruff, mypy, committed pages up to date"
+	@echo "make accept   the slow acceptance lines; writes docs/reference/acceptance.md"
+	@echo "make bench    side-by-side benchmarks, printed as ratios"
+	@echo "make docs     the documentation site, into site/"
+
+env: $(STAMP)
+
+# torch first, alone, by pip: resolved together with the rest it would pull gigabytes of CUDA.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]'
+	$(BIN)/python -m pip check
+	touch $(STAMP)
+
+demo: env
+	$(BIN)/qmri-lake demo demo
+
+test: env
+	$(BIN)/python -m pytest -m "not accept" --durations=20 -rs
+
+check: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m docs.generate --check
+
+accept: env
+	$(BIN)/python -m tests.acceptance
+
+bench: env
+	$(BIN)/python benchmarks/t2_fit.py
+	$(BIN)/python benchmarks/dicom_read.py
+	$(BIN)/python benchmarks/lake_scale.py
+
+docs: env
+	$(BIN)/python -m docs.generate
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf demo site build *.egg-info

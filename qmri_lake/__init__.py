@@ -1,0 +1,79 @@
+"""The array-native data lake for quantitative knee MRI.
+
+>>> import qmri_lake as ql
+>>> lake = ql.open_lake("oai.lake")  # doctest: +SKIP
+
+Every public name is imported on first use, so that ``import qmri_lake`` stays quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Cohort": "cohort",
+    "Lake": "lake",
+    "Skip": "steps",
+    "Variable": "variables",
+    "cluster": "compute",
+    "create_lake": "lake",
+    "fit_t2": "relaxometry.step",
+    "ingest": "ingest",
+    "inside": "masks",
+    "open_lake": "lake",
+    "read_dicom": "oai.dicom",
+    "step": "steps",
+    "tissue": "masks",
+}
+_MODULES = ("errors", "oai", "phantom", "relaxometry", "tissues")
+
+__all__ = [
+    "Cohort",
+    "Lake",
+    "Skip",
+    "Variable",
+    "__version__",
+    "cluster",
+    "create_lake",
+    "errors",
+    "fit_t2",
+    "ingest",
+    "inside",
+    "oai",
+    "open_lake",
+    "phantom",
+    "read_dicom",
+    "relaxometry",
+    "step",
+    "tissue",
+    "tissues",
+]
+
+if TYPE_CHECKING:
+    from qmri_lake import errors, oai, phantom, relaxometry, tissues
+    from qmri_lake.cohort import Cohort
+    from qmri_lake.compute import cluster
+    from qmri_lake.ingest import ingest
+    from qmri_lake.lake import Lake, create_lake, open_lake
+    from qmri_lake.masks import inside, tissue
+    from qmri_lake.oai.dicom import read_dicom
+    from qmri_lake.relaxometry.step import fit_t2
+    from qmri_lake.steps import Skip, step
+    from qmri_lake.variables import Variable
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"qmri_lake.{name}")
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"qmri_lake.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'qmri_lake' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,168 @@
+"""Cohorts: exams chosen by conditions, with an account of who was left out and why."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from qmri_lake import query as language
+from qmri_lake.errors import NotFoundError
+from qmri_lake.status import STATE, read_status
+from qmri_lake.variables import REGISTRY
+
+if TYPE_CHECKING:
+    from qmri_lake.lake import Lake
+
+__all__ = ["Cohort"]
+
+
+@dataclass(frozen=True, slots=True)
+class FlowRow:
+    """One condition: how many exams it left, and why the rest went."""
+
+    condition: str
+    exams: int
+    patients: int
+    dropped: int
+    why: str
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """Exams of a lake, chosen by conditions; immutable, each method returns a new one.
+
+    Made by ``lake.cohort(query)``. ``rows`` are positions on the exam axis.
+    """
+
+    lake: Lake
+    rows: np.ndarray[Any, np.dtype[np.intp]]
+    rows_of_flow: tuple[FlowRow, ...]
+
+    @classmethod
+    def everything(cls, lake: Lake) -> Cohort:
+        """All exams of a lake."""
+        rows = np.arange(len(lake.exams))
+        patients = lake.exams["patient"].nunique()
+        return cls(lake, rows, (FlowRow("all exams", len(rows), patients, 0, ""),))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def exams(self) -> pd.DataFrame:
+        """Keys of the exams: exam, patient, timepoint, knee."""
+        return self.lake.exams.iloc[self.rows].reset_index(drop=True)
+
+    @property
+    def patients(self) -> int:
+        """Number of patients."""
+        return int(np.unique(self.lake.exams["patient"].to_numpy()[self.rows]).size)
+
+    def where(self, query: str) -> Cohort:
+        """Keep the exams for which `query` is true.
+
+        Each part between top-level ``and``s is a row of the flow. An exam whose value is missing
+        is neither kept nor counted as failing the condition: the flow says how many they were.
+
+        Raises
+        ------
+        QueryError
+            The query can't be parsed, names no column, or compares words with numbers.
+        """
+        tree = language.parse(query)
+        parts = language.clauses(tree)
+        columns = self.lake.columns(language.names(tree))
+        cohort = self
+        for part in parts:
+            cohort = cohort._keep_where(part, columns)
+        return cohort
+
+    def _keep_where(self, part: ast.expr, columns: dict[str, pd.Series[Any]]) -> Cohort:
+        mine = {name: column.iloc[self.rows] for name, column in columns.items()}
+        answer = language.evaluate(part, mine)
+        keep = answer.fillna(False).to_numpy(dtype=bool)
+        missing = answer.isna().to_numpy(dtype=bool)
+        text = ast.unparse(part)
+        reasons = []
+        if false := int((~keep & ~missing).sum()):
+            reasons.append(f"{false:,} not so")
+        reasons += [
+            f"{n:,} without {name}"
+            for name in language.names(part)
+            if (n := int((missing & mine[name].isna().to_numpy(dtype=bool)).sum()))
+        ]
+        return self._keep(keep, text, ", ".join(reasons))
+
+    def exclude(self, query: str, *, reason: str) -> Cohort:
+        """Leave out the exams for which `query` is true; `reason` appears in the flow.
+
+        Exams whose value is missing stay, since nothing is known against them.
+        """
+        tree = language.parse(query)
+        columns = self.lake.columns(language.names(tree))
+        mine = {name: column.iloc[self.rows] for name, column in columns.items()}
+        out = language.evaluate(tree, mine).fillna(False).to_numpy(dtype=bool)
+        return self._keep(~out, f"exclude {query}", f"{int(out.sum()):,} {reason}")
+
+    def require(self, *paths: str) -> Cohort:
+        """Keep the exams that have a product, such as ``"msme/image"`` or ``"msme/t2"``.
+
+        Read from the status arrays: done or flagged. A variant is named ``"msme/t2__epg"``.
+
+        Raises
+        ------
+        NotFoundError
+            No such variable, with those that there are.
+        """
+        cohort = self
+        for path in paths:
+            plain, _, variant = path.partition("__")
+            if plain not in REGISTRY and plain not in self.lake.variables():
+                raise NotFoundError(
+                    f"no variable {path!r}",
+                    expected=f"one of {', '.join(sorted(self.lake.variables()))}",
+                    where="require",
+                )
+            known = REGISTRY[plain] if plain in REGISTRY else self.lake.variables()[plain]
+            step = known.step + (f"__{variant}" if variant else "")
+            status = read_status(self.lake.root, step, len(self.lake.exams))
+            state = status.state[cohort.rows]
+            keep = status.usable[cohort.rows]
+            reasons = [
+                f"{n:,} {name}"
+                for name, value in STATE.items()
+                if (n := int(((state == value) & ~keep).sum()))
+            ]
+            cohort = cohort._keep(keep, f"has {path}", ", ".join(reasons))
+        return cohort
+
+    def _keep(self, keep: np.ndarray[Any, np.dtype[np.bool_]], condition: str, why: str) -> Cohort:
+        rows = self.rows[keep]
+        patients = np.unique(self.lake.exams["patient"].to_numpy()[rows]).size
+        dropped = int((~keep).sum())
+        row = FlowRow(condition, len(rows), patients, dropped, why if dropped else "")
+        return replace(self, rows=rows, rows_of_flow=(*self.rows_of_flow, row))
+
+    def flow(self) -> pd.DataFrame:
+        """How many exams and patients were left after each condition, and why the rest went."""
+        return pd.DataFrame(
+            [(r.condition, r.exams, r.patients, r.dropped, r.why) for r in self.rows_of_flow],
+            columns=["condition", "exams", "patients", "dropped", "why"],
+        )
+
+    def table(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Keys and clinical columns of the exams, one row each."""
+        known = self.lake.columns(columns if columns is not None else self.lake.column_names())
+        data = pd.DataFrame({name: column.iloc[self.rows] for name, column in known.items()})
+        return data.reset_index(drop=True)
+
+    def __repr__(self) -> str:
+        head = f"<Cohort: {len(self):,} exams of {self.patients:,} patients>"
+        lines = [f"  {r.exams:>8,}  {r.condition}" + (f"  ({r.why})" if r.why else "")
+                 for r in self.rows_of_flow]  # fmt: skip
+        return "\n".join([head, *lines])

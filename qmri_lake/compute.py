@@ -1,0 +1,138 @@
+"""Where the work happens: this process, a local cluster, or any Dask cluster by its address."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import icechunk
+import psutil
+
+from qmri_lake.errors import RunError
+
+__all__ = ["cluster", "gpu_count", "map_tasks", "memory_per_task", "running"]
+
+_IN_FLIGHT = 2
+"""Tasks submitted per worker thread: enough to keep it busy, few enough to bound memory."""
+
+
+def gpu_count() -> int:
+    """Count the GPUs that NVML sees; 0 without NVML. What is importable says nothing."""
+    try:
+        import pynvml
+    except ImportError:
+        return 0
+    try:
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetCount())
+    except pynvml.NVMLError:
+        return 0
+
+
+@contextlib.contextmanager
+def cluster(which: str | Any = "auto") -> Iterator[Any]:
+    """Yield a Dask client, and close what was started here afterwards.
+
+    Parameters
+    ----------
+    which : {"auto", "cpu", "gpu"}, address, or a Dask client or cluster
+        ``"auto"``: one worker a GPU when NVML sees any (dask-cuda), else ``"cpu"``: one
+        single-threaded worker process a core. An address such as ``"tcp://node:8786"`` is used
+        as it is, whatever started it (Slurm, Kubernetes ...), and left running.
+
+    Raises
+    ------
+    RunError
+        ``"gpu"`` on a machine without one, or an address that does not answer.
+    """
+    from distributed import Client, LocalCluster
+
+    if not isinstance(which, str):
+        if isinstance(which, Client):
+            yield which
+            return
+        with Client(which) as client:
+            yield client
+        return
+    if "://" in which:
+        try:
+            client = Client(which, timeout=10)
+        except OSError as error:
+            raise RunError(
+                "no answer", expected="a Dask scheduler", where=which, todo="Check the address."
+            ) from error
+        with client:
+            yield client
+        return
+    if which not in ("auto", "cpu", "gpu"):
+        raise RunError(f"cluster {which!r}", expected="auto, cpu, gpu or tcp://host:port")
+    if which == "gpu" and not gpu_count():
+        raise RunError("no GPU", expected="one that NVML sees", todo='Use cluster="cpu".')
+    if which != "cpu" and gpu_count():
+        from dask_cuda import LocalCUDACluster
+
+        local = LocalCUDACluster(resources={"GPU": 1})
+    else:
+        local = LocalCluster(
+            n_workers=psutil.cpu_count(logical=True) or 1,
+            threads_per_worker=1,
+            dashboard_address=None,
+        )
+    with local, Client(local) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def running(which: Any | None) -> Iterator[Any | None]:
+    """Yield a client as :func:`cluster` does, or None for "in this process"."""
+    if which is None:
+        yield None
+        return
+    with cluster(which) as client:
+        yield client
+
+
+def memory_per_task(client: Any | None) -> int:
+    """Bytes that one task may use: a worker's limit per thread, or what this machine has free."""
+    if client is None:
+        return int(psutil.virtual_memory().available)
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    limits = [w["memory_limit"] // max(w["nthreads"], 1) for w in workers if w["memory_limit"]]
+    return int(min(limits, default=psutil.virtual_memory().available))
+
+
+def map_tasks(
+    work: Callable[[icechunk.ForkSession, Any], Any],
+    base: icechunk.Session,
+    tasks: Sequence[Any],
+    *,
+    cluster: Any | None,
+    gpu: bool = False,
+) -> Iterator[Any]:
+    """Yield ``work(fork, task)`` for each task, in the order in which they end.
+
+    Each task gets a fork of `base`. Without a cluster they run here, one after another. On one, a
+    bounded number is in flight, so that neither results nor graphs pile up.
+    """
+    if cluster is None:
+        for task in tasks:
+            yield work(base.fork(), task)
+        return
+    from distributed import as_completed
+
+    threads = sum(cluster.nthreads().values()) or 1
+    resources = {"resources": {"GPU": 1}} if gpu and gpu_count() else {}
+    waiting = iter(tasks)
+
+    def submit(task: Any) -> Any:
+        return cluster.submit(work, base.fork(), task, pure=False, **resources)
+
+    window = [submit(task) for task, _ in zip(waiting, range(_IN_FLIGHT * threads), strict=False)]
+    arriving = as_completed(window)
+    for future in arriving:
+        yield future.result()
+        future.release()
+        for task in waiting:
+            arriving.add(submit(task))
+            break

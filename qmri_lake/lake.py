@@ -1,0 +1,506 @@
+"""The lake: open it, choose exams, load them lazily, run steps, go back in time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import icechunk
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from qmri_lake import __version__
+from qmri_lake.cohort import Cohort
+from qmri_lake.errors import (
+    LakeLockedError,
+    NotALakeError,
+    NotFoundError,
+    Reason,
+    RunError,
+    UnknownRefError,
+)
+from qmri_lake.index import KEYS
+from qmri_lake.query import unknown_column
+from qmri_lake.reading import load_group, load_groups, load_tree
+from qmri_lake.status import STATE, read_messages, read_runs, read_status, status_steps
+from qmri_lake.storage import (
+    BRANCH,
+    Node,
+    commit,
+    create_repository,
+    open_repository,
+    open_root,
+    readonly_session,
+    translated_errors,
+    writer_lock,
+)
+from qmri_lake.variables import Variable, decode_flags
+from qmri_lake.writing import FORMAT, initialise
+
+if TYPE_CHECKING:
+    from qmri_lake.plan import Plan
+    from qmri_lake.run import Listener, RunResult
+    from qmri_lake.steps import Step
+
+__all__ = ["Lake", "create_lake", "open_lake"]
+
+PROFILES: Mapping[str, Mapping[str, Mapping[str, int]]] = {
+    "oai": {
+        "dess": {"slice": 176, "row": 384, "column": 384},
+        "msme": {"echo": 7, "slice": 40, "row": 384, "column": 384},
+    }
+}
+"""Array sizes by name of a profile; without one, those of the first ingest's largest series."""
+
+Mode = Literal["r", "r+"]
+
+
+def open_lake(url: str, *, ref: str | None = None, mode: Mode = "r+") -> Lake:
+    """Open an existing lake; nothing but metadata is read.
+
+    Parameters
+    ----------
+    url : str
+        A folder, or ``s3://bucket/prefix``, ``gs://...``, ``az://account@container/prefix``.
+    ref : str, optional
+        A tag, a branch or a snapshot id: the lake as it was. Default: the newest commit.
+    mode : {"r+", "r"}
+        ``"r"`` refuses to write and needs no permission to; a `ref` is always read-only.
+
+    Raises
+    ------
+    NotALakeError
+        There is no lake, or one that is newer than this package.
+    UnknownRefError
+        No such tag, branch or snapshot, with those that there are.
+    """
+    return Lake(
+        str(url), open_repository(str(url)), ref, "r" if ref not in (None, BRANCH) else mode
+    )
+
+
+def create_lake(url: str, *, profile: str | None = None) -> Lake:
+    """Create an empty lake in a new folder or at an empty prefix.
+
+    Parameters
+    ----------
+    url : str
+        As in :func:`open_lake`.
+    profile : {"oai"}, optional
+        Fixes the array sizes (dess 176 x 384 x 384, msme 7 x 40 x 384 x 384). Without it, the
+        first ingest's largest series of each kind does.
+    """
+    if profile is not None and profile not in PROFILES:
+        raise RunError(f"profile {profile!r}", expected=f"one of {', '.join(PROFILES)}")
+    repo = create_repository(str(url))
+    with translated_errors(str(url)):
+        commit(
+            repo, lambda session: initialise(session, __version__, profile), "Create the lake",
+            {"qmri_lake": __version__},
+        )  # fmt: skip
+    return Lake(str(url), repo, None, "r+")
+
+
+class Lake:
+    """Exams of many knees as arrays; made by :func:`open_lake` or :func:`create_lake`.
+
+    A lake stays at the snapshot that was newest when it was opened, and moves on with
+    :meth:`refresh` or after a run of its own.
+    """
+
+    def __init__(self, url: str, repo: icechunk.Repository, ref: str | None, mode: Mode) -> None:
+        self.url, self.repo, self.ref, self.mode = url, repo, ref, mode
+        self.refresh()
+
+    # -- where it is ---------------------------------------------------------------------------
+
+    def refresh(self) -> Lake:
+        """Move to the newest commit (of the branch that was opened)."""
+        session = readonly_session(self.repo, self.ref, self.url)
+        self.snapshot: str = session.snapshot_id
+        self.store: Any = session.store
+        for cached in ("root", "exams", "_column_cache"):
+            self.__dict__.pop(cached, None)
+        return self
+
+    @cached_property
+    def root(self) -> Node:
+        """The root group, read-only."""
+        try:
+            root = open_root(self.store)
+        except FileNotFoundError:
+            root = None
+        about = dict(root.attrs).get("qmri_lake") if root is not None else None
+        if root is None or about is None:
+            raise NotALakeError(
+                "an Icechunk repository without the mark of a lake",
+                expected="one made by qmri_lake",
+                where=self.url,
+                todo="Check the path.",
+                reason=Reason.NOT_A_LAKE,
+            )
+        if about["format"] > FORMAT:
+            raise NotALakeError(
+                f"format {about['format']}, written by qmri_lake {about['version']}",
+                expected=f"at most {FORMAT}",
+                where=self.url,
+                todo="Update qmri_lake.",
+                reason=Reason.NOT_A_LAKE,
+            )
+        return root
+
+    @cached_property
+    def exams(self) -> pd.DataFrame:
+        """Keys of all exams, in the lake's order: exam, patient, timepoint, knee."""
+        return pd.DataFrame({name: self.root[name][:] for name in ("exam", *KEYS)})
+
+    @property
+    def profile(self) -> str | None:
+        """The profile that fixed the array sizes, if any."""
+        return self.root.attrs["qmri_lake"]["profile"] or None
+
+    def groups(self) -> list[str]:
+        """Names of the groups with data, such as dess, msme, clinical."""
+        order = ["clinical", "visit", "dess", "msme"]
+        found = [name for name in self.root.group_keys() if name != "status"]
+        return sorted(found, key=lambda n: (order.index(n) if n in order else len(order), n))
+
+    def variables(self) -> dict[str, Variable]:
+        """Declarations of the arrays in the lake, as stored with them, by ``group/name``."""
+        return {
+            f"{group}/{name}": Variable.from_array(group, name, array)
+            for group in self.groups()
+            for name, array in self.root[group].arrays()
+        }
+
+    # -- choosing and loading ------------------------------------------------------------------
+
+    def cohort(self, query: str | None = None) -> Cohort:
+        """Choose exams: all of them, or those for which a query is true.
+
+        Parameters
+        ----------
+        query : str, optional
+            Such as ``"knee == 'right' and timepoint == 0 and kl >= 2"``, over the keys and the
+            columns of `clinical`; see :mod:`qmri_lake.query`.
+        """
+        everything = Cohort.everything(self)
+        return everything.where(query) if query else everything
+
+    def select(
+        self,
+        *,
+        patient: int | None = None,
+        timepoint: int | None = None,
+        knee: str | None = None,
+        exam: str | None = None,
+    ) -> Cohort:
+        """Choose exams by their keys."""
+        given = {"patient": patient, "timepoint": timepoint, "knee": knee, "exam": exam}
+        wanted = {name: value for name, value in given.items() if value is not None}
+        keep = np.ones(len(self.exams), dtype=bool)
+        for name, value in wanted.items():
+            keep &= (self.exams[name] == value).to_numpy()
+        if wanted and not keep.any():
+            asked = ", ".join(f"{name}={value!r}" for name, value in wanted.items())
+            raise NotFoundError(
+                f"no exam with {asked}",
+                expected=f"one of the lake's {len(self.exams):,} exams",
+                where=self.url,
+                todo="lake.exams lists them.",
+            )
+        text = ", ".join(f"{name} == {value!r}" for name, value in wanted.items())
+        everything = Cohort.everything(self)
+        return (
+            everything._keep(keep, text, f"{int((~keep).sum()):,} not so") if wanted else everything
+        )
+
+    def load(
+        self,
+        group: str | Sequence[str],
+        cohort: Cohort | str | None = None,
+        *,
+        patient: int | None = None,
+        timepoint: int | None = None,
+        knee: str | None = None,
+        exam: str | None = None,
+    ) -> xr.Dataset:
+        """Open exams of one group, or of several joined, as a lazy Dataset.
+
+        Parameters
+        ----------
+        group : str or sequence of str
+            Such as ``"msme"`` or ``["sphere", "clinical"]``.
+        cohort : Cohort or query, optional
+            Which exams; default all.
+        patient, timepoint, knee, exam : optional
+            Choose by key instead.
+
+        Returns
+        -------
+        Dataset
+            Dims start with ``exam``, one exam a Dask block. Images are cropped to the smallest
+            box that holds every exam: one exam, or a uniform cohort, comes at its own shape;
+            :func:`qmri_lake.inside` masks what lies beyond an exam's own extent.
+            ``ds.sel(patient=..., timepoint=..., knee=...)`` works.
+
+        Raises
+        ------
+        NotFoundError
+            No such group or exam.
+        QueryError
+            Groups that can't be joined, such as dess and msme, which lie on different grids.
+        """
+        keys = {"patient": patient, "timepoint": timepoint, "knee": knee, "exam": exam}
+        chosen = self._cohort(cohort, **keys)
+        if isinstance(group, str):
+            return load_group(self, group, chosen)
+        return load_groups(self, list(group), chosen)
+
+    def tree(self, cohort: Cohort | str | None = None) -> xr.DataTree:
+        """Open all groups as one lazy tree."""
+        return load_tree(self, self._cohort(cohort))
+
+    def _cohort(self, cohort: Cohort | str | None = None, **keys: Any) -> Cohort:
+        if cohort is None:
+            return self.select(**keys)
+        if any(value is not None for value in keys.values()):
+            raise RunError(
+                "a cohort and a key", expected="one of them", where="load",
+                todo="Narrow the cohort by a query.",
+            )  # fmt: skip
+        if isinstance(cohort, str):
+            return self.cohort(cohort)
+        if cohort.lake.url != self.url:
+            raise RunError(f"a cohort of {cohort.lake.url}", expected="one of this lake",
+                           where=self.url)  # fmt: skip
+        return cohort
+
+    # -- columns for queries -------------------------------------------------------------------
+
+    def column_names(self) -> list[str]:
+        """Names that a query may use."""
+        clinical = self.root["clinical"].array_keys() if "clinical" in self.root else ()
+        return ["exam", *KEYS, *(n for n in clinical if self.root[f"clinical/{n}"].ndim == 1)]
+
+    def columns(self, names: Sequence[str]) -> dict[str, pd.Series[Any]]:
+        """Read columns by name, flags as words, with nullable types."""
+        known = self.column_names()
+        for name in names:
+            if name not in known:
+                raise unknown_column(name, dict.fromkeys(known))
+        return {name: self._column(name) for name in names}
+
+    @cached_property
+    def _column_cache(self) -> dict[str, pd.Series[Any]]:
+        return {}
+
+    def _column(self, name: str) -> pd.Series[Any]:
+        if name not in self._column_cache:
+            self._column_cache[name] = self._read_column(name)
+        return self._column_cache[name]
+
+    def _read_column(self, name: str) -> pd.Series[Any]:
+        if name in self.exams:
+            number = pd.api.types.is_numeric_dtype(self.exams[name])
+            return self.exams[name].astype("Int64" if number else "string")
+        array = self.root[f"clinical/{name}"]
+        variable = Variable.from_array("clinical", name, array)
+        values = array[:]
+        if variable.flags is not None:
+            return pd.Series(decode_flags(values, variable.flags), dtype="string")
+        if values.dtype.kind == "T":
+            return pd.Series(values.astype(object), dtype="string").replace("", pd.NA)
+        column = pd.Series(values)
+        if values.dtype.kind in "iu":
+            column = column.mask(column == variable.fill)
+        return column.astype("Float64")
+
+    # -- steps ---------------------------------------------------------------------------------
+
+    def plan(
+        self,
+        step: str | Step,
+        cohort: Cohort | str | None = None,
+        *,
+        variant: str = "",
+        retry_failed: bool = False,
+        **parameters: Any,
+    ) -> Plan:
+        """Say what a run would do, without doing it."""
+        from qmri_lake.plan import make_plan
+        from qmri_lake.steps import find_step
+
+        return make_plan(
+            self, find_step(step), self._cohort(cohort),
+            variant=variant, retry_failed=retry_failed, parameters=parameters,
+        )  # fmt: skip
+
+    def run(
+        self,
+        step: str | Step,
+        cohort: Cohort | str | None = None,
+        *,
+        cluster: Any = None,
+        variant: str = "",
+        retry_failed: bool = False,
+        commit_every: int = 32,
+        commit_seconds: float = 30.0,
+        listeners: Sequence[Listener] = (),
+        **parameters: Any,
+    ) -> RunResult:
+        """Compute a step for the exams that need it, and commit as results arrive.
+
+        What is done with the same parameters is skipped, so a run that was stopped goes on. An
+        exam that fails keeps its error in the status, and the others finish.
+
+        Parameters
+        ----------
+        step : str or Step
+            ``"t2"``, or a step of your own (:func:`qmri_lake.step`).
+        cohort : Cohort or query, optional
+            Which exams; default all.
+        cluster : optional
+            None: this process, one exam after another. ``"auto"``, ``"cpu"``, ``"gpu"``, a
+            scheduler's address, or a Dask client: see :func:`qmri_lake.cluster`.
+        variant : str
+            Write a second version of the product beside the first: ``t2__epg``.
+        retry_failed : bool
+            Try again what failed before with the same parameters.
+        commit_every, commit_seconds
+            Commit after so many exams, or so many seconds.
+        listeners : sequence of callables
+            Called with each event of the run: see :mod:`qmri_lake.run`.
+        **parameters
+            The step's own parameters.
+
+        Raises
+        ------
+        LakeLockedError
+            Another process is writing to this lake.
+        RunError
+            Unknown parameter, or an exam that can't fit into memory.
+        """
+        from qmri_lake.compute import memory_per_task, running
+        from qmri_lake.plan import check_memory
+        from qmri_lake.run import run_step
+
+        with self.writing():
+            fresh = self._cohort(cohort)
+            plan = self.plan(step, fresh, variant=variant, retry_failed=retry_failed, **parameters)
+            options: dict[str, Any] = {
+                "commit_every": commit_every,
+                "commit_seconds": commit_seconds,
+                "listeners": listeners,
+            }
+            with running(cluster if len(plan.rows) else None) as client:
+                check_memory(plan, memory_per_task(client))
+                return run_step(self, plan, cluster=client, **options)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the writer's lock, at the newest commit."""
+        if self.mode == "r":
+            raise LakeLockedError(
+                "a lake opened for reading" + (f" at {self.ref!r}" if self.ref else ""),
+                expected='mode="r+" and no ref',
+                where=self.url,
+                todo=f"ql.open_lake({self.url!r}).",
+            )
+        with writer_lock(self.url):
+            self.refresh()
+            yield
+
+    def status(self, cohort: Cohort | str | None = None) -> pd.DataFrame:
+        """Count exams by state: a row for each step, a column for each state."""
+        rows = self._cohort(cohort).rows
+        counts = {}
+        for step in status_steps(self.root):
+            state = read_status(self.root, step, len(self.exams)).state[rows]
+            counts[step] = {name: int((state == value).sum()) for name, value in STATE.items()}
+        return pd.DataFrame.from_dict(counts, orient="index", columns=list(STATE))
+
+    def failures(self, step: str | None = None) -> pd.DataFrame:
+        """List exams that failed, were skipped or flagged: step, state, run and the reason."""
+        known = status_steps(self.root)
+        if step is not None and step not in known:
+            raise NotFoundError(
+                f"no status of step {step!r}",
+                expected=f"one of {', '.join(known)}",
+                where=self.url,
+            )
+        found: list[tuple[Any, ...]] = []
+        names = {value: name for name, value in STATE.items()}
+        bad = [STATE["failed"], STATE["skipped"], STATE["flagged"]]
+        for name in [step] if step else known:
+            status = read_status(self.root, name, len(self.exams))
+            rows = np.flatnonzero(np.isin(status.state, bad))
+            messages = read_messages(self.root, name)
+            for row, message in zip(rows, messages[rows], strict=True):
+                found.append(
+                    (self.exams["exam"].iloc[row], name, names[int(status.state[row])],
+                     int(status.run[row]), message)
+                )  # fmt: skip
+        return pd.DataFrame(found, columns=["exam", "step", "state", "run", "message"])
+
+    def runs(self) -> pd.DataFrame:
+        """List all runs: number, step, parameters, code, the snapshot they read, counts."""
+        columns = ["step", "parameters", "code", "snapshot", "started", "finished", "counts"]
+        frame = pd.DataFrame.from_dict(read_runs(self.root), orient="index")
+        return frame.reindex(columns=columns).rename_axis("run")
+
+    # -- time ----------------------------------------------------------------------------------
+
+    def history(self, limit: int | None = None) -> pd.DataFrame:
+        """List commits, newest first: snapshot, time, message, tags."""
+        tags: dict[str, list[str]] = {}
+        for name in self.tags():
+            tags.setdefault(self.repo.lookup_tag(name), []).append(name)
+        found: list[tuple[Any, ...]] = []
+        for info in self.repo.ancestry(snapshot_id=self.snapshot):
+            if limit is not None and len(found) >= limit:
+                break
+            found.append((info.id, info.written_at, info.message, ", ".join(tags.get(info.id, []))))
+        return pd.DataFrame(found, columns=["snapshot", "time", "message", "tags"])
+
+    def tags(self) -> list[str]:
+        """Names of the tags."""
+        return sorted(self.repo.list_tags())
+
+    def tag(self, name: str) -> str:
+        """Name the current snapshot, for ever; return its id."""
+        if name in self.repo.list_tags():
+            raise UnknownRefError(
+                f"a tag {name!r} already, at {self.repo.lookup_tag(name)}",
+                expected="a new name",
+                where=self.url,
+                todo="Tags never move.",
+            )
+        with translated_errors(self.url):
+            self.repo.create_tag(name, self.snapshot)
+        return self.snapshot
+
+    # -- care ----------------------------------------------------------------------------------
+
+    def validate(self, *, deep: bool = False) -> list[str]:
+        """Gather all faults of the lake; an empty list is a sound lake.
+
+        Parameters
+        ----------
+        deep : bool
+            Read every volume too, not only the small arrays.
+        """
+        from qmri_lake.validate import faults
+
+        return list(faults(self, deep=deep))
+
+    def __len__(self) -> int:
+        return len(self.exams)
+
+    def __repr__(self) -> str:
+        from qmri_lake.summary import describe
+
+        return describe(self)

@@ -1,0 +1,302 @@
+"""Runs: one task an exam on forks of a session, and one committer that loses nothing.
+
+Plan, fork, compute, merge the forks that have arrived, write the small values, commit; without a
+barrier between batches. A killed run leaves the last commit intact, and the next one goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import icechunk
+
+from qmri_lake.compute import map_tasks
+from qmri_lake.errors import DiskFullError, Problem, QmriLakeError
+from qmri_lake.plan import Plan
+from qmri_lake.status import STATE, declare_status
+from qmri_lake.steps import Skip, Step, code_version, read_exam, write_exam
+from qmri_lake.storage import BRANCH, commit, disk_full, open_root, translated_errors
+from qmri_lake.writing import Change, declare, exam_count
+
+if TYPE_CHECKING:
+    from qmri_lake.lake import Lake
+
+__all__ = ["Committed", "ExamDone", "Listener", "Outcome", "RunEnded", "RunResult", "RunStarted"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """A run begins: how many exams it will work on."""
+
+    step: str
+    run: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExamDone:
+    """A task has ended; its result is not committed yet."""
+
+    exam: str
+    state: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A batch of exams is safe."""
+
+    snapshot: str
+    exams: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded:
+    """A run has ended."""
+
+    result: RunResult
+
+
+Listener = Callable[[RunStarted | ExamDone | Committed | RunEnded], None]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a task returns to the committer: its fork, its small values, its marks."""
+
+    row: int
+    exam: str
+    states: dict[str, tuple[str, str]]
+    """(state, message) by step."""
+    fork: icechunk.ForkSession | None = None
+    small: dict[str, Any] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def worst(self) -> tuple[str, str]:
+        """The state that a progress display shows."""
+        order = ("failed", "flagged", "skipped", "done")
+        return min(self.states.values(), key=lambda mark: order.index(mark[0]))
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run did."""
+
+    step: str
+    run: int
+    counts: Mapping[str, int]
+    """Exams by state: done, failed, skipped, flagged."""
+    up_to_date: int
+    failed_before: int
+    """Exams left alone because they failed before with the same parameters."""
+    waiting: Mapping[str, int]
+    """Exams that could not run, by the step that they wait for."""
+    snapshot: str
+    seconds: float
+
+    @property
+    def failed(self) -> int:
+        """Number of exams that failed."""
+        return self.counts.get("failed", 0)
+
+    def __str__(self) -> str:
+        parts = [f"{n} {state}" for state, n in self.counts.items() if n]
+        parts += [f"{self.up_to_date} already done"] if self.up_to_date else []
+        if self.failed_before:
+            parts.append(f"{self.failed_before} failed before (retry_failed=True tries again)")
+        parts += [f"{n} waiting for {step}" for step, n in self.waiting.items() if n]
+        return f"{self.step}: {', '.join(parts) or 'nothing to do'} ({self.seconds:.1f} s)"
+
+
+@dataclass(frozen=True, slots=True)
+class _StepTask:
+    row: int
+    exam: str
+
+
+@dataclass(frozen=True)
+class StepWork:
+    """What a worker needs to compute one exam of a step; pickled once a task, so kept small."""
+
+    step: Step
+    inputs: Mapping[str, Sequence[str]]
+    parameters: Mapping[str, Any]
+    variant: str
+
+    def __call__(self, fork: icechunk.ForkSession, task: _StepTask) -> Outcome:
+        """Read, compute and write one exam."""
+        name = self.step.name + (f"__{self.variant}" if self.variant else "")
+        try:
+            root = open_root(fork.store, "r+")
+            groups = [read_exam(root, g, names, task.row) for g, names in self.inputs.items()]
+            product = self.step.function(*groups, **self.parameters)
+            small = write_exam(root, self.step.writes, product, task.row, task.exam, self.variant)
+        except Skip as reason:
+            return Outcome(task.row, task.exam, {name: ("skipped", str(reason))})
+        except Exception as error:  # one exam's failure must not end the run of the others
+            full = disk_full(error, task.exam)
+            if full is not None:
+                raise full from error
+            return Outcome(task.row, task.exam, {name: ("failed", one_line(error))})
+        flag = getattr(product, "attrs", {}).get("flag", "")
+        mark = ("flagged", str(flag)) if flag else ("done", "")
+        return Outcome(task.row, task.exam, {name: mark}, fork, small)
+
+
+def one_line(error: BaseException) -> str:
+    """Say an exception in one line, its kind first unless it is one of ours."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if isinstance(error, QmriLakeError) else f"{type(error).__name__}: {text}"
+
+
+def run_step(
+    lake: Lake,
+    plan: Plan,
+    *,
+    cluster: Any,
+    commit_every: int,
+    commit_seconds: float,
+    listeners: Sequence[Listener],
+) -> RunResult:
+    """Carry out a plan; the caller holds the writer's lock."""
+    name = plan.name
+    started = time.monotonic()
+    if not len(plan.rows):
+        return RunResult(
+            name,
+            plan.run,
+            {},
+            plan.up_to_date,
+            plan.failed_before,
+            plan.waiting,
+            lake.snapshot,
+            0.0,
+        )
+    record = {
+        "step": name,
+        "parameters": dict(plan.parameters),
+        "code": code_version(plan.step),
+        "version": plan.step.version,
+        "snapshot": lake.snapshot,
+    }
+
+    def prepare(session: icechunk.Session) -> None:
+        root = open_root(session.store, "r+")
+        declare(root, plan.step.writes, plan.new_sizes, plan.variant)
+        declare_status(root, name, exam_count(root))
+
+    work = StepWork(plan.step, plan.inputs, plan.parameters, plan.variant)
+    tasks = [_StepTask(int(r), lake.exams["exam"].iloc[r]) for r in plan.rows]
+    done = execute(
+        lake,
+        name,
+        plan.run,
+        record,
+        prepare,
+        work,
+        tasks,
+        cluster=cluster,
+        gpu=plan.step.gpu,
+        commit_every=commit_every,
+        commit_seconds=commit_seconds,
+        listeners=listeners,
+    )
+    result = RunResult(
+        name, plan.run, done.counts, plan.up_to_date, plan.failed_before, plan.waiting,
+        done.snapshot, time.monotonic() - started,
+    )  # fmt: skip
+    for listener in listeners:
+        listener(RunEnded(result))
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """What became of the tasks of a run: exams by state, the last commit, problems of input."""
+
+    counts: Mapping[str, int]
+    snapshot: str
+    problems: tuple[Problem, ...]
+
+
+def execute(
+    lake: Lake,
+    name: str,
+    run: int,
+    record: Mapping[str, Any],
+    prepare: Callable[[icechunk.Session], None],
+    work: Callable[[icechunk.ForkSession, Any], Outcome],
+    tasks: Sequence[Any],
+    *,
+    cluster: Any = None,
+    gpu: bool = False,
+    commit_every: int = 32,
+    commit_seconds: float = 30.0,
+    listeners: Sequence[Listener] = (),
+) -> Executed:
+    """Run `work` on every task and commit what arrives.
+
+    The schema is committed before the fork, since a fork can't start from uncommitted changes.
+    Forks stay valid while commits go on: each holds only its own exams' chunks.
+    """
+    repo = lake.repo
+    record = {**record, "started": _now(), "finished": "", "process": os.getpid()}
+
+    def begin(session: icechunk.Session) -> None:
+        prepare(session)
+        Change(runs={run: record})(session)
+
+    with translated_errors(lake.url):
+        snapshot = commit(repo, begin, f"Start run {run}: {name}", {"run": run, "step": name})
+    for listener in listeners:
+        listener(RunStarted(name, run, len(tasks)))
+
+    counts = dict.fromkeys((state for state in STATE if state != "pending"), 0)
+    batch, last_commit = Change(), time.monotonic()
+    problems: list[Problem] = []
+
+    def flush(message: str) -> str:
+        nonlocal batch, last_commit
+        metadata = {"run": run, "step": name, "exams": len(batch)}
+        with translated_errors(lake.url):
+            done = commit(repo, batch, message, metadata)
+        for listener in listeners:
+            listener(Committed(done, len(batch)))
+        batch, last_commit = Change(), time.monotonic()
+        return done
+
+    base = repo.writable_session(BRANCH)
+    try:
+        for outcome in map_tasks(work, base, tasks, cluster=cluster, gpu=gpu):
+            if outcome.fork is not None:
+                batch.forks.append(outcome.fork)
+            problems += outcome.problems
+            for path, value in outcome.small.items():
+                batch.set_small(path, outcome.row, value)
+            for step, (state, message) in outcome.states.items():
+                batch.set_state(step, outcome.row, state, run, message)
+            state, message = outcome.worst
+            counts[state] += 1
+            for listener in listeners:
+                listener(ExamDone(outcome.exam, state, message))
+            if len(batch) >= commit_every or time.monotonic() - last_commit > commit_seconds:
+                snapshot = flush(f"Run {run}: {name}, {len(batch)} exams")
+    except (DiskFullError, KeyboardInterrupt):
+        # What has arrived is good: keep it if there is room for it, then say why we stop.
+        if len(batch):
+            snapshot = flush(f"Run {run}: {name}, {len(batch)} exams, stopped")
+        raise
+    batch.runs[run] = {**record, "finished": _now(), "counts": counts}
+    snapshot = flush(f"End run {run}: {name}")
+    lake.refresh()
+    return Executed(counts, snapshot, tuple(problems))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,105 @@
+"""What has been done to which exam: one state, run number and message per step.
+
+The status arrays are the truth about a product. The existence of a chunk is not: a result that is
+all NaN writes none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from qmri_lake.storage import Node
+from qmri_lake.variables import EXAM_CHUNK, Variable
+
+__all__ = ["STATE", "StepStatus", "declare_status", "read_runs", "read_status", "status_steps"]
+
+STATE: Mapping[str, int] = MappingProxyType(
+    {"pending": 0, "done": 1, "failed": 2, "skipped": 3, "flagged": 4}
+)
+"""States of an exam in a step. `flagged` is a result with a warning, usable as `done` is."""
+
+USABLE = (STATE["done"], STATE["flagged"])
+
+STATUS_VARIABLES = (
+    Variable("status", "state", (), "uint8", "State of the exam in this step",
+             fill=STATE["pending"], fill_meaning="pending", flags=STATE),
+    Variable("status", "run", (), "int32", "Number of the run that set the state; see `runs`",
+             fill_meaning="never run"),
+    Variable("status", "message", (), "string", "Why it failed, was skipped or flagged",
+             fill_meaning="nothing to say"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class StepStatus:
+    """The status of one step for all exams: arrays of shape (exam,)."""
+
+    state: np.ndarray[Any, np.dtype[np.uint8]]
+    run: np.ndarray[Any, np.dtype[np.int32]]
+
+    @property
+    def usable(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Exams whose product may be read: done or flagged."""
+        return np.isin(self.state, USABLE)
+
+
+def declare_status(root: Node, step: str, length: int) -> Node:
+    """Create the status arrays of a step, all pending, where they don't exist yet."""
+    group = root.require_group("status").require_group(step)
+    for variable in STATUS_VARIABLES:
+        if variable.name not in group:
+            text = variable.dtype == "string"
+            group.create_array(
+                variable.name,
+                shape=(length,),
+                dtype=np.dtypes.StringDType() if text else variable.dtype,
+                chunks=(EXAM_CHUNK,),
+                fill_value=variable.fill,
+                dimension_names=("exam",),
+                attributes=variable.attributes(),
+            )
+    return group
+
+
+def status_steps(root: Node) -> list[str]:
+    """Names of the steps that have a status, variants included."""
+    return sorted(root["status"].group_keys()) if "status" in root else []
+
+
+def read_status(root: Node, step: str, length: int) -> StepStatus:
+    """Read a step's status; a step that never ran is pending everywhere."""
+    if step not in status_steps(root):
+        return StepStatus(np.zeros(length, np.uint8), np.full(length, -1, np.int32))
+    group = root[f"status/{step}"]
+    return StepStatus(group["state"][:], group["run"][:])
+
+
+def read_messages(root: Node, step: str) -> np.ndarray[Any, Any]:
+    """Read a step's messages, shape (exam,), as objects."""
+    values: np.ndarray[Any, Any] = root[f"status/{step}/message"][:].astype(object)
+    return values
+
+
+def read_runs(root: Node) -> dict[int, dict[str, Any]]:
+    """Read what is known about each run: step, parameters, code version, snapshot, counts."""
+    if "status" not in root:
+        return {}
+    return {int(n): record for n, record in dict(root["status"].attrs.get("runs", {})).items()}
+
+
+def write_run(root: Node, number: int, record: Mapping[str, Any]) -> None:
+    """Store or replace the record of one run."""
+    group = root.require_group("status")
+    runs = {str(n): r for n, r in read_runs(root).items()} | {str(number): dict(record)}
+    group.attrs["runs"] = runs
+
+
+def canonical(parameters: Mapping[str, Any]) -> str:
+    """Spell parameters in one way, so that those of two runs compare: (0, 100) is [0, 100]."""
+    return json.dumps(parameters, sort_keys=True, default=str)

@@ -1,0 +1,258 @@
+"""Steps: functions of one exam that declare what they read and what they write.
+
+Ours and a user's own go through the same door::
+
+    @ql.step(
+        reads={"msme": ["image"]},
+        writes=[ql.Variable("msme", "first_echo", ("slice", "row", "column"), "float32",
+                            "Signal of the first echo")],
+    )
+    def first_echo(msme, *, gain=1.0):
+        return {"first_echo": msme["image"].isel(echo=0) * gain}
+
+    lake.run(first_echo, cohort, gain=2.0)
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from qmri_lake import __version__
+from qmri_lake.errors import NotFoundError, RunError, VariableError
+from qmri_lake.storage import Node
+from qmri_lake.variables import REGISTRY, Variable
+from qmri_lake.writing import fill_shape
+
+__all__ = ["Skip", "Step", "find_step", "read_exam", "step", "write_exam"]
+
+Reads = Mapping[str, Sequence[str]]
+Product = Mapping[str, Any]
+
+
+class Skip(Exception):
+    """Raised by a step for an exam that has nothing to compute; the message says why."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A function of one exam, with what it reads and writes.
+
+    Call it with in-memory Datasets of one exam, one a group, to try it without a lake.
+    """
+
+    name: str
+    function: Callable[..., Product | xr.Dataset]
+    reads: Reads | Callable[..., Reads]
+    writes: tuple[Variable, ...]
+    version: str
+    copies: float = 3.0
+    """Peak memory in units of what is read plus what is written."""
+    gpu: bool = False
+    """Whether tasks ask the workers for the resource ``GPU``."""
+
+    def __call__(self, *groups: Any, **parameters: Any) -> Product | xr.Dataset:
+        """Run the function itself."""
+        return self.function(*groups, **parameters)
+
+    @property
+    def group(self) -> str:
+        """The one group that the step writes."""
+        return self.writes[0].group
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Parameters, which are the function's keyword-only arguments, with their defaults."""
+        return {
+            name: p.default
+            for name, p in inspect.signature(self.function).parameters.items()
+            if p.kind is inspect.Parameter.KEYWORD_ONLY
+        }
+
+    def parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all parameters, the given ones over the defaults; an unknown name is an error."""
+        defaults = self.defaults
+        for name in given:
+            if name not in defaults:
+                raise RunError(
+                    f"parameter {name!r}",
+                    expected=f"one of {', '.join(defaults) or 'none at all'}",
+                    where=f"step {self.name}",
+                )
+        missing = [
+            n for n, v in defaults.items() if v is inspect.Parameter.empty and n not in given
+        ]
+        if missing:
+            raise RunError(
+                f"no value for parameter {missing[0]!r}",
+                expected="a value: it has no default",
+                where=f"step {self.name}",
+            )
+        return {**defaults, **given}
+
+    def inputs(self, parameters: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+        """Return what is read with these parameters: names of variables by group."""
+        reads = self.reads(**parameters) if callable(self.reads) else self.reads
+        return {group: tuple(names) for group, names in reads.items()}
+
+    def needed_steps(self, parameters: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the steps that make what is read."""
+        paths = [f"{g}/{n}" for g, names in self.inputs(parameters).items() for n in names]
+        return tuple(dict.fromkeys(REGISTRY[p].step for p in paths if REGISTRY[p].step))
+
+    def projected_bytes(
+        self, parameters: Mapping[str, Any], sizes: Callable[[str], Mapping[str, int]]
+    ) -> int:
+        """Estimate a task's peak memory from the sizes of the arrays that it reads and writes."""
+        read = [REGISTRY[f"{g}/{n}"] for g, ns in self.inputs(parameters).items() for n in ns]
+        total = sum(v.nbytes(sizes(v.group)) for v in (*read, *self.writes))
+        return int(self.copies * total)
+
+
+_KNOWN: dict[str, Step] = {}
+
+
+def step(
+    *,
+    reads: Reads | Callable[..., Reads],
+    writes: Sequence[Variable],
+    name: str | None = None,
+    version: str = "1",
+    copies: float = 3.0,
+    gpu: bool = False,
+) -> Callable[[Callable[..., Product | xr.Dataset]], Step]:
+    """Make a step of a function of one exam.
+
+    Parameters
+    ----------
+    reads : mapping of group to names, or a function of the parameters that returns one
+        What the function gets: a Dataset for each group, as positional arguments in this order,
+        without the ``exam`` axis, in memory, cropped to the exam's true extent.
+    writes : sequence of Variable
+        What it returns, all in one group: a Dataset, or a mapping from name to array, with the
+        declared dims. Leave a name out, and the exam keeps its fill value.
+    name : str, optional
+        Default: the function's name.
+    version : str
+        Raise it when the results change; exams of an older version then count as stale.
+    copies : float
+        Projected peak memory in units of the bytes read plus written.
+    gpu : bool
+        Ask the workers for the resource ``GPU``.
+
+    Returns
+    -------
+    Step
+        For ``lake.run(step, cohort, **parameters)``. Raising :class:`Skip` in the function marks
+        the exam as skipped; any other exception marks it as failed. The attribute ``flag`` of a
+        returned Dataset marks it as flagged, with that text as the reason.
+    """
+    if not writes or len({variable.group for variable in writes}) != 1:
+        raise VariableError(
+            f"{len({v.group for v in writes})} groups in writes", expected="exactly one group"
+        )
+
+    def decorate(function: Callable[..., Product | xr.Dataset]) -> Step:
+        title = str(name or getattr(function, "__name__", "step"))
+        made = tuple(REGISTRY.add(replace(variable, step=title)) for variable in writes)
+        result = Step(title, function, reads, made, version, copies, gpu)
+        _KNOWN[title] = result
+        return result
+
+    return decorate
+
+
+def find_step(which: str | Step) -> Step:
+    """Return a step by its name."""
+    if isinstance(which, Step):
+        return which
+    import qmri_lake.relaxometry.step  # noqa: F401  (our own steps register when imported)
+
+    if which not in _KNOWN:
+        raise NotFoundError(
+            f"no step {which!r}",
+            expected=f"one of {', '.join(sorted(_KNOWN))}",
+            todo="A step of your own must be imported first.",
+        )
+    return _KNOWN[which]
+
+
+def code_version(which: Step) -> str:
+    """Return the version of the code that a run records."""
+    return f"{which.name} {which.version}, qmri_lake {__version__}"
+
+
+def read_exam(root: Node, group: str, names: Sequence[str], row: int) -> xr.Dataset:
+    """Read one exam's variables into memory, cropped to its true extent.
+
+    Returns
+    -------
+    Dataset
+        Without the ``exam`` axis. Spatial arrays have the exam's own number of slices, rows and
+        columns, echo arrays its own number of echoes.
+    """
+    source = root[group]
+    box = _extent(source, row)
+    arrays: dict[str, Any] = {}
+    for name in names:
+        array = source[name]
+        dims = array.metadata.dimension_names[1:]
+        index = tuple(slice(0, box.get(dim)) for dim in dims)
+        arrays[name] = (dims, np.asarray(array[(row, *index)]), dict(array.attrs))
+    return xr.Dataset(arrays)
+
+
+def _extent(group: Node, row: int) -> dict[str, int]:
+    box: dict[str, int] = {}
+    if "extent" in group:
+        extent = group["extent"][row]
+        if (extent > 0).all():
+            box = dict(zip(("slice", "row", "column"), extent.tolist(), strict=True))
+    if "echo_time" in group:
+        echoes = int(np.isfinite(group["echo_time"][row]).sum())
+        if echoes:
+            box["echo"] = echoes
+    return box
+
+
+def write_exam(
+    root: Node,
+    variables: Sequence[Variable],
+    product: Product | xr.Dataset,
+    row: int,
+    exam: str,
+    variant: str = "",
+) -> dict[str, Any]:
+    """Write an exam's bulk arrays as whole shards; return its small values by path.
+
+    Small values are not written here: tasks share their chunks, and would lose each other's.
+    """
+    unknown = {str(n) for n in product} - {v.name for v in variables}
+    if unknown:
+        raise VariableError(
+            f"variable {sorted(unknown)[0]!r}",
+            expected=f"one of {', '.join(v.name for v in variables)}",
+            where=exam,
+            todo="Declare it in writes=[...].",
+        )
+    small: dict[str, Any] = {}
+    for variable in variables:
+        if variable.name not in product:
+            continue
+        value = product[variable.name]
+        if isinstance(value, xr.DataArray):
+            value = value.transpose(*variable.dims).values
+        checked = variable.check(value, exam)
+        path = f"{variable.path}__{variant}" if variant else variable.path
+        array = root[path]
+        full = fill_shape(checked, array.shape[1:], variable.fill)
+        if variable.bulk:
+            array[row] = full
+        else:
+            small[path] = full if variable.dims else full.item()
+    return small

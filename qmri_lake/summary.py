@@ -1,0 +1,74 @@
+"""A lake at a glance: exams by timepoint and knee, steps, size, last commits."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from qmri_lake.lake import Lake
+
+__all__ = ["ago", "describe", "exams_by_visit", "human_size"]
+
+
+def exams_by_visit(exams: pd.DataFrame) -> pd.DataFrame:
+    """Count exams: a row for each timepoint [months], a column for each knee."""
+    return pd.crosstab(exams["timepoint"], exams["knee"])
+
+
+def human_size(n: float) -> str:
+    """Say a number of bytes for a person."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if n < 1024 or unit == "TiB":
+            break
+        n /= 1024
+    return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+
+
+def ago(moment: datetime) -> str:
+    """Say how long ago something was."""
+    seconds = (datetime.now(UTC) - moment).total_seconds()
+    for limit, unit, size in ((90, "s", 1), (5400, "min", 60), (129600, "h", 3600)):
+        if seconds < limit:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds / 86400:.0f} days ago"
+
+
+def describe(lake: Lake) -> str:
+    """Describe a lake in a dozen lines; reads only small arrays."""
+    exams = lake.exams
+    at = f" at {lake.ref}" if lake.ref else ""
+    lines = [
+        f"<Lake {lake.url}{at}: {len(exams):,} exams of {exams['patient'].nunique():,} patients>"
+    ]
+    lines += _section("exams by timepoint [months] and knee", exams_by_visit(exams))
+    status = lake.status()
+    lines += _section("steps", status.loc[:, (status != 0).any()] if len(status) else status)
+    images = [
+        f"{group} " + " x ".join(str(n) for n in dict(lake.root[group].attrs["sizes"]).values())
+        for group in lake.groups()
+        if "sizes" in lake.root[group].attrs
+    ]
+    lines.append("  arrays: " + (", ".join(images) or "none yet"))
+    lines.append(f"  stored: {human_size(_stored_bytes(lake))} of chunks")
+    lines.append("  last commits")
+    for row in lake.history(3).to_dict("records"):
+        tags = f"  [{row['tags']}]" if row["tags"] else ""
+        when = ago(row["time"].to_pydatetime())
+        lines.append(f"    {row['snapshot'][:8]}  {when:>10}  {row['message']}{tags}")
+    return "\n".join(lines)
+
+
+def _section(title: str, table: pd.DataFrame) -> list[str]:
+    if table.empty:
+        return [f"  {title}: none"]
+    table = table.rename_axis(index=None, columns=None)
+    return [f"  {title}", *(f"    {line}" for line in table.to_string().splitlines())]
+
+
+def _stored_bytes(lake: Lake) -> int:
+    """Bytes of all chunks of all snapshots."""
+    stats = lake.repo.chunk_storage_stats()
+    return int(stats.native_bytes + stats.inlined_bytes)

@@ -1,0 +1,20 @@
+"""The label values of bones and tissues, by name: the one place where a number means a tissue."""
+
+from __future__ import annotations
+
+__all__ = ["BONE", "CARTILAGE", "NO_MASK"]
+
+NO_MASK = 255
+"""Value of a label voxel that was never segmented. It is not background."""
+
+BONE: dict[str, int] = {"background": 0, "femur": 1, "tibia": 2, "patella": 3}
+"""Labels of `bone` arrays."""
+
+CARTILAGE: dict[str, int] = {
+    "background": 0,
+    "femoral": 1,
+    "tibial": 2,
+    "patellar": 3,
+    "meniscus": 4,
+}
+"""Labels of `cartilage` arrays: three cartilages and the menisci."""

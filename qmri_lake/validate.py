@@ -1,0 +1,85 @@
+"""Checks of a whole lake: every fault is gathered, each with its place, before anything is said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qmri_lake.index import KEYS, exam_key
+from qmri_lake.status import STATE, read_runs, read_status, status_steps
+from qmri_lake.variables import Variable
+from qmri_lake.writing import OWN_AXIS
+
+if TYPE_CHECKING:
+    from qmri_lake.lake import Lake
+
+__all__ = ["faults"]
+
+
+def faults(lake: Lake, *, deep: bool = False) -> Iterator[str]:
+    """Yield one line for each fault: where, found, expected."""
+    yield from _key_faults(lake)
+    yield from _status_faults(lake)
+    for path, variable in lake.variables().items():
+        yield from _array_faults(lake, path, variable, deep)
+    yield from _image_faults(lake)
+
+
+def _key_faults(lake: Lake) -> Iterator[str]:
+    exams = lake.exams
+    for key in exams["exam"][exams["exam"].duplicated()]:
+        yield f"exam {key}: found twice; expected each key once"
+    for row in exams.itertuples(index=False):
+        right = exam_key(*(getattr(row, name) for name in KEYS))
+        if row.exam != right:
+            yield f"exam {row.exam}: found a key that its coordinates don't give; expected {right}"
+    for knee in set(exams["knee"]) - {"left", "right"}:
+        yield f"coordinate knee: found {knee!r}; expected left or right"
+
+
+def _status_faults(lake: Lake) -> Iterator[str]:
+    runs = read_runs(lake.root)
+    for step in status_steps(lake.root):
+        status = read_status(lake.root, step, len(lake.exams))
+        for value in np.setdiff1d(status.state, list(STATE.values())):
+            yield f"status/{step}: found state {value}; expected one of {', '.join(STATE)}"
+        touched = status.state != STATE["pending"]
+        for number in np.setdiff1d(status.run[touched], list(runs)):
+            yield f"status/{step}: found run {number} without a record; expected one in runs"
+
+
+def _array_faults(lake: Lake, path: str, variable: Variable, deep: bool) -> Iterator[str]:
+    array = lake.root[path]
+    if variable.group not in OWN_AXIS and array.shape[0] != len(lake.exams):
+        yield f"{path}: found {array.shape[0]} exams; expected {len(lake.exams)}"
+        return
+    if not variable.bulk:
+        for fault in variable.faults(array[:]):
+            yield f"{path}: found {fault}; expected {variable.expectation}"
+    elif deep:
+        for row, exam in enumerate(lake.exams["exam"]):
+            for fault in variable.faults(array[row]):
+                yield f"{path} of {exam}: found {fault}; expected {variable.expectation}"
+
+
+def _image_faults(lake: Lake) -> Iterator[str]:
+    """A done image must have an extent that fits, and an affine that can be inverted."""
+    for group in ("dess", "msme"):
+        if group not in lake.root:
+            continue
+        source = lake.root[group]
+        usable = read_status(lake.root, f"ingest_{group}", len(lake.exams)).usable
+        extent, affine = source["extent"][:], source["affine"][:]
+        largest = np.array(source["image"].shape[-3:])
+        for row in np.flatnonzero(usable):
+            exam = lake.exams["exam"].iloc[row]
+            if (extent[row] < 1).any() or (extent[row] > largest).any():
+                yield (
+                    f"{group}/extent of {exam}: found {extent[row].tolist()}; "
+                    f"expected 1 to {largest.tolist()}"
+                )
+            volume = np.linalg.det(affine[row][:3, :3])
+            if not np.isfinite(volume) or abs(volume) < 1e-9:
+                yield f"{group}/affine of {exam}: found no volume per voxel; expected spacing > 0"
