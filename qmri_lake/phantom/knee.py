@@ -1,0 +1,290 @@
+"""One exam of the synthetic OAI, without images: its anatomy, grids, labels, thickness and T2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .anatomy import Anatomy, draw_anatomy
+from .grid import FIELD_OF_VIEW, MSME_SPACING, MSME_THICKNESS, sagittal_affine
+from .lattice import Lattice, build_lattice
+from .population import Knee, Patient, Visit, draw_patient
+from .pose import Placement, Pose, place, rotation
+
+if TYPE_CHECKING:
+    from .surface import Surface
+
+__all__ = ["Exam", "Setup", "Truth", "exams", "knee", "set_up"]
+
+_SIDES = ("right", "left")
+_SMALLEST = (16, 48, 48)
+
+
+@dataclass(frozen=True, slots=True)
+class Exam:
+    """One knee of one patient at one visit, with a DESS."""
+
+    patient: Patient
+    visit: Visit
+    side: Literal["left", "right"]
+    seed: int
+    """Seed of the population."""
+
+    @property
+    def key(self) -> str:
+        """The exam key, e.g. ``9000001-024m-right``."""
+        return f"{self.patient.number:07d}-{self.visit.month:03d}m-{self.side}"
+
+    @property
+    def has_msme(self) -> bool:
+        """Whether the exam has a multi-echo series."""
+        return self.side in self.visit.t2
+
+    @property
+    def knee(self) -> Knee:
+        """The knee's latents at this visit."""
+        return self.visit.right if self.side == "right" else self.visit.left
+
+    def random(self, stream: int, *, visit: bool = True) -> np.random.Generator:
+        """Return a generator of this exam (or of this knee at every visit), for one purpose."""
+        month = self.visit.month if visit else 999
+        return np.random.default_rng(
+            [self.seed, stream, self.patient.index, _SIDES.index(self.side), month]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Anatomy, placement and grids of an exam: all that is needed to evaluate it anywhere."""
+
+    anatomy: Anatomy
+    placement: Placement
+    shape: tuple[int, int, int]
+    dess_affine: NDArray[np.float64]
+    msme_shape: tuple[int, int, int]
+    msme_affine: NDArray[np.float64]
+    dess_to_msme: NDArray[np.float64]
+    raised: float
+    """Rise of cartilage T2 with disease, as a fraction."""
+    fat: float
+    """Extra thickness of the leg, mm of the reference size."""
+
+    def box(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the corners (LPS, mm) of the box that holds both fields of view."""
+        low, high = np.full(3, np.inf), np.full(3, -np.inf)
+        back = np.linalg.inv(self.dess_to_msme) @ self.msme_affine
+        for affine, shape in ((self.dess_affine, self.shape), (back, self.msme_shape)):
+            for corner in np.ndindex(2, 2, 2):
+                index = [c * n - 0.5 for c, n in zip(corner, shape, strict=True)]
+                point = (affine @ [*index, 1.0])[:3]
+                low, high = np.minimum(low, point), np.maximum(high, point)
+        return low - 0.5, high + 0.5
+
+    def lattice(self, texture: np.random.Generator | None = None) -> Lattice:
+        """Evaluate the knee over both fields of view; with `texture`, soft tissues too."""
+        low, high = self.box()
+        return build_lattice(self.anatomy, self.placement, low, high, fat=self.fat, texture=texture)
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What is true of one exam, on the grids of its two series.
+
+    Attributes
+    ----------
+    dess_bone, dess_cartilage : (slice, row, column) uint8
+        Labels as in :mod:`qmri_lake.tissues`.
+    dess_affine, msme_affine : (4, 4) float64
+        Voxel (slice, row, column) to LPS mm of that series.
+    msme_bone, msme_cartilage : (slice, row, column) uint8
+    t2 : (slice, row, column) float32
+        Noise-free T2 of voxels wholly inside cartilage, ms; NaN elsewhere.
+    dess_to_msme : (4, 4) float64
+        x_msme = T x_dess, LPS mm: how the patient moved between the series.
+    surface : Surface
+        Articular surface points with their cartilage thickness.
+    thickness : dict
+        Mean thickness (mm) and bared fraction by region.
+    """
+
+    exam: Exam
+    anatomy: Anatomy
+    dess_bone: NDArray[np.uint8]
+    dess_cartilage: NDArray[np.uint8]
+    dess_affine: NDArray[np.float64]
+    msme_bone: NDArray[np.uint8]
+    msme_cartilage: NDArray[np.uint8]
+    msme_affine: NDArray[np.float64]
+    t2: NDArray[np.float32]
+    dess_to_msme: NDArray[np.float64]
+    surface: Surface
+    thickness: dict[str, float]
+
+
+def exams(n: int, seed: int = 0) -> list[Exam]:
+    """Return the first `n` exams of a seed's population: patient by patient, visit by visit.
+
+    A longer list extends a shorter one.
+    """
+    out: list[Exam] = []
+    for exam in _all_exams(seed):
+        if len(out) == n:
+            break
+        out.append(exam)
+    return out
+
+
+def _all_exams(seed: int) -> Iterator[Exam]:
+    index = 0
+    while True:
+        patient = draw_patient(index, seed)
+        for visit in patient.visits:
+            for side in _SIDES:
+                if side in visit.scanned:
+                    yield Exam(patient, visit, "right" if side == "right" else "left", seed)
+        index += 1
+
+
+def _anatomy(exam: Exam) -> Anatomy:
+    own = exam.knee
+    healthy = draw_anatomy(
+        np.random.default_rng([exam.seed, 21, exam.patient.index]),
+        exam.random(22, visit=False),
+    )
+    # Men's knees are larger; one shift keeps the whole population at 84 +- 6 mm.
+    larger = 2.6 if exam.patient.sex == 1 else -1.9
+    spread = (healthy.width - 84) * 0.92 + larger
+    width = 84 + spread
+    factor = (healthy.width / width) ** 0.7
+    disease = float(np.clip((own.severity + 0.2) / 2.6, 0, 1.2))
+    return replace(
+        healthy,
+        width=width,
+        thickness=(
+            healthy.thickness[0] * factor,
+            healthy.thickness[1] * factor,
+            healthy.thickness[2] * factor,
+        ),
+        wear_medial=own.wear_medial,
+        wear_lateral=own.wear_lateral,
+        wear_front=own.wear_front,
+        osteophytes=2.6 * disease,
+        effusion=float(np.clip(0.1 + 0.4 * disease + 0.1 * exam.random(24).normal(), 0, 1)),
+    )
+
+
+@lru_cache(maxsize=8)
+def _set_up(seed: int, index: int, month: int, side: str, shape: tuple[int, int, int]) -> Setup:
+    patient = draw_patient(index, seed)
+    visit = next(v for v in patient.visits if v.month == month)
+    exam = Exam(patient, visit, "right" if side == "right" else "left", seed)
+    a, rng = _anatomy(exam), exam.random(23)
+    sign = 1.0 if side == "right" else -1.0
+
+    def angle(spread: float) -> float:
+        return float(np.clip(spread * rng.normal(), -10, 10))
+
+    pose = Pose(
+        knee=exam.side,
+        flexion=angle(5.0),
+        axial=angle(4.5),
+        lean=angle(1.5),
+        twist=angle(3.0),
+        centre=(
+            -sign * float(rng.uniform(70, 95)),
+            float(rng.uniform(-15, 15)),
+            float(rng.uniform(-12, 12)),
+        ),
+    )
+    placement = place(a, pose)
+    offset = np.array(
+        [sign * rng.uniform(-2, 4), rng.uniform(0.5, 4.5), np.clip(rng.normal(2.0, 4.0), -7, 11)]
+    )
+    centre = np.array(pose.centre) + offset
+    oblique = sign * float(rng.uniform(2, 6.5))
+    spacing = tuple(f / n for f, n in zip(FIELD_OF_VIEW, shape, strict=True))
+    dess = sagittal_affine(shape, (spacing[0], spacing[1], spacing[2]), centre, oblique)
+
+    slices = int(np.clip(round((a.width + rng.uniform(6, 14)) / MSME_SPACING), 21, 33))
+    msme_shape = (slices, shape[1], shape[2])
+    turn = rotation(*(float(v) for v in rng.uniform(-1.1, 1.1, size=3)))
+    shift = rng.uniform(-1.1, 1.1, size=3)
+    # A rigid motion about the knee, not about the far origin of the scanner.
+    move = turn.astype(np.float64)
+    move[:3, 3] = centre - turn[:3, :3] @ centre + shift
+    moved = (move @ [*pose.centre, 1.0])[:3] + offset + rng.normal(size=3)
+    msme = sagittal_affine(
+        msme_shape, (MSME_SPACING, spacing[1], spacing[2]), moved, oblique + float(rng.normal())
+    )
+    raised = 0.10 * float(np.clip((exam.knee.severity + 0.5) / 3, 0, 1)) + 0.02 * rng.normal()
+    fat = float(np.clip(0.8 * (visit.bmi - 28) / 4.6, -2, 4))
+    return Setup(a, placement, shape, dess, msme_shape, msme, move, float(raised), fat)
+
+
+def set_up(exam: Exam, shape: tuple[int, int, int]) -> Setup:
+    """Return anatomy, placement and grids of an exam for DESS volumes of `shape`."""
+    if len(shape) != 3 or any(n < m for n, m in zip(shape, _SMALLEST, strict=True)):
+        from ..errors import InputError
+
+        raise InputError(
+            f"shape {shape}",
+            expected=f"three numbers (slices, rows, columns) of at least {_SMALLEST}",
+            where="phantom",
+            todo="Use (40, 96, 96) for plumbing, (64, 144, 144) for figures to be judged.",
+        )
+    return _set_up(exam.seed, exam.patient.index, exam.visit.month, exam.side, tuple(shape))
+
+
+def knee(
+    exam: Exam,
+    *,
+    shape: tuple[int, int, int] = (64, 144, 144),
+    lattice: Lattice | None = None,
+) -> Truth:
+    """Return the truth of one exam, without making images.
+
+    Parameters
+    ----------
+    exam : Exam
+        One of :func:`exams`.
+    shape : (slices, rows, columns)
+        Of the DESS; the field of view is 112 x 140 x 140 mm whatever the shape.
+    lattice : Lattice, optional
+        The exam's knee, where it has been evaluated already.
+    """
+    from .sampling import offsets, sample
+    from .signal import cartilage_t2
+    from .surface import measure, regional
+
+    at = set_up(exam, shape)
+    lattice = lattice if lattice is not None else at.lattice()
+    if lattice.values.shape[-1] > 8:
+        lattice = replace(lattice, values=np.ascontiguousarray(lattice.values[..., :8]))
+    dess = sample(lattice, at.dess_affine, at.shape, offsets(2, 2, 2))
+    msme = sample(
+        lattice,
+        np.linalg.inv(at.dess_to_msme) @ at.msme_affine,
+        at.msme_shape,
+        offsets(5, 2, 2, MSME_THICKNESS / MSME_SPACING),
+    )
+    t2 = np.where(msme.share > 0.999, cartilage_t2(msme.depth, at.raised), np.float32(np.nan))
+    surface = measure(at.anatomy, at.placement, lattice)
+    return Truth(
+        exam=exam,
+        anatomy=at.anatomy,
+        dess_bone=dess.bone,
+        dess_cartilage=dess.cartilage,
+        dess_affine=at.dess_affine,
+        msme_bone=msme.bone,
+        msme_cartilage=msme.cartilage,
+        msme_affine=at.msme_affine,
+        t2=t2.astype(np.float32),
+        dess_to_msme=at.dess_to_msme,
+        surface=surface,
+        thickness=regional(surface),
+    )

@@ -1,0 +1,72 @@
+"""Files of a delivery, on disk or inside a tar."""
+
+from __future__ import annotations
+
+import tarfile
+
+import pytest
+
+from qmri_lake.errors import InputError
+from qmri_lake.oai.files import tar_stem, walk
+
+
+def names(source):
+    return [entry.name for container in walk(source) for entry in container]
+
+
+@pytest.fixture
+def tree(tmp_path):
+    root = tmp_path / "root"
+    for name in ("b/2", "b/1", "a/c/1", "top"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    return root
+
+
+def test_walk__folder_sorted(tree):
+    assert names(tree) == ["top", "a/c/1", "b/1", "b/2"]
+
+
+def test_walk__link_to_itself_ends(tree):
+    (tree / "a" / "again").symlink_to(tree)
+    assert names(tree) == ["top", "a/c/1", "b/1", "b/2"]
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_walk__tar_inside_a_folder(tree, mode):
+    path = tree / "b" / ("x.tar" if mode == "w" else "x.tar.gz")
+    with tarfile.open(path, mode) as tar:
+        tar.add(tree / "a", arcname="./a")
+    assert f"b/{path.name}/a/c/1" in names(tree)
+    (container,) = walk(path)
+    assert [entry.open().read() for entry in container] == [b"a/c/1"]
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_walk__tar_cut_off_is_told(tree, tmp_path, mode):
+    (tree / "b" / "3").write_bytes(bytes(range(256)) * 40)
+    path = tmp_path / ("x.tar" if mode == "w" else "x.tar.gz")
+    with tarfile.open(path, mode) as tar:
+        tar.add(tree, arcname=".")
+    content = path.read_bytes()
+    end = 15_000 if mode == "w" else len(content) - 30
+    assert end < len(content)
+    path.write_bytes(content[:end])
+    (container,) = walk(path)
+    *_, last = container
+    assert last.broken is not None
+    assert "breaks off" in str(last.broken)
+
+
+def test_walk__neither_folder_nor_tar(tree):
+    with pytest.raises(InputError, match="not a tar"):
+        list(walk(tree / "top"))
+
+
+def test_tar_stem__suffixes():
+    assert [tar_stem(f"x{s}") for s in (".tar", ".tar.gz", ".TGZ", ".zip")] == [
+        "x",
+        "x",
+        "x",
+        "x.zip",
+    ]
