@@ -1,0 +1,238 @@
+"""T2 maps of a lake: lazily in a session, or as a run; both call one kernel for one exam."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from qmri_lake.errors import InputError, NotFoundError, Reason
+from qmri_lake.relaxometry.mono_exponential import FitStatus, fit_mono_exponential
+from qmri_lake.steps import Skip, step
+from qmri_lake.tissues import NO_MASK
+from qmri_lake.variables import Variable
+
+__all__ = ["fit_t2", "t2"]
+
+Within = Literal["cartilage", "all"]
+
+_VOLUME = ("slice", "row", "column")
+STATUS_FLAGS = {status.name.lower(): int(status) for status in FitStatus}
+
+VARIABLES = (
+    Variable("msme", "t2", _VOLUME, "float32", "Transverse relaxation time T2", "ms",
+             "not fitted, or not accepted: see t2_status", valid_range=(0, 10000)),
+    Variable("msme", "t2_error", _VOLUME, "float32",
+             "Standard error of T2, from the residuals of the fit", "ms", "as t2"),
+    Variable("msme", "s0", _VOLUME, "float32", "Fitted signal at time 0", "",
+             "not fitted"),
+    Variable("msme", "r2", _VOLUME, "float32",
+             "Coefficient of determination of the fit, centred", "", "not fitted",
+             valid_range=(-1e9, 1)),
+    Variable("msme", "t2_status", _VOLUME, "uint8", "What became of the fit of each voxel",
+             fill_meaning="no image, or never computed", flags=STATUS_FLAGS),
+)  # fmt: skip
+
+
+def _reads(*, within: Within, **_: Any) -> dict[str, tuple[str, ...]]:
+    # Without a mask nothing has to be registered first.
+    extra = ("cartilage",) if within == "cartilage" else ()
+    return {"msme": ("image", "echo_time", *extra)}
+
+
+def _fit_exam(
+    image: Any,
+    echo_time: Any,
+    labels: Any | None,
+    *,
+    skip_first_echo: bool,
+    bounds: tuple[float, float],
+    r2_min: float | None,
+) -> tuple[Any, Any, Any, Any, Any]:
+    """Fit one exam: image (echo, slice, row, column), echo_time (echo,), labels or None.
+
+    Echoes without an echo time (another exam of the cohort has more) are not used.
+    """
+    times = [float(t) for t in echo_time]
+    first = 1 if skip_first_echo else 0
+    used = [k for k, t in enumerate(times) if np.isfinite(t)][first:]
+    if len(used) < 2:
+        raise InputError(
+            f"{len(used)} echoes",
+            expected="at least two, after the first is left out",
+            where="t2",
+            todo="Use skip_first_echo=False, or leave this exam out.",
+        )
+    xp = image.__array_namespace__()
+    signal = image[used[0] : used[-1] + 1, ...]
+    mask = None
+    if labels is not None:
+        if bool(xp.all(labels == NO_MASK)):
+            raise InputError(
+                "no cartilage mask",
+                expected="labels on the MSME grid",
+                where="t2",
+                todo="Import or register masks first, or use within='all'.",
+                reason=Reason.ABSENT_EXAM,
+            )
+        mask = _tissue(labels)
+    return fit_mono_exponential(
+        signal, [times[k] for k in used], mask, bounds=bounds, r2_min=r2_min
+    )
+
+
+@step(reads=_reads, writes=VARIABLES, name="t2", copies=2.0)
+def t2(
+    msme: xr.Dataset,
+    *,
+    within: Within = "cartilage",
+    skip_first_echo: bool = True,
+    bounds: tuple[float, float] = (0.0, 100.0),
+    r2_min: float | None = 0.8,
+) -> dict[str, Any]:
+    """Fit T2 to one exam; the parameters are those of :func:`fit_t2`."""
+    labels = _labels(msme, within)
+    if labels is not None and (labels != NO_MASK).any() and not _tissue(labels).any():
+        raise Skip("no cartilage on the MSME grid")
+    maps = _fit_exam(
+        msme["image"].values,
+        msme["echo_time"].values,
+        labels,
+        skip_first_echo=skip_first_echo,
+        bounds=(float(bounds[0]), float(bounds[1])),
+        r2_min=r2_min,
+    )
+    return dict(zip((v.name for v in VARIABLES), maps, strict=True))
+
+
+def _tissue(labels: Any) -> Any:
+    return (labels != 0) & (labels != NO_MASK)
+
+
+def _labels(msme: xr.Dataset, within: str) -> Any | None:
+    if within == "all":
+        return None
+    if within != "cartilage":
+        raise InputError(f"within={within!r}", expected="cartilage or all", where="t2")
+    return msme["cartilage"].values
+
+
+def fit_t2(
+    ds: xr.Dataset,
+    *,
+    within: Within | None = None,
+    skip_first_echo: bool = True,
+    bounds: tuple[float, float] = (0.0, 100.0),
+    r2_min: float | None = 0.8,
+) -> xr.Dataset:
+    """Add T2 maps to a Dataset of multi-echo images, lazily.
+
+    Parameters
+    ----------
+    ds : Dataset
+        Of group ``msme``: `image` (exam, echo, slice, row, column), or without ``exam`` as
+        :func:`qmri_lake.read_dicom` returns it; `echo_time` [ms]; `cartilage` for
+        ``within="cartilage"``. It is not modified.
+    within : {"cartilage", "all"}, optional
+        Voxels to fit: those of a cartilage or meniscus label, or all. Default: cartilage where
+        `ds` has labels, else all.
+    skip_first_echo : bool
+        Leave out the first echo, which stimulated echoes make too dark. [assumption]
+    bounds : (low, high)
+        Accept low < T2 <= high, ms. [assumption]
+    r2_min : float or None
+        Accept fits with at least this centred r2. [assumption]
+
+    Returns
+    -------
+    Dataset
+        `ds` with `t2` [ms], `t2_error` [ms], `s0`, `r2` and `t2_status`, each
+        (exam, slice, row, column), lazy. T2 is NaN where there is none; `t2_status` says why.
+
+    Raises
+    ------
+    NotFoundError
+        No `image`, `echo_time` or `cartilage`.
+    InputError
+        When computed: an exam that was never segmented, or has fewer than two echoes.
+    """
+    chosen = within or ("cartilage" if "cartilage" in ds else "all")
+    if chosen not in ("cartilage", "all"):
+        raise InputError(f"within={within!r}", expected="cartilage or all", where="fit_t2")
+    needed = ["image", "echo_time", *(["cartilage"] if chosen == "cartilage" else [])]
+    for name in needed:
+        if name not in ds:
+            raise NotFoundError(
+                f"no variable {name!r}",
+                expected=f"{', '.join(needed)}",
+                where="fit_t2",
+                todo="Load group msme, or choose within='all'.",
+            )
+    names = [*needed, *(["extent"] if "extent" in ds else [])]
+    core = {"image": ["echo", *_VOLUME], "echo_time": ["echo"], "extent": ["axis"]}
+    maps = xr.apply_ufunc(
+        _fit_block,
+        *(_one_exam_a_block(ds[name]) for name in names),
+        input_core_dims=[core.get(name, list(_VOLUME)) for name in names],
+        output_core_dims=[list(_VOLUME)] * len(VARIABLES),
+        kwargs={
+            "names": names,
+            "skip_first_echo": skip_first_echo,
+            "bounds": (float(bounds[0]), float(bounds[1])),
+            "r2_min": r2_min,
+        },
+        dask="parallelized",
+        output_dtypes=[np.dtype(variable.dtype) for variable in VARIABLES],
+    )
+    added = {
+        variable.name: array.assign_attrs(variable.attributes())
+        for variable, array in zip(VARIABLES, maps, strict=True)
+    }
+    return ds.assign(added)
+
+
+def _one_exam_a_block(array: xr.DataArray) -> xr.DataArray:
+    """Chunk an array that is in memory, and join chunks inside an exam: fits are whole exams."""
+    chunks = {str(dim): -1 for dim in array.dims}
+    if "exam" in chunks:
+        if array.chunks is None or array["exam"].size == 0:
+            chunks["exam"] = 1
+        else:
+            del chunks["exam"]
+    return array.chunk(chunks)
+
+
+def _fit_block(*arrays: Any, names: list[str], **options: Any) -> Any:
+    """Fit a Dask block of any number of exams, one after another."""
+    if arrays[0].ndim == 4:
+        return _fit_cropped(dict(zip(names, arrays, strict=True)), **options)
+    xp = arrays[0].__array_namespace__()
+    fits = [
+        _fit_cropped(dict(zip(names, exam, strict=True)), **options)
+        for exam in zip(*arrays, strict=True)
+    ]
+    return tuple(xp.stack(list(maps)) for maps in zip(*fits, strict=True))
+
+
+def _fit_cropped(exam: dict[str, Any], **options: Any) -> tuple[Any, ...]:
+    """Fit one exam inside its own extent; beyond it, all maps are fill, as in the lake."""
+    image, labels = exam["image"], exam.get("cartilage")
+    box: tuple[slice, ...] = (slice(None),) * 3
+    if "extent" in exam and (exam["extent"] > 0).all():
+        box = tuple(slice(0, int(n)) for n in exam["extent"])
+    maps = _fit_exam(
+        image[(slice(None), *box)],
+        exam["echo_time"],
+        None if labels is None else labels[box],
+        **options,
+    )
+    if maps[0].shape == image.shape[1:]:
+        return tuple(maps)
+    xp = image.__array_namespace__()
+    full = []
+    for variable, values in zip(VARIABLES, maps, strict=True):
+        whole = xp.full(image.shape[1:], variable.fill, dtype=values.dtype)
+        whole[box] = values
+        full.append(whole)
+    return tuple(full)

@@ -1,0 +1,218 @@
+"""The mono-exponential fit in array operations, for arrays that are not NumPy's (CuPy).
+
+The same method, start and limits as the compiled code, in the array API standard alone: nothing
+is converted to NumPy, and nothing leaves the device but the number of voxels left to search.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from qmri_lake.relaxometry.mono_exponential import FitStatus
+
+__all__ = ["fit_arrays"]
+
+BLOCK = 1 << 18
+"""Voxels at a time: large enough to fill a GPU, small enough to bound the temporaries."""
+
+NEWTON_STEPS = 6
+LAST_STEP = 1e-5
+GRID = 192
+LOWEST, HIGHEST = 0.04, 1e4
+REFINEMENTS = 60
+SURE_R2 = 0.9
+
+
+def fit_arrays(
+    signal: Any,
+    times: np.ndarray[Any, np.dtype[np.float64]],
+    mask: Any | None,
+    low: float,
+    high: float,
+    r2_min: float,
+) -> tuple[Any, Any, Any, Any, Any]:
+    """Fit arrays of any array-API library: (t2, t2_error, s0, r2, status), each (...).
+
+    `signal` is (echo, ...), `times` (echo,) in ms on the host, `mask` (...) or None.
+    """
+    xp = signal.__array_namespace__()
+    n = len(times)
+    dtype = xp.float64 if signal.dtype == xp.float64 else xp.float32
+    shape = signal.shape[1:]
+    voxels = math.prod(shape)
+    flat = xp.reshape(signal, (n, voxels))
+    inside = None if mask is None else xp.reshape(mask, (voxels,))
+    parts = []
+    for start in range(0, voxels, BLOCK):
+        # float64 throughout: the sums cancel, and a fit is bound by memory, not by arithmetic.
+        stop = min(start + BLOCK, voxels)
+        block = xp.astype(flat[:, start:stop], xp.float64)
+        kept = None if inside is None else inside[start:stop]
+        parts.append(_Block(xp, block, times).fit(kept, low, high, r2_min))
+    if not parts:
+        parts = [tuple(xp.zeros((0,), dtype=xp.float64) for _ in range(5))]
+    joined = [xp.concat([part[i] for part in parts]) for i in range(5)]
+    maps = [xp.reshape(xp.astype(values, dtype), shape) for values in joined[:4]]
+    status = xp.reshape(xp.astype(joined[4], xp.uint8), shape)
+    return maps[0], maps[1], maps[2], maps[3], status
+
+
+class _Block:
+    """Voxels that are fitted together: `y` is (echo, voxel) float64."""
+
+    def __init__(self, xp: Any, y: Any, times: np.ndarray[Any, Any]) -> None:
+        self.xp, self.y = xp, y
+        self.first = float(times[0])
+        self.spacing = float(times[-1] - times[0]) / (len(times) - 1)
+        self.tau = [float(t - times[0]) / self.spacing for t in times]
+        self.uniform = all(abs(t - k) < 1e-6 for k, t in enumerate(self.tau))
+
+    def sums(self, y: Any, u: Any) -> tuple[Any, Any, Any, Any, Any, Any]:
+        """Return A, A1, A2, B, B1, B2 at u (voxel)."""
+        xp = self.xp
+        zero = xp.zeros_like(u)
+        a, a1, a2, b, b1, b2 = zero, zero, zero, zero, zero, zero
+        for k, t in enumerate(self.tau):
+            power = xp.exp(u * t)
+            ye, ee = y[k, :] * power, power * power
+            a, a1, a2 = a + ye, a1 + t * ye, a2 + t * t * ye
+            b, b1, b2 = b + ee, b1 + t * ee, b2 + t * t * ee
+        return a, a1, a2, b, b1, b2
+
+    def first_guess(self) -> Any:
+        xp, y = self.xp, self.y
+        n = len(self.tau)
+        if self.uniform:
+            top = xp.sum(y[: n - 1, :] * y[1:, :], axis=0)
+            bottom = xp.sum(y[: n - 1, :] ** 2, axis=0)
+            q = xp.where(bottom > 0, top / xp.where(bottom > 0, bottom, 1.0), 0.5)
+            return xp.log(xp.clip(q, 1e-3, 1.05))
+        tau = xp.reshape(xp.asarray(self.tau, dtype=y.dtype, device=y.device), (n, 1))
+        positive = y > 0
+        log = xp.log(xp.where(positive, y, 1.0))
+        weight = xp.where(positive, y * y, 0.0)
+        w, wt = xp.sum(weight, axis=0), xp.sum(weight * tau, axis=0)
+        wl, wtt = xp.sum(weight * log, axis=0), xp.sum(weight * tau * tau, axis=0)
+        wtl = xp.sum(weight * tau * log, axis=0)
+        spread = w * wtt - wt * wt
+        slope = (w * wtl - wt * wl) / xp.where(spread > 0, spread, 1.0)
+        return xp.where(spread > 0, xp.clip(slope, -7.0, 0.05), -0.5)
+
+    def newton(self) -> tuple[Any, Any]:
+        """Return u and where it has settled."""
+        xp = self.xp
+        u = self.first_guess()
+        step, sound = xp.ones_like(u), u == u
+        for _ in range(NEWTON_STEPS):
+            a, a1, a2, b, b1, b2 = self.sums(self.y, u)
+            s = a / b
+            h = a1 - s * b1
+            gauss = s * (b2 - b1 * b1 / b)
+            full = gauss + (s * b2 - a2) + b1 / b * h
+            curvature = xp.where(full > 0.25 * gauss, full, gauss)
+            sound = sound & (curvature > 0)
+            ratio = h / xp.where(curvature > 0, curvature, 1.0)
+            step = xp.where(sound, xp.clip(ratio, -0.5, 0.5), 0.0)
+            u = u + step
+        return u, sound & (xp.abs(step) <= LAST_STEP)
+
+    def explained(self, y: Any, u: Any) -> Any:
+        a, _, _, b, _, _ = self.sums(y, u)
+        return self.xp.where(a > 0, a * a / b, 0.0)
+
+    def search(self, y: Any) -> tuple[Any, Any]:
+        """Return u of the global optimum and the status, for the voxels of `y`."""
+        xp = self.xp
+        ratio = math.log(HIGHEST / LOWEST) / (GRID - 1)
+        points = [-math.exp(-ratio * i) / LOWEST for i in range(GRID)]
+        best = xp.full((y.shape[1],), -1.0, dtype=y.dtype, device=y.device)
+        u, low, high = xp.zeros_like(best), xp.zeros_like(best), xp.zeros_like(best)
+        for i, point in enumerate(points):
+            value = self.explained(y, xp.full_like(best, point))
+            better = value > best
+            best = xp.where(better, value, best)
+            u = xp.where(better, point, u)
+            low = xp.where(better, points[max(i - 1, 0)], low)
+            high = xp.where(better, points[min(i + 1, GRID - 1)], high)
+        rising = (u == points[-1]) | (best <= 0)
+        settled = rising
+        for _ in range(REFINEMENTS):
+            a, a1, a2, b, b1, b2 = self.sums(y, u)
+            s = a / b
+            h = a1 - s * b1
+            low, high = xp.where(h > 0, u, low), xp.where(h > 0, high, u)
+            curvature = s * (b2 - b1 * b1 / b) + (s * b2 - a2) + b1 / b * h
+            sound = curvature > 0
+            following = xp.where(sound, u + h / xp.where(sound, curvature, 1.0), low)
+            within = (low < following) & (following < high)
+            following = xp.where(within, following, 0.5 * (low + high))
+            near = xp.abs(following - u) <= 1e-12 * xp.abs(u)
+            u = xp.where(settled, u, following)
+            settled = settled | near
+        settled = settled | (high - low <= 1e-6 * xp.abs(u))
+        fitted = xp.full_like(u, float(FitStatus.FITTED))
+        code = xp.where(settled, fitted, float(FitStatus.NOT_CONVERGED))
+        return u, xp.where(rising, float(FitStatus.RISING), code)
+
+    def fit(self, inside: Any | None, low: float, high: float, r2_min: float) -> tuple[Any, ...]:
+        """Return t2, t2_error, s0, r2, status as float64, each (voxel,)."""
+        xp = self.xp
+        total = xp.sum(self.y * self.y, axis=0)
+        finite = xp.isfinite(total)
+        # Replace what can't be fitted by a decay, so that no arithmetic below warns.
+        harmless = xp.exp(-xp.asarray(self.tau, dtype=self.y.dtype, device=self.y.device))
+        self.y = xp.where(finite & (total > 0), self.y, xp.reshape(harmless, (-1, 1)))
+        y, n = self.y, len(self.tau)
+        energy = xp.sum(y * y, axis=0)
+        centred = xp.sum((y - xp.mean(y, axis=0)) ** 2, axis=0)
+        constant = xp.max(y, axis=0) == xp.min(y, axis=0)
+
+        u, settled = self.newton()
+        sse = energy - self.explained(y, u)
+        sure = settled & (u < -1.0 / HIGHEST) & (sse <= (1.0 - SURE_R2) * centred)
+        redo = ~sure & ~constant
+        if inside is not None:
+            redo = redo & inside
+        code = xp.zeros_like(u)
+        if bool(xp.any(redo)):
+            found, codes = self.search(xp.take(y, xp.nonzero(redo)[0], axis=1))
+            u[redo] = found
+            code[redo] = codes
+        u = xp.where(u < 0, u, -1.0)
+
+        a, _, _, b, b1, b2 = self.sums(y, u)
+        s = a / b
+        sse = xp.zeros_like(u)
+        for k, t in enumerate(self.tau):
+            sse = sse + (y[k, :] - s * xp.exp(u * t)) ** 2
+        r2 = 1.0 - sse / xp.where(constant, 1.0, centred)
+        t2 = -self.spacing / u
+        s0 = s * xp.exp(self.first / t2)
+        fitted = code == float(FitStatus.FITTED)
+        code = xp.where(fitted & (r2 < r2_min), float(FitStatus.POOR_FIT), code)
+        outside = (t2 <= low) | (t2 > high)
+        code = xp.where(fitted & outside, float(FitStatus.OUT_OF_BOUNDS), code)
+        code = xp.where(constant, float(FitStatus.CONSTANT), code)
+        code = xp.where(total == 0, float(FitStatus.ZERO), code)
+        code = xp.where(finite, code, float(FitStatus.NOT_FINITE))
+        if inside is not None:
+            code = xp.where(inside, code, float(FitStatus.OUTSIDE))
+        rejected = (code == float(FitStatus.OUT_OF_BOUNDS)) | (code == float(FitStatus.POOR_FIT))
+        kept = (code == float(FitStatus.FITTED)) | rejected
+        nan = xp.full_like(u, math.nan)
+        error = nan
+        if n > 2:
+            information = s * s * (b2 - b1 * b1 / b)
+            safe = xp.where(information > 0, information, 1.0)
+            error = t2 * t2 / self.spacing * xp.sqrt(sse / (n - 2) / safe)
+        good = code == float(FitStatus.FITTED)
+        return (
+            xp.where(good, t2, nan),
+            xp.where(good, error, nan),
+            xp.where(kept, s0, nan),
+            xp.where(kept, r2, nan),
+            code,
+        )
