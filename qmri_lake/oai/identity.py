@@ -154,10 +154,10 @@ def identify(
         if option is not None:
             _claim(claims, option, "the option")
     return Identity(
-        int(_settle(patients, "patient", Reason.ABSENT_PATIENT, Reason.ABSENT_PATIENT, where)),
+        int(_settle(patients, "patient", Reason.ABSENT_PATIENT, Reason.PATIENT_CONFLICT, where)),
         int(
             _settle(
-                timepoints, "timepoint", Reason.ABSENT_TIMEPOINT, Reason.ABSENT_TIMEPOINT, where
+                timepoints, "timepoint", Reason.ABSENT_TIMEPOINT, Reason.TIMEPOINT_CONFLICT, where
             )
         ),
         str(_settle(sides, "knee", Reason.ABSENT_SIDE, Reason.SIDE_CONFLICT, where)),

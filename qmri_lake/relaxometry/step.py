@@ -82,7 +82,7 @@ def _fit_exam(
     )
 
 
-@step(reads=_reads, writes=VARIABLES, name="t2", copies=2.0)
+@step(reads=_reads, writes=VARIABLES, name="t2", copies=2.5)
 def t2(
     msme: xr.Dataset,
     *,

@@ -269,10 +269,10 @@ def spoil_geometry(write, where):
         (spoil_absent_side, Reason.ABSENT_SIDE),
         (spoil_side_conflict, Reason.SIDE_CONFLICT),
         (spoil_one_file_of_the_other_side, Reason.SIDE_CONFLICT),
-        (spoil_two_patients, Reason.ABSENT_PATIENT),
+        (spoil_two_patients, Reason.PATIENT_CONFLICT),
         (spoil_absent_patient, Reason.ABSENT_PATIENT),
         (spoil_absent_timepoint, Reason.ABSENT_TIMEPOINT),
-        (spoil_two_timepoints, Reason.ABSENT_TIMEPOINT),
+        (spoil_two_timepoints, Reason.TIMEPOINT_CONFLICT),
         (spoil_unknown_release, Reason.UNKNOWN_RELEASE),
         (spoil_nameless_release, Reason.UNKNOWN_RELEASE),
         (spoil_missing_slice, Reason.MISSING_SLICE),
@@ -338,8 +338,8 @@ def test_inventory__options_fill_in(tmp_path, write_series):
     ("options", "reason"),
     [
         ({"knee": "left"}, Reason.SIDE_CONFLICT),
-        ({"patient": 1}, Reason.ABSENT_PATIENT),
-        ({"timepoint": 12}, Reason.ABSENT_TIMEPOINT),
+        ({"patient": 1}, Reason.PATIENT_CONFLICT),
+        ({"timepoint": 12}, Reason.TIMEPOINT_CONFLICT),
     ],
 )
 def test_inventory__options_never_override(tmp_path, write_series, options, reason):
