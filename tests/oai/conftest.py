@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,12 +128,3 @@ def set_header() -> Callable[..., None]:
         ds.save_as(path)
 
     return change
-
-
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    default = Path(__file__).parents[2].parent / "shared" / "data"
-    folder = Path(os.environ.get("QMRI_LAKE_REAL_DATA", default))
-    if not folder.is_dir():
-        pytest.skip(f"no real data at {folder} (set QMRI_LAKE_REAL_DATA)")
-    return folder

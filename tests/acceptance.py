@@ -1,0 +1,110 @@
+"""Run every judged line and write docs/reference/acceptance.md: required, measured, verdict.
+
+Usage: ``python -m tests.acceptance [pytest arguments]`` (``make accept``). Lines come from tests
+that ask for the fixture `judge`; a test that is skipped for another reason than `gpu`, or that
+fails before it has judged, is a miss too. With arguments only those tests run, and the page is
+printed instead of written.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "acceptance.md"
+
+HEAD = """# Acceptance
+
+What this version was required to do, and what was measured. Written by `make accept`; each line
+is a test that fails when it is missed. CPU times are process time.
+
+Commit `{commit}`, {date}; {machine}.
+
+| line | required | measured | verdict |
+| --- | --- | --- | --- |
+"""
+
+
+@dataclass
+class Table:
+    """The pytest plugin that keeps judged tests and gathers their lines."""
+
+    rows: list[tuple[str, str, str, str]] = field(default_factory=list)
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items[:] = [item for item in items if "judge" in getattr(item, "fixturenames", ())]
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        judged = [value for name, value in report.user_properties if name == "judged"]
+        name = report.nodeid.partition("::")[2]
+        if report.when == "call":
+            for line, required, measured, passed in judged:
+                self.rows.append((line, required, measured, "pass" if passed else "**miss**"))
+        if report.skipped:
+            reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else "")
+            gpu = "gpu" in report.keywords
+            self.rows.append((name, "-", reason, "skip (gpu)" if gpu else "**skip**"))
+        elif report.failed and not any(not passed for *_, passed in judged):
+            self.rows.append((name, "-", f"failed before it was judged ({report.when})", "**miss**"))
+
+    @property
+    def missed(self) -> bool:
+        return not self.rows or any(verdict.startswith("**") for *_, verdict in self.rows)
+
+    def page(self) -> str:
+        cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in r] for r in self.rows]
+        head = HEAD.format(
+            commit=_git("rev-parse", "--short=12", "HEAD") + _changes(),
+            date=datetime.now(UTC).date().isoformat(),
+            machine=_machine(),
+        )
+        return head + "".join(f"| {' | '.join(row)} |\n" for row in sorted(cells))
+
+
+def _git(*arguments: str) -> str:
+    root = Path(__file__).parents[1]
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def _changes() -> str:
+    """Say so when what was measured is not what was committed; the page itself does not count."""
+    changed = [name for name in _git("status", "--porcelain").splitlines() if PAGE.name not in name]
+    return " with uncommitted changes" if changed else ""
+
+
+def _machine() -> str:
+    import platform
+
+    import psutil
+
+    from qmri_lake.compute import gpu_count
+
+    memory = psutil.virtual_memory().total / 2**30
+    return (
+        f"{psutil.cpu_count()} cores, {memory:.0f} GiB, {gpu_count() or 'no'} GPU, "
+        f"Python {platform.python_version()}"
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    table = Table()
+    pytest.main(["-p", "no:cacheprovider", "--timeout=3600", "-q", *arguments], plugins=[table])
+    page = table.page()
+    if arguments:
+        print(page)
+    else:
+        PAGE.parent.mkdir(parents=True, exist_ok=True)
+        PAGE.write_text(page, encoding="utf-8")
+        print(f"{len(table.rows)} lines in {PAGE}")
+    return int(table.missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,36 @@
+"""Fixtures of all tests: the folder of real data, and the judge of the acceptance table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Judge = Callable[..., None]
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data that is not part of the project."""
+    default = Path(__file__).parents[1].parent / "shared" / "data"
+    folder = Path(os.environ.get("QMRI_LAKE_REAL_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder} (set QMRI_LAKE_REAL_DATA)")
+    return folder
+
+
+@pytest.fixture
+def judge(request: pytest.FixtureRequest) -> Judge:
+    """Record a line of the acceptance table, and fail the test if it is missed.
+
+    ``judge("T2 / optimum", required="0 of 12,000 worse", measured="0", passed=True)``. Every test
+    that asks for this fixture is run by ``make accept``; those marked ``accept`` only there.
+    """
+
+    def record(line: str, *, required: str, measured: str, passed: bool) -> None:
+        request.node.user_properties.append(("judged", (line, required, measured, bool(passed))))
+        assert passed, f"{line}: required {required}; measured {measured}"
+
+    return record
