@@ -28,7 +28,7 @@ _HOME = {
     "step": "steps",
     "tissue": "masks",
 }
-_MODULES = ("errors", "oai", "phantom", "relaxometry", "tissues")
+_MODULES = ("catalog", "errors", "oai", "phantom", "relaxometry", "report", "tissues")
 
 __all__ = [
     "Cohort",
@@ -36,6 +36,7 @@ __all__ = [
     "Skip",
     "Variable",
     "__version__",
+    "catalog",
     "cluster",
     "create_lake",
     "errors",
@@ -47,13 +48,14 @@ __all__ = [
     "phantom",
     "read_dicom",
     "relaxometry",
+    "report",
     "step",
     "tissue",
     "tissues",
 ]
 
 if TYPE_CHECKING:
-    from qmri_lake import errors, oai, phantom, relaxometry, tissues
+    from qmri_lake import catalog, errors, oai, phantom, relaxometry, report, tissues
     from qmri_lake.cohort import Cohort
     from qmri_lake.compute import cluster
     from qmri_lake.ingest import ingest

@@ -10,7 +10,7 @@ import pandas as pd
 from qmri_lake.lake import Lake, create_lake
 from qmri_lake.storage import commit, open_root
 from qmri_lake.variables import REGISTRY, sizes_of
-from qmri_lake.writing import Change, append_exams, declare
+from qmri_lake.writing import Change, append_exams, declare, write_table
 
 ECHO_TIME = np.arange(10.0, 80.0, 10.0)
 
@@ -61,4 +61,58 @@ def array_lake(path: Path, count: int = 6, shape: tuple[int, int, int] = (5, 12,
         change(session)
 
     commit(lake.repo, build, "Add exams")
+    return lake.refresh()
+
+
+def add_clinical(lake: Lake, **columns: object) -> Lake:
+    """Add group clinical with these columns, a value an exam: NaN, or 255 for a flag, is missing.
+
+    Those that are not given are missing everywhere.
+    """
+    variables = REGISTRY.group("clinical")
+
+    def build(session):
+        declare(open_root(session.store, "r+"), variables)
+        change = Change(runs={2: {"step": "import", "parameters": {}, "version": "1"}})
+        for name, values in columns.items():
+            change.set_column(f"clinical/{name}", range(len(lake)), np.asarray(values))
+        for row in range(len(lake)):
+            change.set_state("ingest_clinical", row, "done", 2)
+        change(session)
+
+    commit(lake.repo, build, "Add clinical columns")
+    return lake.refresh()
+
+
+def add_visits(lake: Lake) -> Lake:
+    """Add group visit: twice the visits of the lake's exams, the second half of another patient."""
+
+    def build(session):
+        root = open_root(session.store, "r+")
+        declare(root, REGISTRY.group("visit"))
+        keys = lake.exams[["patient", "timepoint", "knee"]]
+        table = pd.concat([keys, keys.assign(patient=9999999)], ignore_index=True)
+        missing = {v.name: np.nan for v in REGISTRY.group("visit") if v.name not in table}
+        write_table(root, "visit", table.assign(**missing))
+
+    commit(lake.repo, build, "Add visits")
+    return lake.refresh()
+
+
+def add_dess(lake: Lake, shape: tuple[int, int, int] = (6, 16, 8)) -> Lake:
+    """Add DESS images, all of full extent; the last exam has none."""
+    variables = REGISTRY.made_by("ingest_dess") + REGISTRY.made_by("segment_cartilage")
+
+    def build(session):
+        root = open_root(session.store, "r+")
+        declare(root, variables, sizes_of("dess", shape))
+        change = Change(runs={3: {"step": "import", "parameters": {}, "version": "1"}})
+        for row in range(len(lake) - 1):
+            root["dess/image"][row] = np.full(shape, row, np.float32)
+            change.set_small("dess/extent", row, np.array(shape))
+            change.set_small("dess/affine", row, np.diag([0.7, 0.4, 0.4, 1.0]))
+            change.set_state("ingest_dess", row, "done", 3)
+        change(session)
+
+    commit(lake.repo, build, "Add DESS images")
     return lake.refresh()
