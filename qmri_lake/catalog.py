@@ -21,7 +21,7 @@ from intake.readers.readers import BaseReader
 from intake.readers.user_parameters import BaseUserParameter
 
 from qmri_lake.errors import NotALakeError, NotFoundError, QueryError, Reason
-from qmri_lake.lake import open_lake
+from qmri_lake.lake import Lake, open_lake
 from qmri_lake.storage import is_local
 
 __all__ = ["LakeCatalog", "LakeData", "LakeReader", "Text", "open_catalog", "write_catalog"]
@@ -165,13 +165,13 @@ def _as_ours(cat: Any, parameters: dict[str, Any]) -> LakeCatalog:
     )
 
 
-def write_catalog(lake_url: str | os.PathLike[str], path: str | Path | None = None) -> Path:
+def write_catalog(lake: Lake | str | os.PathLike[str], path: str | Path | None = None) -> Path:
     """Write a catalog of a lake: one entry for each group that it has.
 
     Parameters
     ----------
-    lake_url : str or path
-        As in :func:`qmri_lake.open_lake`.
+    lake : Lake, or its URL or path
+        Whatever its `ref`, the catalog opens the newest commit unless asked for another.
     path : path, optional
         The YAML file. Default: beside a local lake, ``oai.yaml`` for ``oai.lake``. A lake below
         the file's folder is named relative to it, so that both can move together.
@@ -186,7 +186,7 @@ def write_catalog(lake_url: str | os.PathLike[str], path: str | Path | None = No
     NotALakeError
         There is no lake.
     """
-    url = _resolved(os.fspath(lake_url))
+    url = _resolved(lake.url if isinstance(lake, Lake) else os.fspath(lake))
     groups = open_lake(url, mode="r").groups()
     if is_local(url):
         url = str(Path(url).expanduser().resolve())

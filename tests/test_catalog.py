@@ -211,7 +211,7 @@ def test_read__where_there_is_no_lake_yet(name, tmp_path):
 @pytest.mark.parametrize("name", ["demo", "oai"])
 def test_catalogs__differ_from_a_written_one_in_words_only(name, project, lake):
     """The files that people edit stay in step with what write_catalog writes."""
-    written = yaml.safe_load(write_catalog(lake.url, project / "written.yaml").read_text())
+    written = yaml.safe_load(write_catalog(lake, project / "written.yaml").read_text())
     kept = yaml.safe_load((CATALOGS / f"{name}.yaml").read_text())
     assert kept.pop("metadata")["name"] == name
     assert kept["data"]["lake"]["metadata"].pop("absent")
