@@ -10,7 +10,7 @@ import pandas as pd
 if TYPE_CHECKING:
     from qmri_lake.lake import Lake
 
-__all__ = ["ago", "describe", "exams_by_visit", "human_size"]
+__all__ = ["ago", "array_sizes", "describe", "exams_by_visit", "human_size", "stored_bytes"]
 
 
 def exams_by_visit(exams: pd.DataFrame) -> pd.DataFrame:
@@ -46,13 +46,9 @@ def describe(lake: Lake) -> str:
     lines += _section("exams by timepoint [months] and knee", exams_by_visit(exams))
     status = lake.status()
     lines += _section("steps", status.loc[:, (status != 0).any()] if len(status) else status)
-    images = [
-        f"{group} " + " x ".join(str(n) for n in dict(lake.root[group].attrs["sizes"]).values())
-        for group in lake.groups()
-        if "sizes" in lake.root[group].attrs
-    ]
+    images = [f"{group} {size}" for group, size in array_sizes(lake).items()]
     lines.append("  arrays: " + (", ".join(images) or "none yet"))
-    lines.append(f"  stored: {human_size(_stored_bytes(lake))} of chunks")
+    lines.append(f"  stored: {human_size(stored_bytes(lake))} of chunks")
     lines.append("  last commits")
     for row in lake.history(3).to_dict("records"):
         tags = f"  [{row['tags']}]" if row["tags"] else ""
@@ -68,7 +64,16 @@ def _section(title: str, table: pd.DataFrame) -> list[str]:
     return [f"  {title}", *(f"    {line}" for line in table.to_string().splitlines())]
 
 
-def _stored_bytes(lake: Lake) -> int:
-    """Bytes of all chunks of all snapshots."""
+def array_sizes(lake: Lake) -> dict[str, str]:
+    """Say the sizes of one exam's image by group: ``{"dess": "160 x 384 x 384"}``."""
+    return {
+        group: " x ".join(str(n) for n in dict(lake.root[group].attrs["sizes"]).values())
+        for group in lake.groups()
+        if "sizes" in lake.root[group].attrs
+    }
+
+
+def stored_bytes(lake: Lake) -> int:
+    """Count the bytes of all chunks of all snapshots."""
     stats = lake.repo.chunk_storage_stats()
     return int(stats.native_bytes + stats.inlined_bytes)

@@ -1,0 +1,60 @@
+"""The command line, ``qmri-lake``: thin commands over the functions of a session."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+FINISHED, SOME_FAILED, NOT_DONE = 0, 1, 2
+"""Exit codes: all well; finished, but some exams or files failed and are listed; could not run."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit code. Every error is one line, unless ``--debug``."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given  # wherever it stands, so that it can be added to a failed command
+    given = [word for word in given if word != "--debug"]
+
+    import click
+
+    from qmri_lake.cli.app import command
+    from qmri_lake.errors import QmriLakeError
+
+    try:
+        code = command().main(given, prog_name="qmri-lake", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return NOT_DONE
+    except (click.Abort, KeyboardInterrupt):
+        _say("stopped; what was committed is safe, and the same command goes on from there")
+        return 130
+    except BrokenPipeError:
+        return FINISHED  # the reader, such as `head`, has seen enough
+    except (QmriLakeError, OSError) as error:
+        if debug:
+            raise
+        _say(f"error: {_one_line(error)}")
+        return NOT_DONE
+    except Exception as error:
+        if debug:
+            raise
+        _say(
+            f"error: {type(error).__name__}: {_one_line(error)}. This is a fault of qmri_lake; "
+            "--debug shows where."
+        )
+        return NOT_DONE
+    return int(code or FINISHED)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

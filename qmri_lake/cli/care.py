@@ -1,0 +1,148 @@
+"""Commands that look at a lake and look after it: info, cohort, failures, tag, validate, doctor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qmri_lake.cli.options import LakeArgument, LakeOption, RefOption
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
+
+__all__ = ["cohort", "doctor", "failures", "info", "tag", "validate"]
+
+
+def info(lake: LakeArgument, ref: RefOption = None) -> None:
+    """Show a lake: exams, arrays, what has been computed, its last commits."""
+    from qmri_lake.cli.progress import console
+    from qmri_lake.lake import open_lake
+    from qmri_lake.summary import ago, array_sizes, exams_by_visit, human_size, stored_bytes
+
+    opened = open_lake(lake, ref=ref, mode="r")
+    patients = opened.exams["patient"].nunique()
+    at = f" at {ref}" if ref else ""
+    console.print(f"[bold]{opened.url}[/bold]{at}: {len(opened):,} exams of {patients:,} patients")
+    console.print(f"  {human_size(stored_bytes(opened))} of chunks", style="dim")
+    for group, size in array_sizes(opened).items():
+        console.print(f"  {group:<6} {size}", style="dim")
+    if len(opened):
+        visits = exams_by_visit(opened.exams).rename_axis(index="months")
+        console.print(_table(visits.reset_index(), "Exams by timepoint and knee"))
+    status = opened.status()
+    if len(status):
+        shown = status.loc[:, (status != 0).any()]
+        console.print(_table(shown.rename_axis(index="step").reset_index(), "Steps"))
+    history = opened.history(5)
+    when = [ago(row["time"].to_pydatetime()) for row in history.to_dict("records")]
+    history = history.assign(time=when, snapshot=history["snapshot"].str[:8])
+    console.print(_table(history, "Last commits"))
+
+
+def cohort(
+    query: Annotated[
+        str, typer.Argument(metavar="QUERY", help="Such as \"knee == 'right' and kl >= 2\".")
+    ],
+    lake: LakeOption,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GROUP/NAME", help="Keep exams that have it, such as msme/t2."),
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Write keys and clinical columns to a file.")
+    ] = None,
+    ref: RefOption = None,
+) -> None:
+    """Choose exams by a query; show how many each condition left, and why the others went.
+
+    A query is made of comparisons, in (...), and, or, not, + - * /, missing(name) and names of
+    columns: exam, patient, timepoint, knee, and the clinical columns such as age, sex, bmi, kl.
+    """
+    from qmri_lake.cli.progress import console
+    from qmri_lake.lake import open_lake
+
+    chosen = open_lake(lake, ref=ref, mode="r").cohort(query).require(*(require or []))
+    console.print(_table(chosen.flow(), f"{len(chosen):,} exams of {chosen.patients:,} patients"))
+    if csv is not None:
+        chosen.table().to_csv(csv, index=False)
+        console.print(f"wrote {csv}")
+    elif len(chosen):
+        console.print(_table(chosen.exams.head(10), "The first of them"))
+
+
+def failures(
+    lake: LakeArgument,
+    step: Annotated[str | None, typer.Option(help="Of one step only.")] = None,
+) -> int:
+    """List exams that failed, were skipped or flagged in a step, with the reason."""
+    from qmri_lake.cli.progress import console
+    from qmri_lake.lake import open_lake
+
+    found = open_lake(lake, mode="r").failures(step)
+    if found.empty:
+        console.print("nothing failed")
+        return 0
+    console.print(_table(found, f"{len(found):,} exams"))
+    return int((found["state"] == "failed").any())
+
+
+def tag(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as v1.")], lake: LakeOption
+) -> None:
+    """Name the newest commit of a lake, for ever."""
+    from qmri_lake.cli.progress import console
+    from qmri_lake.lake import open_lake
+
+    snapshot = open_lake(lake).tag(name)
+    console.print(f"{name} is {snapshot}: open it with --ref {name}")
+
+
+def validate(
+    lake: LakeArgument,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every volume too.")] = False,
+) -> int:
+    """Check a lake against the declarations of its variables; list all faults."""
+    from qmri_lake.cli.progress import console
+    from qmri_lake.lake import open_lake
+
+    faults = open_lake(lake, mode="r").validate(deep=deep)
+    for fault in faults:
+        console.print(fault, soft_wrap=True)
+    console.print(f"{len(faults)} faults" if faults else "no faults")
+    return int(bool(faults))
+
+
+def doctor(
+    lake: LakeArgument,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Remove what killed runs left behind.")
+    ] = False,
+) -> int:
+    """Look for what killed runs left: interrupted runs, orphaned chunks, a dead writer's name.
+
+    Nothing that was committed is ever touched.
+    """
+    from qmri_lake.cli.progress import console
+    from qmri_lake.lake import open_lake
+
+    findings = open_lake(lake).doctor(repair=repair)
+    console.print(str(findings), soft_wrap=True)
+    return 0
+
+
+def _table(frame: pd.DataFrame, title: str) -> Table:
+    """Show a DataFrame: numbers to the right, words to the left."""
+    import pandas as pd
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for name in frame.columns:
+        number = pd.api.types.is_numeric_dtype(frame[name])
+        table.add_column(str(name), justify="right" if number else "left", overflow="fold")
+    for row in frame.itertuples(index=False):
+        table.add_row(*map(str, row))
+    return table

@@ -1,0 +1,113 @@
+"""The demo: synthetic knees from DICOM to T2 maps, a cohort and a report, by the real commands."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qmri_lake.cli.options import shape
+from qmri_lake.errors import InputError, Reason
+
+__all__ = ["demo"]
+
+QUERY = "knee == 'right' and kl >= 2"
+MARK = "demo.txt"
+"""File that says what the archive holds; written last."""
+
+
+def demo(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to work in.")] = Path("demo"),
+    exams: Annotated[int, typer.Option(min=2, help="Knees of patients at visits.")] = 24,
+    shape_: Annotated[
+        str, typer.Option("--shape", metavar="SxRxC", help="Slices x rows x columns of the DESS.")
+    ] = "64x144x144",
+    seed: Annotated[int, typer.Option(help="Seed of the synthetic population.")] = 0,
+) -> int:
+    """Make synthetic knees and take them from DICOM to T2 maps, a cohort and a report.
+
+    Nothing here is special to the demo: each step is the command or the function that real data
+    take. Start it again, and what is done is skipped.
+    """
+    from qmri_lake.catalog import open_catalog, write_catalog
+    from qmri_lake.cli.data import show_ingest
+    from qmri_lake.cli.progress import console, counting, reading, run_bar
+    from qmri_lake.ingest import ingest
+    from qmri_lake.phantom import write_archive
+    from qmri_lake.report import write_report
+
+    archive, url = out / "archive", str(out / "oai.lake")
+    console.rule("1. a synthetic OAI")
+    settings = f"{exams} exams of {shape_}, seed {seed}"
+    if not _is_made(archive, settings):
+        with counting("exams") as progress:
+            write_archive(archive, exams=exams, shape=shape(shape_), seed=seed, progress=progress)
+        (archive / MARK).write_text(settings)
+    console.print(f"{exams} exams as DICOM and clinical tables in {archive}")
+
+    console.rule("2. ingest")
+    with reading("headers") as files, run_bar() as bar:
+        result = ingest(archive, url, masks=archive / "truth", progress=files, listeners=[bar])
+    show_ingest(result)
+    lake = result.lake
+
+    console.rule("3. T2 in cartilage")
+    with run_bar() as bar:
+        run = lake.run("t2", listeners=[bar])
+    console.print(str(run))
+    if "demo" not in lake.tags():
+        lake.tag("demo")
+
+    console.rule("4. a cohort, by catalog")
+    catalog = write_catalog(url, out / "catalog.yaml")
+    found = open_catalog(catalog)(query=QUERY, lake_ref="demo").msme.read()
+    console.print(f"{catalog}: {QUERY} at tag demo")
+    console.print(
+        f"{found.sizes['exam']} exams, {found.nbytes / 2**20:,.0f} MiB, not one volume read"
+    )
+    console.print(str(lake.cohort(QUERY).require("msme/t2")))
+
+    console.rule("5. a report")
+    with counting("exams") as progress:
+        page = write_report(
+            lake, out / "report.html", title="Demo: synthetic knees", progress=progress
+        )
+
+    console.rule("done")
+    console.print(f"report   {page}")
+    console.print(f"lake     {url}")
+    console.print(f"catalog  {catalog}")
+    console.print(f"archive  {archive}  (truth in {archive / 'truth'})")
+    console.print(f"CPU      {_cpu_minutes():.1f} minutes")
+    console.print("\nnext:")
+    for command in (
+        f"qmri-lake info {url}",
+        f'qmri-lake cohort "{QUERY}" --lake {url} --require msme/t2',
+        f"qmri-lake run t2 --lake {url} --set skip_first_echo=false --variant all_echoes",
+    ):
+        console.print(f"  {command}", soft_wrap=True)
+    return int(bool(result.problems) or run.failed > 0)
+
+
+def _is_made(archive: Path, settings: str) -> bool:
+    """Tell whether the archive is there and whole; refuse one that was made otherwise."""
+    mark = archive / MARK
+    if not mark.is_file():
+        return False  # not begun, or stopped half way: the same exams are written again
+    if mark.read_text() != settings:
+        raise InputError(
+            f"a demo of {mark.read_text()}",
+            expected=settings,
+            where=str(archive.parent),
+            todo="Choose another folder, or remove this one.",
+            reason=Reason.OTHER_SERIES,
+        )
+    return True
+
+
+def _cpu_minutes() -> float:
+    """Process time of this process and of those it has waited for, in minutes."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used) / 60

@@ -1,0 +1,81 @@
+"""Progress of long work as rich bars: a listener of a run's events, and a counter of files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from qmri_lake.run import Committed, ExamDone, RunStarted
+
+__all__ = ["console", "counting", "reading", "run_bar"]
+
+console = Console(highlight=False)
+"""Where commands print. Without a terminal it prints plain text, and no bars."""
+
+_ERRORS = Console(stderr=True, highlight=False)
+
+
+def _bar(*columns: Any) -> Progress:
+    # On the error stream, so that a redirected result holds nothing but the result.
+    return Progress(*columns, console=_ERRORS, transient=True, disable=not _ERRORS.is_terminal)
+
+
+@contextmanager
+def run_bar() -> Iterator[Callable[[Any], None]]:
+    """Show a bar of exams for each run; yield the listener that moves it."""
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.fields[bad]}"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with _bar(*columns) as progress:
+        bars: dict[str, Any] = {"task": None, "failed": 0, "flagged": 0, "committed": 0}
+
+        def listen(event: Any) -> None:
+            if isinstance(event, RunStarted):
+                bars.update(failed=0, flagged=0, committed=0)
+                bars["task"] = progress.add_task(event.step, total=event.total, bad="", note="")
+            elif isinstance(event, ExamDone):
+                if event.state in ("failed", "flagged"):
+                    bars[event.state] += 1
+                bad = ", ".join(f"{bars[k]} {k}" for k in ("failed", "flagged") if bars[k])
+                progress.update(bars["task"], advance=1, bad=bad)
+            elif isinstance(event, Committed):
+                bars["committed"] += event.exams
+                progress.update(bars["task"], note=f"{bars['committed']} committed")
+
+        yield listen
+
+
+@contextmanager
+def reading(what: str) -> Iterator[Callable[[int, str], None]]:
+    """Show how many files have been read, of which nobody knows the total."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn(what),
+        TextColumn("{task.completed:,.0f} files  {task.fields[where]}"),
+    )
+    with _bar(*columns) as progress:
+        task = progress.add_task(what, total=None, where="")
+        yield lambda count, where: progress.update(task, completed=count, where=where[-50:])
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how many of a known number are done."""
+    columns = (
+        SpinnerColumn(), TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    )  # fmt: skip
+    with _bar(*columns) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -1,0 +1,81 @@
+"""Commands that compute: run, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qmri_lake.cli.options import ClusterOption, LakeOption, RefOption, parameters
+
+__all__ = ["report", "run"]
+
+
+def run(
+    step: Annotated[str, typer.Argument(metavar="STEP", help="Such as t2.")],
+    lake: LakeOption,
+    cohort: Annotated[
+        str | None, typer.Option(metavar="QUERY", help="Such as \"knee == 'right' and kl >= 2\".")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the step; repeatable."),
+    ] = None,
+    variant: Annotated[
+        str, typer.Option(metavar="NAME", help="Write a second version beside the first.")
+    ] = "",
+    cluster: ClusterOption = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try again what failed before.")
+    ] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what would be done, and stop.")] = False,
+) -> int:
+    """Compute a step for the exams that need it; start it again to go on where it stopped.
+
+    t2: fits T2 to the multi-echo images. Parameters: within=cartilage (default) or all,
+    skip_first_echo=true, bounds=0,100 (ms), r2_min=0.8.
+    """
+    from qmri_lake.cli.progress import console, run_bar
+    from qmri_lake.lake import open_lake
+
+    values = parameters(set_ or [])
+    opened = open_lake(lake, mode="r" if plan else "r+")
+    if plan:
+        console.print(
+            opened.plan(step, cohort, variant=variant, retry_failed=retry_failed, **values)
+        )
+        return 0
+    with run_bar() as bar:
+        result = opened.run(
+            step, cohort, cluster=cluster, variant=variant, retry_failed=retry_failed,
+            listeners=[bar], **values,
+        )  # fmt: skip
+    console.print(str(result))
+    if result.failed:
+        console.print(f"why: qmri-lake failures {lake} --step {result.step}")
+    return int(result.failed > 0)
+
+
+def report(
+    out: Annotated[Path, typer.Argument(metavar="OUT.html", help="The page to write.")],
+    lake: LakeOption,
+    cohort: Annotated[
+        str | None, typer.Option(metavar="QUERY", help="Which exams; default all.")
+    ] = None,
+    exams: Annotated[int, typer.Option(min=0, help="Exams to show with pictures.")] = 6,
+    ref: RefOption = None,
+) -> None:
+    """Write a page about a lake: slices, T2 maps, histograms, and the history of its runs.
+
+    One self-contained HTML file. Exams are read one by one, so its memory does not grow with the
+    cohort.
+    """
+    from qmri_lake.cli.progress import console, counting
+    from qmri_lake.lake import open_lake
+    from qmri_lake.report import write_report
+
+    opened = open_lake(lake, ref=ref, mode="r")
+    with counting("exams") as progress:
+        written = write_report(opened, out, cohort, exams=exams, progress=progress)
+    console.print(f"wrote {written}")

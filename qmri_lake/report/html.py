@@ -1,0 +1,256 @@
+"""A lake as one HTML page: self-contained, so that it can be mailed and kept."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from qmri_lake import __version__
+from qmri_lake.report.t2 import T2Summary, summarise_t2
+from qmri_lake.summary import array_sizes, exams_by_visit, human_size, stored_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from qmri_lake.cohort import Cohort
+    from qmri_lake.lake import Lake
+
+__all__ = ["write_report"]
+
+_DPI = 110
+
+
+def write_report(
+    lake: Lake,
+    out: str | os.PathLike[str],
+    cohort: Cohort | str | None = None,
+    *,
+    exams: int = 6,
+    title: str = "",
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write a page about a lake: pictures and T2 of a cohort, and the history of the runs.
+
+    Parameters
+    ----------
+    lake : Lake
+        Read at its snapshot, which the page names.
+    out : path
+        The HTML file to write; its folder is made. Pictures are inside the file.
+    cohort : Cohort or query, optional
+        Which exams; default all.
+    exams : int
+        How many exams with T2 are shown with pictures: the first of them, evenly spread.
+    title : str, optional
+        Default: the name of the lake.
+    progress : callable, optional
+        Called with (done, total) exams.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Notes
+    -----
+    Exams are computed one after another: memory does not grow with the cohort. The page names
+    exams by their keys and holds nothing else that points to a person.
+    """
+    chosen = lake._cohort(cohort)
+    ready = _with_t2(lake, chosen)
+    summary = summarise_t2(lake, ready, progress) if ready is not None else T2Summary()
+    page = _template().render(
+        title=title or Path(lake.url).name,
+        url=Path(lake.url).name,
+        ref=lake.ref or "the newest commit",
+        snapshot=lake.snapshot,
+        version=__version__,
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        exams=len(chosen),
+        patients=chosen.patients,
+        size=human_size(stored_bytes(lake)),
+        sizes=array_sizes(lake),
+        with_t2=0 if ready is None else len(ready),
+        flow=_html(chosen.flow()),
+        visits=_html(_indexed(exams_by_visit(chosen.exams), "months")),
+        steps=_html(_indexed(lake.status(chosen), "step")),
+        failures=_failures(lake, chosen),
+        pictures=_pictures(lake, ready, exams),
+        plots=_plots(lake, summary),
+        tissues=_html(_by_tissue(summary.table), digits=1),
+        per_exam=_html(_by_exam(lake, summary.table), digits=1),
+        outcomes=_html(_outcomes(summary)),
+        runs=_html(_runs(lake)),
+        history=_html(_history(lake)),
+    )
+    path = Path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _template() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("qmri_lake.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html")
+
+
+def _with_t2(lake: Lake, cohort: Cohort) -> Cohort | None:
+    return cohort.require("msme/t2") if "msme/t2" in lake.variables() else None
+
+
+def _pictures(lake: Lake, ready: Cohort | None, count: int) -> list[dict[str, str]]:
+    """Draw `count` exams, evenly spread over the cohort."""
+    if ready is None or not len(ready) or not count:
+        return []
+    from qmri_lake.report.figures import exam_figure
+
+    step = max(len(ready) / count, 1.0)
+    picked = ready.exams["exam"].iloc[
+        sorted({int(k * step) for k in range(min(count, len(ready)))})
+    ]
+    grades = lake.columns(["kl"])["kl"] if "kl" in lake.column_names() else None
+    found = []
+    for exam in picked:
+        has_dess = "dess" in lake.groups() and len(lake.select(exam=exam).require("dess/image"))
+        dess = lake.load("dess", exam=exam).isel(exam=0) if has_dess else None
+        figure = exam_figure(dess, lake.load("msme", exam=exam).isel(exam=0))
+        row = int(lake.exams.index[lake.exams["exam"] == exam][0])
+        grade = (
+            "" if grades is None or pd.isna(grades.iloc[row]) else f", KL {grades.iloc[row]:.0f}"
+        )
+        found.append({"exam": f"{exam}{grade}", "png": _png(figure)})
+    return found
+
+
+def _plots(lake: Lake, summary: T2Summary) -> list[dict[str, str]]:
+    if not summary.rows:
+        return []
+    from qmri_lake.report.figures import histogram_figure, kl_figure
+
+    exams = summary.table["exam"].nunique()
+    figure = histogram_figure(summary.histograms, exams)
+    found = [{"alt": "Histogram of T2 by tissue", "png": _png(figure)}]
+    graded = _graded(lake, summary.table, "femoral")
+    if len(graded):
+        found.append({"alt": "Mean T2 by KL grade", "png": _png(kl_figure(graded, "femoral"))})
+    return found
+
+
+def _graded(lake: Lake, table: pd.DataFrame, tissue: str) -> pd.DataFrame:
+    """Join each exam's mean T2 of a tissue with its KL grade; empty without grades."""
+    rows = table[table["tissue"] == tissue]
+    if "kl" not in lake.column_names() or rows.empty:
+        return rows.iloc[:0]
+    grades = dict(zip(lake.exams["exam"], lake.columns(["kl"])["kl"], strict=True))
+    joined = rows.assign(kl=[grades[exam] for exam in rows["exam"]])
+    return joined.dropna(subset=["kl", "mean"]).astype({"kl": float})
+
+
+def _by_tissue(table: pd.DataFrame) -> pd.DataFrame:
+    """Summarise exams: each exam counts once, whatever its number of voxels."""
+    if table.empty:
+        return table
+    groups = table.groupby("tissue", sort=False)
+    return pd.DataFrame(
+        {
+            "exams": groups["exam"].nunique(),
+            "voxels": groups["voxels"].sum(),
+            "accepted [%]": 100 * groups["accepted"].sum() / groups["voxels"].sum(),
+            "mean of exam means [ms]": groups["mean"].mean(),
+            "SD between exams [ms]": groups["mean"].std(),
+        }
+    ).reset_index()
+
+
+def _by_exam(lake: Lake, table: pd.DataFrame) -> pd.DataFrame:
+    if table.empty:
+        return table
+    shown = table.assign(accepted=100 * table["accepted"] / table["voxels"])
+    return shown.rename(
+        columns={
+            "accepted": "accepted [%]", "mean": "mean T2 [ms]", "sd": "SD [ms]",
+            "median": "median [ms]",
+        }
+    )  # fmt: skip
+
+
+def _outcomes(summary: T2Summary) -> pd.DataFrame:
+    total = sum(summary.outcomes.values())
+    rows = [
+        (name.replace("_", " "), count, f"{100 * count / total:.1f} %")
+        for name, count in summary.outcomes.items()
+    ]
+    return pd.DataFrame(rows, columns=["outcome of the fit", "voxels", "share"])
+
+
+def _failures(lake: Lake, cohort: Cohort) -> str:
+    found = lake.failures()
+    return _html(found[found["exam"].isin(cohort.exams["exam"])])
+
+
+def _runs(lake: Lake) -> pd.DataFrame:
+    runs = lake.runs().reset_index()
+    for name in ("parameters", "counts"):
+        runs[name] = [_listed(record) for record in runs[name]]
+    return runs.drop(columns=["snapshot"]).fillna("")
+
+
+def _listed(record: Any) -> str:
+    """Spell parameters or counts; a run that was killed has no counts."""
+    if not isinstance(record, dict):
+        return ""
+    words = {k: v if isinstance(v, str) else json.dumps(v) for k, v in record.items()}
+    return ", ".join(f"{name}={word}" for name, word in words.items() if word != "0")
+
+
+def _history(lake: Lake) -> pd.DataFrame:
+    history = lake.history(30)
+    times = [moment.strftime("%Y-%m-%d %H:%M:%S") for moment in history["time"]]
+    return history.assign(time=times, snapshot=history["snapshot"].str[:8])
+
+
+def _indexed(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return counts with their index as a column, without columns of zeros."""
+    shown = frame.loc[:, (frame != 0).any()] if len(frame) else frame
+    return shown.rename_axis(index=name, columns=None).reset_index()
+
+
+def _html(frame: pd.DataFrame, digits: int = 0) -> str:
+    """Return a table, counts with thousands separators; nothing for an empty one."""
+    if frame.empty:
+        return ""
+    counts = [
+        name
+        for name in frame.columns
+        if pd.api.types.is_integer_dtype(frame[name]) and name not in ("months", "run")
+    ]
+    text: str = frame.to_html(
+        index=False,
+        border=0,
+        na_rep="–",
+        float_format=lambda value: f"{value:,.{digits}f}",
+        formatters=dict.fromkeys(counts, "{:,}".format),
+    )
+    return text
+
+
+def _png(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
