@@ -11,7 +11,6 @@ from qmri_lake.cli.options import LakeArgument, LakeOption, RefOption
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.table import Table
 
 __all__ = ["cohort", "doctor", "failures", "info", "tag", "validate"]
 
@@ -31,15 +30,15 @@ def info(lake: LakeArgument, ref: RefOption = None) -> None:
         console.print(f"  {group:<6} {size}", style="dim")
     if len(opened):
         visits = exams_by_visit(opened.exams).rename_axis(index="months")
-        console.print(_table(visits.reset_index(), "Exams by timepoint and knee"))
+        _show(visits.reset_index(), "Exams by timepoint and knee")
     status = opened.status()
     if len(status):
         shown = status.loc[:, (status != 0).any()]
-        console.print(_table(shown.rename_axis(index="step").reset_index(), "Steps"))
+        _show(shown.rename_axis(index="step").reset_index(), "Steps")
     history = opened.history(5)
     when = [ago(row["time"].to_pydatetime()) for row in history.to_dict("records")]
     history = history.assign(time=when, snapshot=history["snapshot"].str[:8])
-    console.print(_table(history, "Last commits"))
+    _show(history, "Last commits")
 
 
 def cohort(
@@ -65,12 +64,12 @@ def cohort(
     from qmri_lake.lake import open_lake
 
     chosen = open_lake(lake, ref=ref, mode="r").cohort(query).require(*(require or []))
-    console.print(_table(chosen.flow(), f"{len(chosen):,} exams of {chosen.patients:,} patients"))
+    _show(chosen.flow(), f"{len(chosen):,} exams of {chosen.patients:,} patients")
     if csv is not None:
         chosen.table().to_csv(csv, index=False)
         console.print(f"wrote {csv}")
     elif len(chosen):
-        console.print(_table(chosen.exams.head(10), "The first of them"))
+        _show(chosen.exams.head(10), "The first of them")
 
 
 def failures(
@@ -85,7 +84,7 @@ def failures(
     if found.empty:
         console.print("nothing failed")
         return 0
-    console.print(_table(found, f"{len(found):,} exams"))
+    _show(found, f"{len(found):,} exams")
     return int((found["state"] == "failed").any())
 
 
@@ -133,16 +132,19 @@ def doctor(
     return 0
 
 
-def _table(frame: pd.DataFrame, title: str) -> Table:
-    """Show a DataFrame: numbers to the right, words to the left."""
+def _show(frame: pd.DataFrame, title: str) -> None:
+    """Print a DataFrame under a title: numbers to the right, words to the left."""
     import pandas as pd
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    from qmri_lake.cli.progress import console
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for name in frame.columns:
         number = pd.api.types.is_numeric_dtype(frame[name])
         table.add_column(str(name), justify="right" if number else "left", overflow="fold")
     for row in frame.itertuples(index=False):
         table.add_row(*map(str, row))
-    return table
+    console.print(f"\n[bold]{title}[/bold]")
+    console.print(table)
