@@ -34,7 +34,10 @@ _ARITHMETIC: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Div: operator.truediv,
 }
 _LANGUAGE = "comparisons, in (...), and/or/not, + - * /, missing(name), names of columns, constants"
+_LIST = "a column in (value, value)"
 _LONGEST = 2000
+_DEEPEST = 50
+_SHOWN = 120
 
 
 def parse(text: str) -> ast.expr:
@@ -49,10 +52,10 @@ def parse(text: str) -> ast.expr:
         raise QueryError(f"{len(text)} characters", expected=f"at most {_LONGEST}", where="query")
     try:
         tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         place = getattr(error, "offset", None)
         raise QueryError(
-            f"{text!r}" + (f", which goes wrong at character {place}" if place else ""),
+            _shown(text) + (f", which goes wrong at character {place}" if place else ""),
             expected="a condition such as knee == 'right' and kl >= 2",
             where="query",
         ) from None
@@ -60,30 +63,46 @@ def parse(text: str) -> ast.expr:
     return tree
 
 
-def _check(node: ast.AST, text: str) -> None:
+def _check(node: ast.AST, text: str, depth: int = 0) -> None:
+    if depth > _DEEPEST:
+        raise QueryError(
+            _shown(text), expected=f"at most {_DEEPEST} levels, one inside the other", where="query"
+        )
     match node:
         case ast.BoolOp(values=parts):
             children: list[ast.AST] = list(parts)
         case ast.UnaryOp(op=ast.Not() | ast.USub(), operand=inner):
             children = [inner]
-        case ast.Compare(left=left, comparators=others):
-            children = [left, *others]
+        case ast.Compare(left=left, ops=ops, comparators=others):
+            children = [left]
+            for op, other in zip(ops, others, strict=True):
+                children += _listed(other) if isinstance(op, ast.In | ast.NotIn) else [other]
         case ast.BinOp(left=left, right=right, op=op) if type(op) in _ARITHMETIC:
             children = [left, right]
         case ast.Call(func=ast.Name(id="missing"), args=[ast.Name() as name], keywords=[]):
             children = [name]
-        case ast.Tuple(elts=items) | ast.List(elts=items) | ast.Set(elts=items):
-            children = list(items)
         case ast.Name():
             children = []
         case ast.Constant(value=value) if isinstance(value, str | int | float | bool):
             children = []
         case _:
-            raise QueryError(
-                f"{ast.unparse(node)!r} in {text!r}", expected=_LANGUAGE, where="query"
-            )
+            raise QueryError(f"{_shown(node)} in {_shown(text)}", expected=_LANGUAGE, where="query")
     for child in children:
-        _check(child, text)
+        _check(child, text, depth + 1)
+
+
+def _listed(node: ast.expr) -> list[ast.expr]:
+    """Return the values of a list, which stands nowhere but after `in`."""
+    if isinstance(node, ast.Tuple | ast.List | ast.Set):
+        plain = [n.operand if isinstance(n, ast.UnaryOp) else n for n in node.elts]
+        if all(isinstance(n, ast.Constant) for n in plain):
+            return node.elts
+    raise QueryError(_shown(node), expected=_LIST, where="query")
+
+
+def _shown(query: str | ast.AST) -> str:
+    text = query if isinstance(query, str) else ast.unparse(query)
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
 
 
 def clauses(tree: ast.expr) -> list[ast.expr]:
@@ -95,8 +114,9 @@ def clauses(tree: ast.expr) -> list[ast.expr]:
 
 def names(tree: ast.expr) -> list[str]:
     """Return the columns that a query asks for, in order of appearance."""
-    found = [n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id != "missing"]
-    return list(dict.fromkeys(found))
+    found = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id != "missing"]
+    found.sort(key=lambda n: (n.lineno, n.col_offset))
+    return list(dict.fromkeys(n.id for n in found))
 
 
 def evaluate(tree: ast.expr, columns: Mapping[str, pd.Series[Any]]) -> pd.Series[Any]:
@@ -111,8 +131,7 @@ def evaluate(tree: ast.expr, columns: Mapping[str, pd.Series[Any]]) -> pd.Series
     """
     result = _value(tree, columns)
     if not isinstance(result, pd.Series) or result.dtype != "boolean":
-        raise QueryError(f"{ast.unparse(tree)!r}", expected="a condition, true or false",
-                         where="query")  # fmt: skip
+        raise QueryError(_shown(tree), expected="a condition, true or false", where="query")
     return result
 
 
@@ -129,11 +148,10 @@ def _value(node: ast.AST, columns: Mapping[str, pd.Series[Any]]) -> Any:
         case ast.UnaryOp(op=ast.Not(), operand=inner):
             return ~_condition(inner, columns)
         case ast.UnaryOp(operand=inner):
-            return -_value(inner, columns)
+            return _apply(operator.neg, node, _number(inner, columns))
         case ast.BinOp(left=left, right=right, op=op):
-            return _apply(
-                _ARITHMETIC[type(op)], _value(left, columns), _value(right, columns), node
-            )
+            sides = _number(left, columns), _number(right, columns)
+            return _apply(_ARITHMETIC[type(op)], node, *sides)
         case ast.BoolOp(op=op, values=parts):
             both = operator.and_ if isinstance(op, ast.And) else operator.or_
             result = _condition(parts[0], columns)
@@ -147,60 +165,73 @@ def _value(node: ast.AST, columns: Mapping[str, pd.Series[Any]]) -> Any:
                 part = _compare(comparison, value, right, node)
                 total, value = (part if total is None else total & part), right
             return total
-    raise QueryError(f"{ast.unparse(node)!r}", expected=_LANGUAGE, where="query")
+    raise QueryError(_shown(node), expected=_LANGUAGE, where="query")
+
+
+def _number(node: ast.AST, columns: Mapping[str, pd.Series[Any]]) -> Any:
+    """Evaluate one side of an arithmetic, as floats: integers would overflow in silence."""
+    value = _value(node, columns)
+    if _kind(value) != "number":
+        raise QueryError(f"{_shown(node)}, which is no number", expected="numbers around + - * /",
+                         where="query")  # fmt: skip
+    return value.astype("Float64") if isinstance(value, pd.Series) else _apply(float, node, value)
 
 
 def _condition(node: ast.AST, columns: Mapping[str, pd.Series[Any]]) -> Any:
     value = _value(node, columns)
     if isinstance(value, pd.Series) and value.dtype == "boolean":
         return value
-    raise QueryError(f"{ast.unparse(node)!r}", expected="a condition, true or false", where="query")
+    raise QueryError(_shown(node), expected="a condition, true or false", where="query")
 
 
 def _compare(op: ast.cmpop, left: Any, right: Any, node: ast.AST) -> Any:
     if isinstance(op, ast.In | ast.NotIn):
-        if not isinstance(left, pd.Series) or not isinstance(right, list):
-            raise QueryError(
-                f"{ast.unparse(node)!r}", expected="a column in (value, value)", where="query"
-            )
+        if not isinstance(left, pd.Series):
+            raise QueryError(_shown(node), expected=_LIST, where="query")
         for value in right:
             _same_kind(left, value, node)
         inside = left.isin(right).astype("boolean").mask(left.isna())
         return ~inside if isinstance(op, ast.NotIn) else inside
-    if type(op) not in _COMPARE:
-        raise QueryError(f"{ast.unparse(node)!r}", expected=_LANGUAGE, where="query")
-    if isinstance(left, pd.Series):
-        _same_kind(left, right, node)
-    elif isinstance(right, pd.Series):
-        _same_kind(right, left, node)
-    result = _apply(_COMPARE[type(op)], left, right, node)
+    if type(op) not in _COMPARE or isinstance(left, list):
+        raise QueryError(_shown(node), expected=_LANGUAGE, where="query")
+    _same_kind(left, right, node)
+    result = _apply(_COMPARE[type(op)], node, left, right)
     return result.astype("boolean") if isinstance(result, pd.Series) else result
 
 
-def _same_kind(column: pd.Series[Any], other: Any, node: ast.AST) -> None:
-    """Refuse to compare words with numbers: it would be false everywhere, in silence."""
-    word = isinstance(other, str) or (
-        isinstance(other, pd.Series) and isinstance(other.dtype, pd.StringDtype)
+def _kind(value: Any) -> str:
+    if isinstance(value, pd.Series):
+        if isinstance(value.dtype, pd.StringDtype):
+            return "word"
+        return "condition" if value.dtype == "boolean" else "number"
+    return (
+        "word" if isinstance(value, str) else "condition" if isinstance(value, bool) else "number"
     )
-    if isinstance(column.dtype, pd.StringDtype) != word:
-        kinds = ("words", "a number") if not word else ("numbers", "a word")
-        known = ""
-        if not word:
-            known = f" ({', '.join(sorted(column.dropna().unique())[:6])})"
+
+
+def _same_kind(left: Any, right: Any, node: ast.AST) -> None:
+    """Refuse to compare words with numbers: it would be false everywhere, in silence."""
+    if _kind(left) != _kind(right):
         raise QueryError(
-            f"{ast.unparse(node)!r}, which compares {kinds[0]}{known} with {kinds[1]}",
+            f"{_shown(node)}, which compares {_described(left)} with {_described(right)}",
             expected="the same kind on both sides",
             where="query",
         )
 
 
-def _apply(function: Callable[[Any, Any], Any], left: Any, right: Any, node: ast.AST) -> Any:
+def _described(value: Any) -> str:
+    kind = _kind(value)
+    if not isinstance(value, pd.Series):
+        return f"a {kind}"
+    known = sorted(value.dropna().unique())[:6] if kind == "word" else []
+    return f"{kind}s" + (f" ({', '.join(known)})" if known else "")
+
+
+def _apply(function: Callable[..., Any], node: ast.AST, *values: Any) -> Any:
     try:
-        return function(left, right)
-    except (TypeError, ZeroDivisionError) as error:
-        raise QueryError(
-            f"{ast.unparse(node)!r} ({error})", expected=_LANGUAGE, where="query"
-        ) from None
+        return function(*values)
+    except (TypeError, ZeroDivisionError, OverflowError) as error:
+        raise QueryError(f"{_shown(node)} ({error})", expected=_LANGUAGE, where="query") from None
 
 
 def _column(name: str, columns: Mapping[str, pd.Series[Any]]) -> pd.Series[Any]:
