@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -128,7 +129,7 @@ def map_tasks(
     def submit(task: Any) -> Any:
         return cluster.submit(work, base.fork(), task, pure=False, **resources)
 
-    window = [submit(task) for task, _ in zip(waiting, range(_IN_FLIGHT * threads), strict=False)]
+    window = [submit(task) for task in itertools.islice(waiting, _IN_FLIGHT * threads)]
     arriving = as_completed(window)
     for future in arriving:
         yield future.result()
