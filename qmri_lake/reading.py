@@ -37,8 +37,8 @@ def load_group(lake: Lake, group: str, cohort: Cohort) -> xr.Dataset:
     keys = lake.exams.iloc[cohort.rows]
     ds = ds.assign_coords({name: ("exam", keys[name].to_numpy()) for name in ("exam", *KEYS)})
     ds = attach_index(ds)
-    for name, variable in ds.data_vars.items():
-        ds[name] = variable.chunk(_chunks(variable))
+    # All at once and without their coordinates: one by one, each is aligned with the others again.
+    ds = ds.assign({name: v.variable.chunk(_chunks(v)) for name, v in ds.data_vars.items()})
     ds.attrs["lake"] = f"{lake.url} at {lake.snapshot}"
     return ds
 
