@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,8 @@ import pandas as pd
 from qmri_lake import query as language
 from qmri_lake.errors import NotFoundError
 from qmri_lake.status import STATE, read_status
-from qmri_lake.variables import REGISTRY
+from qmri_lake.steps import load_own_steps
+from qmri_lake.variables import REGISTRY, Variable
 
 if TYPE_CHECKING:
     from qmri_lake.lake import Lake
@@ -42,6 +44,9 @@ class Cohort:
     lake: Lake
     rows: np.ndarray[Any, np.dtype[np.intp]]
     rows_of_flow: tuple[FlowRow, ...]
+
+    def __post_init__(self) -> None:
+        self.rows.flags.writeable = False
 
     @classmethod
     def everything(cls, lake: Lake) -> Cohort:
@@ -122,14 +127,7 @@ class Cohort:
         cohort = self
         for path in paths:
             plain, _, variant = path.partition("__")
-            if plain not in REGISTRY and plain not in self.lake.variables():
-                raise NotFoundError(
-                    f"no variable {path!r}",
-                    expected=f"one of {', '.join(sorted(self.lake.variables()))}",
-                    where="require",
-                )
-            known = REGISTRY[plain] if plain in REGISTRY else self.lake.variables()[plain]
-            step = known.step + (f"__{variant}" if variant else "")
+            step = self._declared(plain, path).step + (f"__{variant}" if variant else "")
             status = read_status(self.lake.root, step, len(self.lake.exams))
             state = status.state[cohort.rows]
             keep = status.usable[cohort.rows]
@@ -140,6 +138,23 @@ class Cohort:
             ]
             cohort = cohort._keep(keep, f"has {path}", ", ".join(reasons))
         return cohort
+
+    def _declared(self, plain: str, path: str) -> Variable:
+        """Return a variable's declaration: of this package or a step, else as the lake has it."""
+        load_own_steps()
+        if plain in REGISTRY:
+            return REGISTRY[plain]
+        stored = self.lake.variables()
+        if plain in stored:
+            return stored[plain]
+        known = sorted({*stored, *(variable.path for variable in REGISTRY)})
+        near = difflib.get_close_matches(plain, known, n=3)
+        raise NotFoundError(
+            f"no variable {path!r}",
+            expected=f"one of {', '.join(known)}",
+            where="require",
+            todo=f"Did you mean {' or '.join(near)}?" if near else "",
+        )
 
     def _keep(self, keep: np.ndarray[Any, np.dtype[np.bool_]], condition: str, why: str) -> Cohort:
         rows = self.rows[keep]

@@ -37,7 +37,7 @@ from qmri_lake.storage import (
     translated_errors,
     writer_lock,
 )
-from qmri_lake.variables import Variable, decode_flags
+from qmri_lake.variables import REGISTRY, Variable, decode_flags
 from qmri_lake.writing import FORMAT, initialise
 
 if TYPE_CHECKING:
@@ -277,6 +277,13 @@ class Lake:
         if cohort.lake.url != self.url:
             raise RunError(f"a cohort of {cohort.lake.url}", expected="one of this lake",
                            where=self.url)  # fmt: skip
+        if beyond := int((cohort.rows >= len(self.exams)).sum()):
+            raise RunError(
+                f"a cohort with {beyond:,} exams that this lake has not",
+                expected=f"some of its {len(self.exams):,} exams",
+                where=f"{self.url} at {self.ref or self.snapshot}",
+                todo="Choose the cohort from this lake, or refresh it.",
+            )
         return cohort
 
     # -- columns for queries -------------------------------------------------------------------
@@ -284,7 +291,11 @@ class Lake:
     def column_names(self) -> list[str]:
         """Names that a query may use."""
         clinical = self.root["clinical"].array_keys() if "clinical" in self.root else ()
-        return ["exam", *KEYS, *(n for n in clinical if self.root[f"clinical/{n}"].ndim == 1)]
+        flat = [n for n in clinical if self.root[f"clinical/{n}"].ndim == 1]
+        # The store lists arrays in no order.
+        declared = [variable.name for variable in REGISTRY.group("clinical")]
+        flat.sort(key=lambda n: (declared.index(n) if n in declared else len(declared), n))
+        return ["exam", *KEYS, *flat]
 
     def columns(self, names: Sequence[str]) -> dict[str, pd.Series[Any]]:
         """Read columns by name, flags as words, with nullable types."""

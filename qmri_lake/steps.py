@@ -29,7 +29,7 @@ from qmri_lake.storage import Node
 from qmri_lake.variables import REGISTRY, Variable
 from qmri_lake.writing import fill_shape
 
-__all__ = ["Skip", "Step", "find_step", "read_exam", "step", "write_exam"]
+__all__ = ["Skip", "Step", "find_step", "load_own_steps", "read_exam", "step", "write_exam"]
 
 Reads = Mapping[str, Sequence[str]]
 Product = Mapping[str, Any]
@@ -167,12 +167,16 @@ def step(
     return decorate
 
 
+def load_own_steps() -> None:
+    """Import our own steps: they register, and declare their variables, when they are imported."""
+    import qmri_lake.relaxometry.step  # noqa: F401
+
+
 def find_step(which: str | Step) -> Step:
     """Return a step by its name."""
     if isinstance(which, Step):
         return which
-    import qmri_lake.relaxometry.step  # noqa: F401  (our own steps register when imported)
-
+    load_own_steps()
     if which not in _KNOWN:
         raise NotFoundError(
             f"no step {which!r}",

@@ -208,6 +208,9 @@ def _fit_block(*arrays: Any, names: list[str], **options: Any) -> Any:
     if arrays[0].ndim == 4:
         return _fit_cropped(dict(zip(names, arrays, strict=True)), **options)
     xp = arrays[0].__array_namespace__()
+    if not len(arrays[0]):
+        shape = (0, *arrays[0].shape[2:])
+        return tuple(xp.empty(shape, dtype=np.dtype(v.dtype)) for v in VARIABLES)
     fits = [
         _fit_cropped(dict(zip(names, exam, strict=True)), **options)
         for exam in zip(*arrays, strict=True)
