@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -41,6 +42,7 @@ from qmri_lake.variables import REGISTRY, Variable, decode_flags
 from qmri_lake.writing import FORMAT, initialise
 
 if TYPE_CHECKING:
+    from qmri_lake.doctor import Diagnosis
     from qmri_lake.plan import Plan
     from qmri_lake.run import Listener, RunResult
     from qmri_lake.steps import Step
@@ -507,6 +509,28 @@ class Lake:
         from qmri_lake.validate import faults
 
         return list(faults(self, deep=deep))
+
+    def doctor(
+        self, *, repair: bool = False, older_than: timedelta = timedelta(days=1)
+    ) -> Diagnosis:
+        """Look for what killed writers left behind, and for what failed; say what to do.
+
+        Parameters
+        ----------
+        repair : bool
+            Remove the name of a dead writer, and what no snapshot refers to. Nothing that was
+            committed is touched, and no snapshot expires.
+        older_than : timedelta
+            Younger files are left alone: they may belong to a run that is about to commit them.
+
+        Returns
+        -------
+        Diagnosis
+            Print it, or read its ``lines()``: one finding each.
+        """
+        from qmri_lake.doctor import diagnose
+
+        return diagnose(self, repair=repair, older_than=older_than)
 
     def __len__(self) -> int:
         return len(self.exams)

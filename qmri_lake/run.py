@@ -246,7 +246,13 @@ def execute(
     Forks stay valid while commits go on: each holds only its own exams' chunks.
     """
     repo = lake.repo
-    record = {**record, "started": _now(), "finished": "", "process": os.getpid()}
+    record = {
+        **record,
+        "started": _now(),
+        "finished": "",
+        "process": os.getpid(),
+        "exams": len(tasks),
+    }
 
     def begin(session: icechunk.Session) -> None:
         prepare(session)

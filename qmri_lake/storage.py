@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 import icechunk
 import numpy as np
+import psutil
 import zarr
 from filelock import FileLock, Timeout
 from zarr.codecs import BloscCodec, BloscShuffle, ZstdCodec
@@ -42,8 +43,11 @@ __all__ = [
     "create_array",
     "create_repository",
     "is_local",
+    "is_locked",
+    "lock_owner",
     "open_repository",
     "open_root",
+    "partial_files",
     "readonly_session",
     "translated_errors",
     "writer_lock",
@@ -301,8 +305,24 @@ def is_locked(url: str) -> bool:
         lock.acquire(timeout=0)
     except Timeout:
         return True
+    except OSError:  # no right to try it: ask for the process that left its name
+        owner = lock_owner(url)
+        return owner is not None and psutil.pid_exists(owner["process"])
     lock.release()
     return False
+
+
+_PARTIAL = re.compile(r".+#\d+")
+"""A local object is written under such a name, then renamed. Icechunk lists no such files."""
+
+
+def partial_files(url: str, before: datetime) -> Iterator[Path]:
+    """Yield the files of a local lake whose writer was killed while it wrote them."""
+    if not is_local(url):
+        return
+    for path in _local_path(url).rglob("*#*"):
+        if _PARTIAL.fullmatch(path.name) and path.stat().st_mtime < before.timestamp():
+            yield path
 
 
 def _owner(path: Path) -> str:
