@@ -3,6 +3,11 @@
 ``exam`` itself keeps xarray's ordinary index. A pandas MultiIndex would rename the dimension on a
 partial selection and can't be written to Zarr; one index over all four coordinates would make
 ``ds["x"] = array`` fail, since xarray drops the coordinates of `array` that are not dimensions.
+
+Three functions of xarray do not follow any index over several coordinates. Instead of
+``ds.groupby("patient") - means`` write ``ds.groupby("patient").map(...)``, instead of
+``ds.reindex(exam=...)`` ``ds.sel(exam=[...])``, and for the keys as columns
+``ds.drop_indexes(["patient", "timepoint", "knee"]).to_dataframe()``.
 """
 
 from __future__ import annotations

@@ -1,0 +1,210 @@
+"""Selection by patient, timepoint and knee, and what xarray does with such an index."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from qmri_lake.errors import NotFoundError
+from qmri_lake.index import KEYS, KeyIndex, attach_index, exam_key
+from tests.fixtures import array_lake, keys
+
+N = 8
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    return array_lake(tmp_path_factory.mktemp("index") / "small.lake", N).load("msme")
+
+
+@pytest.fixture
+def ds():
+    """Eight exams with a value each, in memory."""
+    frame = keys(N)
+    names = [exam_key(*row) for row in frame.itertuples(index=False)]
+    coords = {name: ("exam", frame[name].to_numpy()) for name in KEYS}
+    values = ("exam", np.arange(N))
+    return attach_index(xr.Dataset({"x": values}, {"exam": ("exam", names), **coords}))
+
+
+def _sound(ds, rows):
+    """The dataset holds these rows, and all coordinates and both indexes agree on it."""
+    assert ds.x.values.tolist() == rows
+    assert isinstance(ds.xindexes["patient"], KeyIndex)
+    assert [exam_key(*row) for row in ds.xindexes["knee"].frame.itertuples(index=False)] == (
+        ds.exam.values.tolist()
+    )
+    for name in KEYS:
+        assert ds[name].values.tolist() == ds.xindexes[name].frame[name].tolist()
+    if rows:
+        first = {name: ds[name].values[0] for name in KEYS}
+        assert ds.sel(**first).x.item() == rows[0]
+
+
+def test_sel__of_all_keys_drops_the_axis(ds):
+    one = ds.sel(patient=9000002, timepoint=24, knee="left")
+    assert one.x.shape == ()
+    assert one.x.item() == 7
+    assert one.exam.item() == "9000002-024m-left"
+    assert [one[name].item() for name in KEYS] == [9000002, 24, "left"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "rows"),
+    [
+        ({"patient": 9000001}, [0, 1, 2, 3]),
+        ({"knee": "left"}, [1, 3, 5, 7]),
+        ({"patient": 9000001, "knee": "left"}, [1, 3]),
+        ({"timepoint": slice(12, None)}, [2, 3, 6, 7]),
+        ({"timepoint": slice(None, 24)}, list(range(N))),
+        ({"patient": slice(9000001, 9000001)}, [0, 1, 2, 3]),
+        ({"patient": [9000002, 9000001], "timepoint": 0}, [0, 1, 4, 5]),
+        ({"patient": [9000001], "timepoint": [0], "knee": ["right"]}, [0]),
+        ({"patient": np.array([9000002, 77])}, [4, 5, 6, 7]),
+        ({"patient": np.int64(9000001), "timepoint": np.int16(24)}, [2, 3]),
+        ({"knee": np.array("right"), "timepoint": 0}, [0, 4]),
+        ({"patient": 9000001, "timepoint": 0, "knee": slice("left", "right")}, [0, 1]),
+    ],
+)
+def test_sel__of_some_keys_keeps_the_axis(ds, labels, rows):
+    _sound(ds.sel(**labels), rows)
+
+
+def test_sel__with_exam_and_with_other_dims(ds, loaded):
+    assert ds.sel(exam="9000001-024m-left").x.item() == 3
+    _sound(ds.sel(exam=["9000002-000m-left", "9000001-000m-right"]), [5, 0])
+    assert loaded.sel(patient=9000001, slice=2).image.shape == (4, 7, 12, 10)
+    assert loaded.image.sel(patient=9000001, timepoint=0, knee="left").shape == (7, 5, 12, 10)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"patient": 9000009}, r"no exam with patient=9000009; expected one of the 8 exams"),
+        ({"patient": 9000001, "timepoint": 12}, r"no exam with patient=9000001, timepoint=12"),
+        ({"knee": "middle"}, r"no exam with knee='middle'"),
+        ({"knee": []}, r"no exam with knee=\[\]"),
+        ({"patient": "9000001"}, r"no exam with patient='9000001'"),
+    ],
+)
+def test_sel__says_what_is_missing(ds, labels, message):
+    with pytest.raises(NotFoundError, match=message) as caught:
+        ds.sel(**labels)
+    assert isinstance(caught.value, KeyError)
+    assert "ds.exam.values lists them" in str(caught.value)
+
+
+def test_sel__has_no_nearest_exam(ds):
+    with pytest.raises(NotFoundError, match="a nearest-neighbour selection; expected exact keys"):
+        ds.sel(timepoint=13, method="nearest")
+
+
+def test_isel__keeps_the_index(ds):
+    _sound(ds.isel(exam=slice(2, 5)), [2, 3, 4])
+    _sound(ds.isel(exam=slice(None, None, -1)), list(range(N))[::-1])
+    _sound(ds.isel(exam=[6, 1]), [6, 1])
+    _sound(ds.isel(exam=np.arange(N) % 2 == 0), [0, 2, 4, 6])
+    _sound(ds.isel(exam=xr.DataArray([3, 4], dims="exam")), [3, 4])
+    _sound(ds.isel(exam=[]), [])
+    one = ds.isel(exam=3)
+    assert one.knee.item() == "left"
+    assert "patient" not in one.xindexes
+    pointwise = ds.isel(exam=xr.DataArray([[0, 1], [2, 3]], dims=("a", "b")))
+    assert pointwise.patient.dims == ("a", "b")
+    _sound(ds.head(exam=2), [0, 1])
+
+
+def test_where_drop_sort_and_shuffle__keep_the_index(ds):
+    _sound(ds.where(ds.x > 5, drop=True).astype(int), [6, 7])
+    _sound(ds.sortby("exam"), [1, 0, 3, 2, 5, 4, 7, 6])
+    _sound(ds.sortby(["knee", "patient"]), [1, 3, 5, 7, 0, 2, 4, 6])
+    _sound(ds.query(exam="x > 5"), [6, 7])
+    _sound(ds.dropna("exam"), list(range(N)))
+
+
+def test_concat__of_parts_is_the_whole(ds):
+    parts = [ds.isel(exam=[0, 1]), ds.isel(exam=[2]), ds.isel(exam=slice(3, None))]
+    whole = xr.concat(parts, dim="exam")
+    _sound(whole, list(range(N)))
+    assert whole.identical(ds)
+
+
+def test_merge_and_align__join_by_exam(ds):
+    other = ds.rename(x="y").isel(exam=[5, 1, 2])
+    _sound(xr.merge([ds, other], join="left"), list(range(N)))
+    inner = xr.merge([ds, other], join="inner")
+    assert inner.x.values.tolist() == inner.y.values.tolist()
+    assert sorted(inner.x.values.tolist()) == [1, 2, 5]
+    left, right = xr.align(ds.isel(exam=[0, 1]), ds.isel(exam=[1, 2]), join="outer")
+    assert left.exam.values.tolist() == right.exam.values.tolist()
+    assert np.isnan(left.x.values).sum() == np.isnan(right.x.values).sum() == 1
+    with pytest.raises(ValueError, match="exact"):
+        xr.align(ds, other, join="exact")
+    twice = ds.x + ds.isel(exam=slice(3, None)).x
+    assert twice.values.tolist() == [6, 8, 10, 12, 14]
+    assert isinstance(twice.xindexes["patient"], KeyIndex)
+    assert ds.reindex_like(other).x.values.tolist() == [5, 1, 2]
+
+
+def test_groupby__by_a_key(ds):
+    assert ds.groupby("knee").mean().x.to_series().to_dict() == {"left": 4.0, "right": 3.0}
+    assert ds.x.groupby("patient").sum().values.tolist() == [6, 22]
+    demeaned = ds.x.groupby("patient").map(lambda part: part - part.mean())
+    assert demeaned.values.tolist() == [-1.5, -0.5, 0.5, 1.5] * 2
+    assert isinstance(demeaned.xindexes["patient"], KeyIndex)
+    back = ds.groupby("timepoint").map(lambda part: part - part.x.min())
+    assert back.sel(patient=9000002, timepoint=24, knee="left").x.item() == 5
+
+
+def test_assign__arrays_with_and_without_coordinates(ds):
+    ds["twice"] = ds.x * 2
+    ds["thrice"] = xr.DataArray(np.arange(N) * 3, dims="exam")
+    ds["bare"] = ("exam", np.arange(N))
+    ds["half"] = ds.x.isel(exam=slice(0, 4))
+    _sound(ds, list(range(N)))
+    assert ds.half.isnull().sum() == 4
+    _sound(ds.assign(z=ds.x**2), list(range(N)))
+    _sound(ds.assign_coords(age=("exam", np.arange(N))), list(range(N)))
+    _sound(ds.drop_vars("twice").rename(half="h"), list(range(N)))
+    _sound(ds.assign_attrs(a=1).copy(), list(range(N)))
+
+
+def test_rename__of_the_axis(ds):
+    renamed = ds.rename_dims(exam="knees")
+    assert renamed.sel(patient=9000002, timepoint=0, knee="right").x.item() == 4
+    renamed = ds.rename(exam="knees")
+    assert renamed.sel(patient=[9000002]).sizes == {"knees": 4}
+
+
+def test_stack_and_pandas(ds):
+    frame = ds.drop_indexes(KEYS).to_dataframe()
+    assert frame.index.name == "exam"
+    assert frame["knee"].tolist() == ["right", "left"] * 4
+    assert ds.stack(sample=["exam"]).sizes == {"sample": N}
+    long = ds.expand_dims(echo=[10, 20])
+    assert long.sel(knee="left").sizes == {"exam": 4, "echo": 2}
+    _sound(long.isel(echo=0, drop=True), list(range(N)))
+
+
+def test_index__survives_copying_and_pickling(ds, loaded):
+    for again in (pickle.loads(pickle.dumps(ds)), copy.deepcopy(ds), copy.copy(ds)):
+        _sound(again, list(range(N)))
+        assert again.identical(ds)
+    again = pickle.loads(pickle.dumps(loaded))
+    assert again.sel(patient=9000001, timepoint=0, knee="left").image.mean().compute() > 0
+
+
+def test_index__compares(ds):
+    assert ds.xindexes["patient"].equals(ds.copy().xindexes["patient"])
+    assert not ds.xindexes["patient"].equals(ds.isel(exam=slice(0, 4)).xindexes["patient"])
+    assert not ds.xindexes["patient"].equals(ds.isel(exam=[1, 0, *range(2, N)]).xindexes["patient"])
+    assert repr(ds).count("KeyIndex(8 exams)") == 1
+
+
+def test_exam_key__is_readable():
+    assert exam_key(9000798, 24, "right") == "9000798-024m-right"
+    assert exam_key(7, 0, "left") == "0000007-000m-left"
