@@ -45,7 +45,7 @@ class FitStatus(IntEnum):
     NOT_FINITE = 5
     """NaN or infinity in an echo."""
     OUT_OF_BOUNDS = 6
-    """The optimum lies outside the bounds."""
+    """The optimum lies outside the bounds, or at T2 = 0: no signal after the first echo."""
     POOR_FIT = 7
     """r2 is below the limit."""
     NOT_CONVERGED = 8
@@ -60,7 +60,7 @@ class MonoExponentialFit(NamedTuple):
     t2_error: Any
     """Standard error of T2 [ms] from the residuals; NaN with two echoes."""
     s0: Any
-    """Signal at time 0 [unit of the signal]; kept for OUT_OF_BOUNDS and POOR_FIT."""
+    """Signal at time 0 [unit of the signal]; kept for OUT_OF_BOUNDS (not T2 = 0) and POOR_FIT."""
     r2: Any
     """Coefficient of determination, centred: 1 - SSE / sum (y - mean y)^2; kept likewise."""
     status: Any

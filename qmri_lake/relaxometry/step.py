@@ -9,6 +9,7 @@ import xarray as xr
 
 from qmri_lake.errors import InputError, NotFoundError, Reason
 from qmri_lake.relaxometry.mono_exponential import FitStatus, fit_mono_exponential
+from qmri_lake.relaxometry.vectorised import namespace
 from qmri_lake.steps import Skip, step
 from qmri_lake.tissues import NO_MASK
 from qmri_lake.variables import Variable
@@ -64,7 +65,7 @@ def _fit_exam(
             where="t2",
             todo="Use skip_first_echo=False, or leave this exam out.",
         )
-    xp = image.__array_namespace__()
+    xp = namespace(image)
     signal = image[used[0] : used[-1] + 1, ...]
     mask = None
     if labels is not None:
@@ -207,7 +208,7 @@ def _fit_block(*arrays: Any, names: list[str], **options: Any) -> Any:
     """Fit a Dask block of any number of exams, one after another."""
     if arrays[0].ndim == 4:
         return _fit_cropped(dict(zip(names, arrays, strict=True)), **options)
-    xp = arrays[0].__array_namespace__()
+    xp = namespace(arrays[0])
     if not len(arrays[0]):
         shape = (0, *arrays[0].shape[2:])
         return tuple(xp.empty(shape, dtype=np.dtype(v.dtype)) for v in VARIABLES)
@@ -232,10 +233,10 @@ def _fit_cropped(exam: dict[str, Any], **options: Any) -> tuple[Any, ...]:
     )
     if maps[0].shape == image.shape[1:]:
         return tuple(maps)
-    xp = image.__array_namespace__()
+    xp = namespace(image)
     full = []
     for variable, values in zip(VARIABLES, maps, strict=True):
-        whole = xp.full(image.shape[1:], variable.fill, dtype=values.dtype)
+        whole = xp.full_like(image[0, ...], variable.fill, dtype=values.dtype)
         whole[box] = values
         full.append(whole)
     return tuple(full)

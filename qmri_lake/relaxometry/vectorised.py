@@ -11,19 +11,38 @@ from typing import Any
 
 import numpy as np
 
+from qmri_lake.errors import InputError
+from qmri_lake.relaxometry.limits import (
+    GRID,
+    HIGHEST,
+    LAST_STEP,
+    LOWEST,
+    NEWTON_STEPS,
+    REFINEMENTS,
+    SURE_R2,
+)
 from qmri_lake.relaxometry.mono_exponential import FitStatus
 
-__all__ = ["fit_arrays"]
+__all__ = ["fit_arrays", "namespace"]
 
 BLOCK = 1 << 18
 """Voxels at a time: large enough to fill a GPU, small enough to bound the temporaries."""
 
-NEWTON_STEPS = 6
-LAST_STEP = 1e-5
-GRID = 192
-LOWEST, HIGHEST = 0.04, 1e4
-REFINEMENTS = 60
-SURE_R2 = 0.9
+
+def namespace(array: Any) -> Any:
+    """Return the library of an array: what it names itself, or CuPy, whose arrays name none."""
+    if hasattr(array, "__array_namespace__"):
+        return array.__array_namespace__()
+    if type(array).__module__.partition(".")[0] == "cupy":
+        import cupy
+
+        return cupy
+    raise InputError(
+        f"an array of type {type(array).__module__}.{type(array).__name__}",
+        expected="NumPy, CuPy, or another that follows the array API",
+        where="fit_mono_exponential",
+        todo="Dask arrays are fitted by qmri_lake.fit_t2.",
+    )
 
 
 def fit_arrays(
@@ -38,7 +57,7 @@ def fit_arrays(
 
     `signal` is (echo, ...), `times` (echo,) in ms on the host, `mask` (...) or None.
     """
-    xp = signal.__array_namespace__()
+    xp = namespace(signal)
     n = len(times)
     dtype = xp.float64 if signal.dtype == xp.float64 else xp.float32
     shape = signal.shape[1:]
@@ -53,7 +72,7 @@ def fit_arrays(
         kept = None if inside is None else inside[start:stop]
         parts.append(_Block(xp, block, times).fit(kept, low, high, r2_min))
     if not parts:
-        parts = [tuple(xp.zeros((0,), dtype=xp.float64) for _ in range(5))]
+        parts = [(xp.astype(flat[0, :], xp.float64),) * 5]
     joined = [xp.concat([part[i] for part in parts]) for i in range(5)]
     maps = [xp.reshape(xp.astype(values, dtype), shape) for values in joined[:4]]
     status = xp.reshape(xp.astype(joined[4], xp.uint8), shape)
@@ -82,6 +101,11 @@ class _Block:
             b, b1, b2 = b + ee, b1 + t * ee, b2 + t * t * ee
         return a, a1, a2, b, b1, b2
 
+    def column(self) -> Any:
+        """Return tau (echo, 1), made of the signal, so that it lies on the same device."""
+        like = self.y[0, :1]
+        return self.xp.stack([self.xp.full_like(like, t) for t in self.tau])
+
     def first_guess(self) -> Any:
         xp, y = self.xp, self.y
         n = len(self.tau)
@@ -90,7 +114,7 @@ class _Block:
             bottom = xp.sum(y[: n - 1, :] ** 2, axis=0)
             q = xp.where(bottom > 0, top / xp.where(bottom > 0, bottom, 1.0), 0.5)
             return xp.log(xp.clip(q, 1e-3, 1.05))
-        tau = xp.reshape(xp.asarray(self.tau, dtype=y.dtype, device=y.device), (n, 1))
+        tau = self.column()
         positive = y > 0
         log = xp.log(xp.where(positive, y, 1.0))
         weight = xp.where(positive, y * y, 0.0)
@@ -128,7 +152,7 @@ class _Block:
         xp = self.xp
         ratio = math.log(HIGHEST / LOWEST) / (GRID - 1)
         points = [-math.exp(-ratio * i) / LOWEST for i in range(GRID)]
-        best = xp.full((y.shape[1],), -1.0, dtype=y.dtype, device=y.device)
+        best = xp.full_like(y[0, :], -1.0)
         u, low, high = xp.zeros_like(best), xp.zeros_like(best), xp.zeros_like(best)
         for i, point in enumerate(points):
             value = self.explained(y, xp.full_like(best, point))
@@ -155,6 +179,8 @@ class _Block:
         settled = settled | (high - low <= 1e-6 * xp.abs(u))
         fitted = xp.full_like(u, float(FitStatus.FITTED))
         code = xp.where(settled, fitted, float(FitStatus.NOT_CONVERGED))
+        # The best point is the first, and still the signal falls faster: T2 = 0.
+        code = xp.where(low < high, code, float(FitStatus.OUT_OF_BOUNDS))
         return u, xp.where(rising, float(FitStatus.RISING), code)
 
     def fit(self, inside: Any | None, low: float, high: float, r2_min: float) -> tuple[Any, ...]:
@@ -163,8 +189,7 @@ class _Block:
         total = xp.sum(self.y * self.y, axis=0)
         finite = xp.isfinite(total)
         # Replace what can't be fitted by a decay, so that no arithmetic below warns.
-        harmless = xp.exp(-xp.asarray(self.tau, dtype=self.y.dtype, device=self.y.device))
-        self.y = xp.where(finite & (total > 0), self.y, xp.reshape(harmless, (-1, 1)))
+        self.y = xp.where(finite & (total > 0), self.y, xp.exp(-self.column()))
         y, n = self.y, len(self.tau)
         energy = xp.sum(y * y, axis=0)
         centred = xp.sum((y - xp.mean(y, axis=0)) ** 2, axis=0)
@@ -200,8 +225,9 @@ class _Block:
         code = xp.where(finite, code, float(FitStatus.NOT_FINITE))
         if inside is not None:
             code = xp.where(inside, code, float(FitStatus.OUTSIDE))
-        rejected = (code == float(FitStatus.OUT_OF_BOUNDS)) | (code == float(FitStatus.POOR_FIT))
-        kept = (code == float(FitStatus.FITTED)) | rejected
+        kept = fitted & finite & ~constant & (total > 0)
+        if inside is not None:
+            kept = kept & inside
         nan = xp.full_like(u, math.nan)
         error = nan
         if n > 2:
