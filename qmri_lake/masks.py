@@ -59,7 +59,8 @@ def tissue(labels: xr.DataArray, *names: str) -> xr.DataArray:
         No tissue of that name.
     InputError
         When computed: an exam that was never segmented (255 everywhere). It must not read as an
-        exam without cartilage.
+        exam without cartilage. So select slices after this, not before: what lies beyond an
+        exam's extent is 255 too.
     """
     meanings = labels.attrs.get("flag_meanings", "").split()
     known = dict(zip(meanings, labels.attrs.get("flag_values", []), strict=True))
@@ -72,10 +73,12 @@ def tissue(labels: xr.DataArray, *names: str) -> xr.DataArray:
             )
     wanted = [known[name] for name in names]
     dims = [dim for dim in labels.dims if dim != "exam"]
+    if labels.chunks is not None:
+        labels = labels.chunk(dict.fromkeys(dims, -1))  # only a whole exam can be without a mask
     result: xr.DataArray = xr.apply_ufunc(
         _select,
         labels,
-        kwargs={"wanted": wanted, "name": str(labels.name)},
+        kwargs={"wanted": wanted, "name": str(labels.name), "n_dims": len(dims)},
         input_core_dims=[dims],
         output_core_dims=[dims],
         dask="parallelized",
@@ -84,14 +87,15 @@ def tissue(labels: xr.DataArray, *names: str) -> xr.DataArray:
     return result.rename(" or ".join(names))
 
 
-def _select(labels: Any, wanted: list[int], name: str) -> Any:
-    spatial = tuple(range(labels.ndim - 3, labels.ndim)) if labels.ndim >= 3 else None
+def _select(labels: Any, wanted: list[int], name: str, n_dims: int) -> Any:
+    spatial = tuple(range(labels.ndim - n_dims, labels.ndim))
     if labels.size and (labels == NO_MASK).all(axis=spatial).any():
         raise InputError(
-            "an exam without a mask",
+            "an exam without a mask, or a piece of one that lies beyond its extent",
             expected="labels",
             where=name,
-            todo=f"Choose exams that have one: cohort.require('<group>/{name}').",
+            todo=f"Choose exams that have one by cohort.require('<group>/{name}'), and select "
+            "slices of the result, not of the labels.",
             reason=Reason.ABSENT_EXAM,
         )
     result = labels == wanted[0] if wanted else np.zeros_like(labels, dtype=bool)

@@ -109,8 +109,10 @@ def load_groups(lake: Lake, groups: Sequence[str], cohort: Cohort) -> xr.Dataset
     Raises
     ------
     QueryError
-        Two groups have images on different grids, or variables of the same name.
+        No group, or two that have images on different grids or variables of the same name.
     """
+    if not groups:
+        raise QueryError("no group", expected=f"some of {', '.join(lake.groups())}", where="load")
     parts = {group: load_group(lake, group, cohort) for group in groups}
     seen: dict[str, str] = {}
     for group, part in parts.items():
