@@ -222,6 +222,7 @@ def commit(
 ) -> str:
     """Apply `change` to the newest commit and commit it, atomically; return the snapshot id.
 
+    A change that changes nothing makes no commit: an ingest that goes on has no exams to add.
     `change` must be able to run again: when another committer was faster, it is applied on top
     of what that one committed. A merge of overlapping chunks by Icechunk's own solvers would keep
     one side and erase the other's marks.
@@ -229,6 +230,8 @@ def commit(
     for _ in range(_COMMIT_TRIES):
         session = repo.writable_session(BRANCH)
         change(session)
+        if not session.has_uncommitted_changes:
+            return session.snapshot_id
         try:
             return session.commit(message, metadata=dict(metadata or {}))
         except icechunk.ConflictError:
