@@ -48,7 +48,7 @@ bench: env
 
 docs: env
 	$(BIN)/python -m docs.generate
-	$(BIN)/mkdocs build --strict
+	$(BIN)/mkdocs build --strict --config-file docs/site/mkdocs.yml
 
 clean:
 	rm -rf demo site build *.egg-info

@@ -21,7 +21,7 @@ _HOME = {
     "cluster": "compute",
     "create_lake": "lake",
     "fit_t2": "relaxometry.step",
-    "ingest": "ingest",
+    "ingest": "ingestion",
     "inside": "masks",
     "open_lake": "lake",
     "read_dicom": "oai.dicom",
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from qmri_lake import catalog, errors, oai, phantom, relaxometry, report, tissues
     from qmri_lake.cohort import Cohort
     from qmri_lake.compute import cluster
-    from qmri_lake.ingest import ingest
+    from qmri_lake.ingestion import ingest
     from qmri_lake.lake import Lake, create_lake, open_lake
     from qmri_lake.masks import inside, tissue
     from qmri_lake.oai.dicom import read_dicom

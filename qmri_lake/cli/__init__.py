@@ -17,17 +17,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in given  # wherever it stands, so that it can be added to a failed command
     given = [word for word in given if word != "--debug"]
 
-    import click
+    from typer.exceptions import Abort, TyperException
 
     from qmri_lake.cli.app import command
     from qmri_lake.errors import QmriLakeError
 
     try:
-        code = command().main(given, prog_name="qmri-lake", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
+        code = command().main(given or ["--help"], prog_name="qmri-lake", standalone_mode=False)
+    except TyperException as error:
+        where = getattr(getattr(error, "ctx", None), "command_path", "qmri-lake")
+        _say(f"error: {_one_line(error.format_message())} See `{where} --help`.")
         return NOT_DONE
-    except (click.Abort, KeyboardInterrupt):
+    except (Abort, KeyboardInterrupt):
         _say("stopped; what was committed is safe, and the same command goes on from there")
         return 130
     except BrokenPipeError:
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(code or FINISHED)
 
 
-def _one_line(error: BaseException) -> str:
+def _one_line(error: object) -> str:
     return " ".join(str(error).split())
 
 

@@ -28,7 +28,6 @@ def command() -> Any:
     """Build the command tree."""
     app = typer.Typer(
         help=HELP,
-        no_args_is_help=True,
         rich_markup_mode="markdown",
         pretty_exceptions_enable=False,
         add_completion=False,

@@ -10,7 +10,7 @@ import typer
 from qmri_lake.cli.options import ClusterOption, LakeOption, shape
 
 if TYPE_CHECKING:
-    from qmri_lake.ingest import IngestResult
+    from qmri_lake.ingestion import IngestResult
 
 __all__ = ["ingest", "phantom"]
 
@@ -56,7 +56,7 @@ def ingest(
     ],
     lake: LakeOption,
     masks: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Masks as <exam key>.npz, on both grids.")
+        Path | None, typer.Option(metavar="DIR", help="Folder of masks, EXAM.npz, on both grids.")
     ] = None,
     patient: Annotated[
         int | None, typer.Option(help="Patient number, where no header or folder says it.")
@@ -80,7 +80,7 @@ def ingest(
     the rest goes on.
     """
     from qmri_lake.cli.progress import reading, run_bar
-    from qmri_lake.ingest import ingest as run
+    from qmri_lake.ingestion import ingest as run
 
     with reading("headers") as progress, run_bar() as bar:
         result = run(

@@ -34,7 +34,7 @@ def demo(
     from qmri_lake.catalog import open_catalog, write_catalog
     from qmri_lake.cli.data import show_ingest
     from qmri_lake.cli.progress import console, counting, reading, run_bar
-    from qmri_lake.ingest import ingest
+    from qmri_lake.ingestion import ingest
     from qmri_lake.phantom import write_archive
     from qmri_lake.report import write_report
 
