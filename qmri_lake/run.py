@@ -279,20 +279,21 @@ def execute(
 
     base = repo.writable_session(BRANCH)
     try:
-        for outcome in map_tasks(work, base, tasks, cluster=cluster, gpu=gpu):
-            if outcome.fork is not None:
-                batch.forks.append(outcome.fork)
-            problems += outcome.problems
-            for path, value in outcome.small.items():
-                batch.set_small(path, outcome.row, value)
-            for step, (state, message) in outcome.states.items():
-                batch.set_state(step, outcome.row, state, run, message)
-            state, message = outcome.worst
-            counts[state] += 1
-            for listener in listeners:
-                listener(ExamDone(outcome.exam, state, message))
-            if len(batch) >= commit_every or time.monotonic() - last_commit > commit_seconds:
-                snapshot = flush(f"Run {run}: {name}, {len(batch)} exams")
+        with translated_errors(lake.url):
+            for outcome in map_tasks(work, base, tasks, cluster=cluster, gpu=gpu):
+                if outcome.fork is not None:
+                    batch.forks.append(outcome.fork)
+                problems += outcome.problems
+                for path, value in outcome.small.items():
+                    batch.set_small(path, outcome.row, value)
+                for step, (state, message) in outcome.states.items():
+                    batch.set_state(step, outcome.row, state, run, message)
+                state, message = outcome.worst
+                counts[state] += 1
+                for listener in listeners:
+                    listener(ExamDone(outcome.exam, state, message))
+                if len(batch) >= commit_every or time.monotonic() - last_commit > commit_seconds:
+                    snapshot = flush(f"Run {run}: {name}, {len(batch)} exams")
     except (DiskFullError, KeyboardInterrupt):
         # What has arrived is good: keep it if there is room for it, then say why we stop.
         if len(batch):
