@@ -125,7 +125,7 @@ def first_guess(y, tau, uniform, u, q):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def newton(y, tau, uniform, u, q, step, a, a1, a2, b, b1, b2):  # type: ignore[no-untyped-def]
-    """Fill u, q and the last step of each lane; the step is infinite where none is safe."""
+    """Fill u, q and the last step of each lane; the step is infinite where none was safe."""
     lanes = u.size
     first_guess(y, tau, uniform, u, q)
     step[:] = 1.0
@@ -139,9 +139,10 @@ def newton(y, tau, uniform, u, q, step, a, a1, a2, b, b1, b2):  # type: ignore[n
             full = gauss + (s * b2[w] - a2[w]) + b1[w] / b[w] * h
             curvature = full if full > 0.25 * gauss else gauss
             move = min(max(h / curvature, -0.5), 0.5)
-            safe = curvature > 0 and step[w] <= 1.0
-            step[w] = move if safe else math.inf
-            move = move if safe else 0.0
+            # A lane that has settled stays, so that its result does not depend on the others.
+            active = LAST_STEP < abs(step[w]) <= 1.0
+            move = move if active and curvature > 0 else 0.0
+            step[w] = (move if curvature > 0 else math.inf) if active else step[w]
             moving += abs(move) > LAST_STEP
             u[w] += move
             q[w] *= 1.0 + move * (1.0 + move * (0.5 + move / 6.0))
