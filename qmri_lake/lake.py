@@ -247,7 +247,8 @@ class Lake:
             Dims start with ``exam``, one exam a Dask block. Images are cropped to the smallest
             box that holds every exam: one exam, or a uniform cohort, comes at its own shape;
             :func:`qmri_lake.inside` masks what lies beyond an exam's own extent.
-            ``ds.sel(patient=..., timepoint=..., knee=...)`` works.
+            ``ds.sel(patient=..., timepoint=..., knee=...)`` works. Group ``visit`` has an axis of
+            its own: all visits, or with a cohort those of its patients.
 
         Raises
         ------

@@ -98,6 +98,8 @@ def _chunks(variable: xr.DataArray) -> dict[str, int]:
 
 def _visits(lake: Lake, group: str, cohort: Cohort) -> xr.Dataset:
     ds = _open(lake, group)
+    if len(cohort.rows_of_flow) == 1:  # no condition at all: patients without an MRI too
+        return ds.chunk()
     chosen = np.unique(lake.exams["patient"].to_numpy()[cohort.rows])
     rows = np.flatnonzero(np.isin(ds["patient"].values, chosen))
     return ds.isel(visit=rows).chunk()

@@ -180,8 +180,9 @@ def test_load__visits_of_the_patients(lake):
     visits = lake.load("visit", "kl == 4")
     assert visits.sizes == {"visit": 4}
     assert set(visits.patient.values.tolist()) == {9000002}
+    assert lake.load("visit", "patient > 0").sizes == {"visit": 8}
     everything = lake.load("visit")
-    assert everything.sizes == {"visit": 8}, "patients without an exam are of no cohort"
+    assert everything.sizes == {"visit": 16}, "without a cohort also patients without an MRI"
 
 
 # -- the tree --------------------------------------------------------------------------------------
