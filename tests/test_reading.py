@@ -9,25 +9,11 @@ import xarray as xr
 import qmri_lake as ql
 from qmri_lake.errors import NotFoundError, QueryError
 from qmri_lake.index import KEYS, KeyIndex
-from qmri_lake.storage import commit
-from qmri_lake.writing import Change
+from qmri_lake.storage import commit, open_root
+from qmri_lake.writing import Change, declare
 from tests.fixtures import ECHO_TIME, add_clinical, add_dess, add_visits, array_lake, msme_signal
 
 KL = [0, 1, 2, 3, 4, np.nan, 2, 0]
-
-
-@ql.step(
-    reads={"msme": ["image"]},
-    writes=[
-        ql.Variable(
-            "reading_test", "height", ("azimuth", "polar"), "float32", "A map",
-            sizes={"azimuth": 6, "polar": 4},
-        ),
-        ql.Variable("reading_test", "kl", (), "float32", "A name that group clinical has too"),
-    ],
-)  # fmt: skip
-def reading_test_map(msme):
-    return {"height": np.full((6, 4), msme["image"].mean(), np.float32), "kl": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -81,16 +67,27 @@ def test_load__of_exams_without_images_is_fill(lake):
 
 
 def test_load__blocks_of_maps(tmp_path):
-    lake = array_lake(tmp_path / "maps.lake", 70, (2, 3, 3))
-    lake.run(reading_test_map, "patient < 9000003")
-    ds = lake.load("reading_test")
+    """A group that only the lake knows: maps come in blocks of 64 exams."""
+    lake = add_clinical(array_lake(tmp_path / "maps.lake", 70, (2, 3, 3)), kl=np.zeros(70))
+    variables = [
+        ql.Variable("heights", "height", ("azimuth", "polar"), "float32", "A map"),
+        ql.Variable("heights", "kl", (), "float32", "A name that group clinical has too"),
+    ]
+
+    def build(session):
+        root = open_root(session.store, "r+")
+        declare(root, variables, {"azimuth": 6, "polar": 4})
+        root["heights/height"][:8] = np.ones((8, 6, 4))
+
+    commit(lake.repo, build, "Add maps")
+    ds = lake.refresh().load("heights")
     assert ds.height.chunks == ((64, 6), (6,), (4,))
     assert np.isfinite(ds.height[:, 0, 0]).sum() == 8
-    add_clinical(lake, kl=np.zeros(70))
+    assert "heights" in lake.groups()
     with pytest.raises(
-        QueryError, match="groups 'clinical' and 'reading_test', with a variable 'k"
+        QueryError, match="groups 'clinical' and 'heights', with a variable 'kl' eac"
     ):
-        lake.load(["clinical", "reading_test"])
+        lake.load(["clinical", "heights"])
 
 
 # -- which exams -----------------------------------------------------------------------------------
