@@ -24,8 +24,11 @@ from tests.oai.conftest import write
 SHAPE = (8, 48, 48)
 LIMITED = """
 import resource, sys
+import numpy as np
 import qmri_lake as ql
 what, limit, *arguments = sys.argv[1:]
+# Compiled code is kept in a file too: before the limit.
+ql.relaxometry.fit_mono_exponential(np.ones((4, 2), np.float32), [10.0, 20.0, 30.0, 40.0])
 if int(limit):
     # Python ignores the signal that comes with this limit, so that the write fails.
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), resource.RLIM_INFINITY))

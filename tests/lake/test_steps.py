@@ -1,0 +1,248 @@
+"""A user's own steps: done, skipped, failed, flagged; retried, stale, waiting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import qmri_lake as ql
+from qmri_lake import steps
+from qmri_lake.errors import NotFoundError, RunError, VariableError
+from qmri_lake.lake import Lake
+from qmri_lake.steps import Step, find_step, read_exam
+from qmri_lake.storage import commit
+from qmri_lake.variables import REGISTRY
+from qmri_lake.writing import Change
+from tests.fixtures import array_lake, msme_signal
+
+VOLUME = ("slice", "row", "column")
+TROUBLE = {1: "skip", 2: "fail", 3: "flag"}
+"""What becomes of an exam, by its row, while `troubled` is True."""
+
+
+@ql.step(
+    reads={"msme": ["image", "echo_time"]},
+    writes=[
+        ql.Variable("msme", "test_first_echo", VOLUME, "float32", "Signal of the first echo"),
+        ql.Variable("msme", "test_mean", (), "float64", "Mean of the first echo"),
+        ql.Variable("msme", "test_count", (), "int32", "Voxels", fill_meaning="not counted"),
+        ql.Variable("msme", "test_name", (), "string", "A word", fill_meaning="no word"),
+        ql.Variable("msme", "test_echoes", ("echo",), "float32", "Mean of each echo"),
+    ],
+)
+def first_echo(msme: xr.Dataset, *, gain: float = 1.0, troubled: bool = False) -> Any:
+    image = msme["image"]
+    row = int(np.flatnonzero([abs(image.values[0] - msme_signal(r, image.shape[1:])[0][0]).max() < 1
+                              for r in range(6)])[0])  # fmt: skip
+    trouble = TROUBLE.get(row) if troubled else None
+    if trouble == "skip":
+        raise ql.Skip("nothing to do")
+    if trouble == "fail":
+        raise ZeroDivisionError("of\n course")
+    first = image.isel(echo=0) * gain
+    made = xr.Dataset(
+        {
+            "test_first_echo": first.astype("float32"),
+            "test_mean": first.mean(),
+            "test_count": first.size,
+            "test_name": f"exam {row}",
+            "test_echoes": image.mean(VOLUME),
+        }
+    )
+    return made.assign_attrs(flag="too bright") if trouble == "flag" else made
+
+
+@ql.step(
+    reads={"msme": ["test_mean"]},
+    writes=[ql.Variable("msme", "test_double", (), "float64", "Twice the mean")],
+)
+def double(msme: xr.Dataset) -> Any:
+    return {"test_double": 2 * msme["test_mean"].values}
+
+
+# The registries are the process's own: no other test is to see these steps.
+OURS = {step.name: steps._KNOWN.pop(step.name) for step in (first_echo, double)}
+VARIABLES = {v.path: REGISTRY._known.pop(v.path) for s in OURS.values() for v in s.writes}
+
+
+@pytest.fixture(autouse=True)
+def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, known in OURS.items():
+        monkeypatch.setitem(steps._KNOWN, name, known)
+    for path, variable in VARIABLES.items():
+        monkeypatch.setitem(REGISTRY._known, path, variable)
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return array_lake(tmp_path / "a.lake")
+
+
+def test_step__writes_bulk_and_small_values(lake: Lake) -> None:
+    assert lake.run(first_echo, gain=2.0).counts["done"] == 6
+    group = lake.root["msme"]
+    for row in range(6):
+        extent = (5 - row % 2, 12, 10)
+        signal = msme_signal(row, extent)[0]
+        np.testing.assert_array_equal(group["test_first_echo"][row, : extent[0]], 2 * signal[0])
+        assert np.isnan(group["test_first_echo"][row, extent[0] :]).all()
+        assert group["test_mean"][row] == pytest.approx(2 * signal[0].mean(), rel=1e-5)
+        assert group["test_count"][row] == np.prod(extent)
+        assert group["test_name"][row] == f"exam {row}"
+        np.testing.assert_allclose(group["test_echoes"][row], signal.mean((1, 2, 3)), rtol=1e-5)
+    ds = lake.load("msme", exam=lake.exams["exam"][1])
+    assert ds["test_count"].compute().item() == 480
+
+
+def test_step__done_skipped_failed_flagged(lake: Lake) -> None:
+    result = lake.run(first_echo, troubled=True)
+    assert result.counts == {"done": 3, "failed": 1, "skipped": 1, "flagged": 1}
+    assert str(result).startswith("first_echo: 3 done, 1 failed, 1 skipped, 1 flagged (")
+    failures = lake.failures("first_echo").set_index("exam")
+    names = lake.exams["exam"]
+    assert failures.loc[names[1], ["state", "message"]].tolist() == ["skipped", "nothing to do"]
+    assert failures.loc[names[2], ["state", "message"]].tolist() == [
+        "failed", "ZeroDivisionError: of course",
+    ]  # fmt: skip
+    assert failures.loc[names[3], ["state", "message"]].tolist() == ["flagged", "too bright"]
+    assert len(failures) == 3
+    # A flagged product can be read, a failed or skipped one is fill.
+    group = lake.root["msme"]
+    assert np.isfinite(group["test_mean"][:]).tolist() == [True, False, False, True, True, True]
+    assert group["test_count"][1] == -1
+    assert len(lake.cohort().require("msme/test_mean")) == 4
+    with pytest.raises(NotFoundError, match="no status of step 'x'"):
+        lake.failures("x")
+
+
+def test_run__retry_failed(lake: Lake) -> None:
+    lake.run(first_echo, troubled=True)
+    again = lake.run(first_echo, troubled=True)
+    assert (again.up_to_date, again.failed_before, again.counts) == (5, 1, {})
+    assert "1 failed before (retry_failed=True tries again)" in str(again)
+    retried = lake.run(first_echo, troubled=True, retry_failed=True)
+    assert retried.counts["failed"] == 1
+    assert retried.up_to_date == 5
+    # Other parameters are another try for all but what they were made with.
+    healed = lake.run(first_echo)
+    assert healed.counts == {"done": 6, "failed": 0, "skipped": 0, "flagged": 0}
+    assert lake.failures().empty
+
+
+def test_plan__stale_by_parameters(lake: Lake) -> None:
+    lake.run(first_echo)
+    assert len(lake.plan(first_echo).rows) == 0
+    plan = lake.plan(first_echo, gain=3.0)
+    assert (len(plan.rows), plan.stale, plan.up_to_date) == (6, 6, 0)
+    lake.run(first_echo, "knee == 'left'", gain=3.0)
+    assert lake.plan(first_echo, gain=3.0).rows.tolist() == [0, 2, 4]
+    assert lake.plan(first_echo).rows.tolist() == [1, 3, 5]
+
+
+def test_plan__stale_by_version(lake: Lake) -> None:
+    lake.run(first_echo)
+    newer = Step(first_echo.name, first_echo.function, first_echo.reads, first_echo.writes, "2")
+    assert lake.plan(newer).stale == 6
+    lake.run(newer)
+    assert lake.plan(newer).up_to_date == 6
+    assert lake.runs()["code"].iloc[-1].startswith("first_echo 2, qmri_lake ")
+
+
+def test_plan__stale_by_input(lake: Lake) -> None:
+    lake.run(first_echo)
+    lake.run(double)
+    assert lake.plan(double).up_to_date == 6
+    lake.run(first_echo, "knee == 'left'", gain=5.0)
+    plan = lake.plan(double)
+    assert plan.rows.tolist() == [1, 3, 5]
+    assert plan.stale == 3
+    lake.run(double)
+    group = lake.root["msme"]
+    np.testing.assert_array_equal(group["test_double"][:], 2 * group["test_mean"][:])
+
+
+def test_plan__waiting_for_an_input(lake: Lake) -> None:
+    assert lake.plan(double).waiting == {"first_echo": 6}
+    assert str(lake.run(double)).startswith("double: 6 waiting for first_echo (")
+    lake.run(first_echo, troubled=True)  # one skipped, one failed
+    plan = lake.plan(double)
+    assert plan.waiting == {"first_echo": 2}
+    assert len(plan.rows) == 4
+    lines = repr(plan).splitlines()
+    assert lines[0] == f"<Plan of run {plan.run}: double>"
+    assert [line.split() for line in lines[1:4]] == [
+        ["to", "compute", "4"], ["up", "to", "date", "0"], ["waiting", "2", "for", "first_echo"],
+    ]  # fmt: skip
+
+
+def test_plan__imported_product_stays(lake: Lake) -> None:
+    lake.run(first_echo)
+    change = Change(runs={9: {"step": "import", "parameters": {}, "version": "1"}})
+    change.set_small("msme/test_mean", 0, 42.0)
+    change.set_state("first_echo", 0, "done", 9)
+    commit(lake.repo, change, "Import")
+    assert lake.refresh().plan(first_echo, gain=7.0).rows.tolist() == [1, 2, 3, 4, 5]
+    assert lake.plan(double).rows.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_plan__says_stale_and_failed(lake: Lake) -> None:
+    lake.run(first_echo, troubled=True)
+    text = repr(lake.plan(first_echo, troubled=True))
+    assert "failed before       1  (retry_failed=True tries again)" in text
+    lake.run("t2")
+    text = repr(lake.plan("t2", r2_min=0.5))
+    assert "to compute          6  (6 stale)" in text
+    assert "MiB projected per exam" in text
+
+
+def test_run__unknown_names(lake: Lake) -> None:
+    snapshot = lake.snapshot
+    with pytest.raises(RunError, match=r"step t2: found parameter 'r3'; expected one of within"):
+        lake.run("t2", r3=1)
+    with pytest.raises(NotFoundError, match=r"no step 'tt2'; expected one of .*t2"):
+        lake.run("tt2")
+    with pytest.raises(RunError, match="variant 'a b'"):
+        lake.run("t2", variant="a b")
+    with pytest.raises(RunError, match="no value for parameter 'must'"):
+        lake.run(Step("needy", lambda msme, *, must: {}, {"msme": ["image"]}, double.writes, "1"))
+    assert lake.refresh().snapshot == snapshot
+
+
+def test_run__more_memory_than_there_is(lake: Lake) -> None:
+    hungry = Step("first_echo", first_echo.function, first_echo.reads, first_echo.writes, "1", 1e12)
+    with pytest.raises(RunError, match=r"projected for one exam; expected at most the .* GiB"):
+        lake.run(hungry)
+    assert "first_echo" not in lake.refresh().status().index  # refused before anything was written
+
+
+def test_run__product_that_does_not_fit(lake: Lake) -> None:
+    def answer(value: Any) -> Step:
+        return Step("double", lambda msme: value, {"msme": ["image"]}, double.writes, "1")
+
+    for value, said in [
+        ({"other": 1.0}, "variable 'other'; expected one of test_double"),
+        ({"test_double": np.zeros(3)}, r"1 dimensions, shape \(3,\)"),
+        ({"test_double": np.array("word")}, "dtype <U4; expected float64"),
+    ]:
+        lake.run(answer(value), retry_failed=True)
+        failures = lake.failures("double")
+        assert len(failures) == 6
+        assert failures["message"].str.contains(said).all(), failures["message"][0]
+
+
+def test_step__called_by_itself(lake: Lake) -> None:
+    exam = read_exam(lake.root, "msme", ["image", "echo_time"], 1)
+    assert dict(exam.sizes) == {"echo": 7, "slice": 4, "row": 12, "column": 10}
+    assert first_echo(exam, gain=2.0)["test_name"].item() == "exam 1"
+    assert find_step("first_echo") is first_echo
+
+
+def test_step__declared_twice() -> None:
+    with pytest.raises(VariableError, match="second declaration of msme/test_mean"):
+        ql.step(reads={}, writes=[ql.Variable("msme", "test_mean", (), "int32", "Other")])(double)
+    with pytest.raises(VariableError, match="exactly one group"):
+        ql.step(reads={}, writes=[])
