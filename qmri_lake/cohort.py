@@ -112,7 +112,7 @@ class Cohort:
         columns = self.lake.columns(language.names(tree))
         mine = {name: column.iloc[self.rows] for name, column in columns.items()}
         out = language.evaluate(tree, mine).fillna(False).to_numpy(dtype=bool)
-        return self._keep(~out, f"exclude {query}", f"{int(out.sum()):,} {reason}")
+        return self._keep(~out, f"exclude {ast.unparse(tree)}", f"{int(out.sum()):,} {reason}")
 
     def require(self, *paths: str) -> Cohort:
         """Keep the exams that have a product, such as ``"msme/image"`` or ``"msme/t2"``.

@@ -37,7 +37,8 @@ class KeyIndex(xr.Index):
     """Index over the coordinates `patient`, `timepoint` and `knee`, all on one dimension.
 
     ``ds.sel(patient=9000001, timepoint=24, knee="right")`` drops the dimension, as any scalar
-    selection that finds one element does; a selection by fewer keys keeps it.
+    selection that finds one element does; a selection by fewer keys keeps it. The columns of
+    `frame` are in the order of :data:`KEYS`, whatever a user has renamed them to.
     """
 
     def __init__(self, frame: pd.DataFrame, dim: str = "exam") -> None:
@@ -47,7 +48,7 @@ class KeyIndex(xr.Index):
     @property
     def _keys(self) -> pd.Index[Any]:
         """Exam keys: joins then agree with those of the index of `exam`, order included."""
-        return pd.Index([exam_key(*row) for row in self.frame[list(KEYS)].itertuples(index=False)])
+        return pd.Index([exam_key(*row) for row in self.frame.itertuples(index=False)])
 
     @classmethod
     def from_variables(
@@ -56,7 +57,7 @@ class KeyIndex(xr.Index):
         """Build the index from the three coordinate variables."""
         (dim,) = next(iter(variables.values())).dims
         columns = {str(name): _column(variable.values) for name, variable in variables.items()}
-        return cls(pd.DataFrame(columns), str(dim))
+        return cls(pd.DataFrame(columns)[list(KEYS)], str(dim))
 
     @classmethod
     def concat(
@@ -117,7 +118,7 @@ class KeyIndex(xr.Index):
         scalar = all(
             np.ndim(label) == 0 and not isinstance(label, slice) for label in labels.values()
         )
-        if scalar and set(KEYS) <= set(labels) and found.size == 1:
+        if scalar and set(self.frame.columns) <= set(labels) and found.size == 1:
             return IndexSelResult({self.dim: int(found[0])})
         return IndexSelResult({self.dim: found})
 
@@ -126,8 +127,8 @@ class KeyIndex(xr.Index):
         return (
             isinstance(other, KeyIndex)
             and self.dim == other.dim
-            and self.frame.shape == other.frame.shape
-            and all(np.array_equal(self.frame[name], other.frame[name]) for name in KEYS)
+            and list(self.frame.columns) == list(other.frame.columns)
+            and all(np.array_equal(self.frame[name], other.frame[name]) for name in self.frame)
         )
 
     def join(self, other: Self, how: str = "inner") -> Self:
@@ -145,8 +146,9 @@ class KeyIndex(xr.Index):
         return {self.dim: self._keys.get_indexer(other._keys)}
 
     def rename(self, name_dict: Mapping[Any, Hashable], dims_dict: Mapping[Any, Hashable]) -> Self:
-        """Follow a rename of the dimension; the coordinates' own names stay."""
-        return type(self)(self.frame, str(dims_dict.get(self.dim, self.dim)))
+        """Follow a rename of coordinates or of the dimension."""
+        names = {str(old): str(new) for old, new in name_dict.items()}
+        return type(self)(self.frame.rename(columns=names), str(dims_dict.get(self.dim, self.dim)))
 
     def to_pandas_index(self) -> pd.Index[Any]:
         """Return the keys as a MultiIndex, for the functions of xarray that want pandas."""

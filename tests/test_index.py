@@ -173,6 +173,23 @@ def test_assign__arrays_with_and_without_coordinates(ds):
     _sound(ds.assign_attrs(a=1).copy(), list(range(N)))
 
 
+def test_rename__of_keys(ds):
+    renamed = ds.rename(patient="subject", timepoint="month")
+    one = renamed.sel(subject=9000002, month=24, knee="left")
+    assert one.x.item() == 7
+    some = renamed.isel(exam=[6, 1])
+    assert set(some.coords) == {"exam", "subject", "month", "knee"}
+    assert some.sel(knee="left").subject.values.tolist() == [9000001]
+    assert xr.concat([renamed, some], "exam").sizes == {"exam": N + 2}
+    assert renamed.rename(subject="patient", month="timepoint").identical(ds)
+
+
+def test_set_xindex__in_any_order(ds):
+    plain = ds.drop_indexes(KEYS)
+    again = plain.set_xindex(["knee", "timepoint", "patient"], KeyIndex)
+    _sound(again, list(range(N)))
+
+
 def test_rename__of_the_axis(ds):
     renamed = ds.rename_dims(exam="knees")
     assert renamed.sel(patient=9000002, timepoint=0, knee="right").x.item() == 4
