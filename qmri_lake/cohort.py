@@ -172,7 +172,8 @@ class Cohort:
 
     def table(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Keys and clinical columns of the exams, one row each."""
-        known = self.lake.columns(columns if columns is not None else self.lake.column_names())
+        names = self.lake.column_names() if columns is None else columns
+        known = self.lake.columns([names] if isinstance(names, str) else names)
         data = pd.DataFrame({name: column.iloc[self.rows] for name, column in known.items()})
         return data.reset_index(drop=True)
 

@@ -19,6 +19,7 @@ from qmri_lake.errors import (
     LakeLockedError,
     NotALakeError,
     NotFoundError,
+    QueryError,
     Reason,
     RunError,
     UnknownRefError,
@@ -277,6 +278,12 @@ class Lake:
             )  # fmt: skip
         if isinstance(cohort, str):
             return self.cohort(cohort)
+        if not isinstance(cohort, Cohort):
+            raise QueryError(
+                f"a cohort that is a {type(cohort).__name__}",
+                expected="lake.cohort(...) or a query",
+                where=self.url,
+            )
         if cohort.lake.url != self.url:
             raise RunError(f"a cohort of {cohort.lake.url}", expected="one of this lake",
                            where=self.url)  # fmt: skip

@@ -26,9 +26,11 @@ def inside(ds: xr.Dataset) -> xr.DataArray:
     DataArray of bool, (exam, slice, row, column)
         Lazy. Every reduction over voxels of several exams should go through it.
     """
-    if "extent" not in ds:
+    if not isinstance(ds, xr.Dataset) or "extent" not in ds:
         raise NotFoundError(
-            "a Dataset without `extent`", expected="one of group dess or msme", where="inside"
+            f"a {type(ds).__name__} without `extent`",
+            expected="a Dataset of group dess or msme",
+            where="inside",
         )
     mask = None
     for axis, dim in enumerate(("slice", "row", "column")):

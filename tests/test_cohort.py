@@ -174,6 +174,7 @@ def test_table__has_words_and_missing_values(lake):
     assert table["sex"].tolist() == ["male", "male", pd.NA, "female"]
     assert table["kl"].tolist() == [2, 3, 2, 0]
     assert table.index.tolist() == [0, 1, 2, 3]
+    assert lake.cohort().table("kl").columns.tolist() == ["kl"]
     everything = lake.cohort("timepoint == 24").table()
     assert everything.columns.tolist() == lake.column_names()
     assert everything["age"].isna().all()
@@ -215,6 +216,8 @@ def test_cohort__of_another_lake_is_refused(lake, tmp_path):
     other = array_lake(tmp_path / "other.lake", 2)
     with pytest.raises(RunError, match=r"a cohort of .*small\.lake; expected one of this lake"):
         other.load("msme", lake.cohort())
+    with pytest.raises(QueryError, match=r"a cohort that is a list; expected lake\.cohort"):
+        lake.load("msme", [0, 1])
     with pytest.raises(RunError, match="a cohort and a key"):
         lake.load("msme", lake.cohort(), patient=9000001)
 

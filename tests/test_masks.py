@@ -55,6 +55,8 @@ def test_inside__makes_means_right(lake):
 def test_inside__needs_an_extent(lake):
     with pytest.raises(NotFoundError, match=r"inside: found a Dataset without `extent`; expected"):
         ql.inside(lake.load("msme").drop_vars("extent"))
+    with pytest.raises(NotFoundError, match="found a DataArray without `extent`"):
+        ql.inside(lake.load("msme").image)
 
 
 def test_tissue__by_name(lake):
