@@ -234,8 +234,6 @@ def search(y, tau, uniform, points, powers, weights, explained):  # type: ignore
             low = u
         else:
             high = u
-        if not low < high:  # at the first point the signal still falls faster: T2 = 0
-            return u, OUT_OF_BOUNDS
         curvature = s * (b2 - b1 * b1 / b) + (s * b2 - a2) + b1 / b * h
         following = u + h / curvature if curvature > 0 else low
         if not low < following < high:

@@ -21,7 +21,8 @@ optimum."""
 
 LOWEST, HIGHEST = 0.04, 1e4
 """Ends of the grid, T2 in units of the echo spacing. At the low end the second echo is 1e-11 of
-the first; at the high end seven echoes differ by 0.06 %, less than any noise."""
+the first, and a faster decay is the same to it; at the high end seven echoes differ by 0.06 %,
+less than any noise."""
 
 REFINEMENTS = 60
 """Steps inside the bracket. Newton needs about five; halving alone would need forty."""

@@ -23,7 +23,8 @@ STATUS_FLAGS = {status.name.lower(): int(status) for status in FitStatus}
 
 VARIABLES = (
     Variable("msme", "t2", _VOLUME, "float32", "Transverse relaxation time T2", "ms",
-             "not fitted, or not accepted: see t2_status", valid_range=(0, 10000)),
+             "not fitted, or not accepted: see t2_status",
+             valid_range=(0, 1_000_000)),  # open bounds: up to 10,000 echo spacings
     Variable("msme", "t2_error", _VOLUME, "float32",
              "Standard error of T2, from the residuals of the fit", "ms", "as t2"),
     Variable("msme", "s0", _VOLUME, "float32", "Fitted signal at time 0", "",
@@ -185,10 +186,11 @@ def fit_t2(
         },
         dask="parallelized",
         output_dtypes=[np.dtype(variable.dtype) for variable in VARIABLES],
+        keep_attrs=False,  # those of the image are not those of the maps
     )
     added = {
         variable.name: array.assign_attrs(variable.attributes())
-        for variable, array in zip(VARIABLES, maps, strict=True)
+        for variable, array in zip(t2.writes, maps, strict=True)
     }
     return ds.assign(added)
 

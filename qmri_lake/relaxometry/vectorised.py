@@ -179,8 +179,6 @@ class _Block:
         settled = settled | (high - low <= 1e-6 * xp.abs(u))
         fitted = xp.full_like(u, float(FitStatus.FITTED))
         code = xp.where(settled, fitted, float(FitStatus.NOT_CONVERGED))
-        # The best point is the first, and still the signal falls faster: T2 = 0.
-        code = xp.where(low < high, code, float(FitStatus.OUT_OF_BOUNDS))
         return u, xp.where(rising, float(FitStatus.RISING), code)
 
     def fit(self, inside: Any | None, low: float, high: float, r2_min: float) -> tuple[Any, ...]:
