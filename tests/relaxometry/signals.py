@@ -7,6 +7,13 @@ import numpy as np
 EVEN = np.arange(20.0, 80.0, 10.0)
 UNEVEN = np.array([20.0, 29.0, 42.3, 50.0, 61.5, 70.0])
 LONG = np.linspace(26.4, 145.2, 10)
+"""Ten echoes, evenly spaced."""
+
+
+def words(echo_time: np.ndarray) -> str:
+    """Name an echo train in the acceptance table."""
+    even = np.ptp(np.diff(echo_time)) < 1e-9
+    return f"{len(echo_time)} echoes, {'even' if even else 'uneven'} spacing"
 
 
 def rician(signal: np.ndarray, sigma: np.ndarray, rng: np.random.Generator) -> np.ndarray:
