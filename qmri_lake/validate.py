@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["faults"]
 
+_SMALLEST_VOXEL_MM3 = 1e-9
+
 
 def faults(lake: Lake, *, deep: bool = False) -> Iterator[str]:
     """Yield one line for each fault: where, found, expected."""
@@ -70,16 +72,18 @@ def _image_faults(lake: Lake) -> Iterator[str]:
         if group not in lake.root:
             continue
         source = lake.root[group]
-        usable = read_status(lake.root, f"ingest_{group}", len(lake.exams)).usable
-        extent, affine = source["extent"][:], source["affine"][:]
+        rows = np.flatnonzero(read_status(lake.root, f"ingest_{group}", len(lake.exams)).usable)
+        exams = lake.exams["exam"].to_numpy()[rows]
+        extent, affine = source["extent"][:][rows], source["affine"][:][rows]
         largest = np.array(source["image"].shape[-3:])
-        for row in np.flatnonzero(usable):
-            exam = lake.exams["exam"].iloc[row]
-            if (extent[row] < 1).any() or (extent[row] > largest).any():
-                yield (
-                    f"{group}/extent of {exam}: found {extent[row].tolist()}; "
-                    f"expected 1 to {largest.tolist()}"
-                )
-            volume = np.linalg.det(affine[row][:3, :3])
-            if not np.isfinite(volume) or abs(volume) < 1e-9:
-                yield f"{group}/affine of {exam}: found no volume per voxel; expected spacing > 0"
+        for index in np.flatnonzero(((extent < 1) | (extent > largest)).any(axis=1)):
+            yield (
+                f"{group}/extent of {exams[index]}: found {extent[index].tolist()}; "
+                f"expected 1 to {largest.tolist()}"
+            )
+        with np.errstate(invalid="ignore"):  # of an affine that is not there
+            volume = np.abs(np.linalg.det(affine[:, :3, :3]))
+        for index in np.flatnonzero(~(np.isfinite(volume) & (volume >= _SMALLEST_VOXEL_MM3))):
+            yield (
+                f"{group}/affine of {exams[index]}: found no volume per voxel; expected spacing > 0"
+            )
