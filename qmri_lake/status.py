@@ -7,6 +7,7 @@ all NaN writes none.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -96,10 +97,23 @@ def read_runs(root: Node) -> dict[int, dict[str, Any]]:
 def write_run(root: Node, number: int, record: Mapping[str, Any]) -> None:
     """Store or replace the record of one run."""
     group = root.require_group("status")
-    runs = {str(n): r for n, r in read_runs(root).items()} | {str(number): dict(record)}
+    runs = {str(n): r for n, r in read_runs(root).items()} | {str(number): _plain(record)}
     group.attrs["runs"] = runs
 
 
 def canonical(parameters: Mapping[str, Any]) -> str:
     """Spell parameters in one way, so that those of two runs compare: (0, 100) is [0, 100]."""
-    return json.dumps(parameters, sort_keys=True, default=str)
+    return json.dumps(_plain(parameters), sort_keys=True)
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON can hold: it knows no infinity, no NaN and no NumPy numbers."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

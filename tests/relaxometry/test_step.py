@@ -242,6 +242,18 @@ def test_t2__run_equals_session(tmp_path, judge):
     assert lake.run("t2").up_to_date == 6
 
 
+@pytest.mark.parametrize("high", [np.inf, np.float32(60)], ids=["open", "a NumPy number"])
+def test_t2__bounds_that_json_does_not_know(tmp_path, high):
+    lake = array_lake(tmp_path / "bounds.lake", count=1)
+    options = {"within": "all", "bounds": (0, high)}
+    assert lake.run("t2", **options).counts["done"] == 1
+    assert ql.open_lake(lake.url).run("t2", **options).up_to_date == 1
+    session = ql.fit_t2(lake.load("msme")[["image", "echo_time"]], **options)
+    assert same(session.compute(), lake.load("msme").compute())
+    # Other bounds are other parameters: what is done is stale.
+    assert lake.run("t2", within="all", bounds=(0, 50)).counts["done"] == 1
+
+
 def test_t2__exam_without_cartilage_is_skipped(msme):
     exam = msme.isel(exam=0).compute()
     with pytest.raises(Skip, match="no cartilage on the MSME grid"):
