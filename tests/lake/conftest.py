@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.lake.big import big_lake
+from benchmarks.lake_scale import big_lake
 from tests.lake.killable import RunServer
 
 

@@ -1,0 +1,170 @@
+"""A lake as large as the OAI's against one of a hundredth: opening, asking, planning, committing.
+
+Usage: python benchmarks/lake_scale.py [COMMITS]. The lakes are made in a temporary folder by
+direct array writes. Times are CPU seconds of this process, best of five; only the ratios mean
+anything.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from qmri_lake.lake import Lake, create_lake, open_lake
+from qmri_lake.relaxometry.step import t2
+from qmri_lake.status import STATE, declare_status
+from qmri_lake.storage import BRANCH, commit, open_root
+from qmri_lake.variables import REGISTRY, sizes_of
+from qmri_lake.writing import Change, append_exams, declare
+
+EXAMS = 47_078
+WITH_MSME = 21_118
+TIMEPOINTS = np.array([0, 12, 24, 36, 48, 72, 96])
+SHAPE = (2, 4, 4, 4)
+"""Echoes, slices, rows, columns: how many volumes there are matters here, not their size."""
+
+
+QUERY = "knee == 'right' and timepoint == 0 and kl >= 2"
+BATCH = 64
+"""Exams in one commit."""
+
+
+def keys(count: int) -> pd.DataFrame:
+    """Both knees of each patient, at seven visits."""
+    index = np.arange(count)
+    return pd.DataFrame(
+        {
+            "patient": 9_000_000 + index // 14,
+            "timepoint": TIMEPOINTS[(index // 2) % 7],
+            "knee": np.array(["right", "left"], dtype=object)[index % 2],
+        }
+    )
+
+
+def big_lake(path: Path, count: int = EXAMS, with_msme: int = WITH_MSME) -> Lake:
+    """A lake of `count` exams, the first `with_msme` of them with images that t2 can run on."""
+    lake = create_lake(str(path))
+    rng = np.random.default_rng(0)
+    clinical = REGISTRY.group("clinical")
+
+    def build(session):
+        append_exams(session, keys(count))
+        root = open_root(session.store, "r+")
+        declare(root, clinical)
+        for variable in clinical:
+            if variable.flags is not None:
+                values = rng.choice([*variable.flags.values(), variable.fill], count)
+            else:
+                low, high = variable.valid_range
+                values = rng.integers(low, high, count, endpoint=True).astype(float)
+                values[rng.random(count) < 0.2] = np.nan
+            root[variable.path][:] = values.astype(variable.dtype)
+        declare(root, REGISTRY.made_by("ingest_msme") + REGISTRY.made_by("register"),
+                sizes_of("msme", SHAPE))  # fmt: skip
+        declare(root, t2.writes)
+        root["msme/extent"][:with_msme] = np.tile(SHAPE[1:], (with_msme, 1))
+        root["msme/affine"][:with_msme] = np.tile(np.diag([3.5, 0.5, 0.5, 1.0]), (with_msme, 1, 1))
+        root["msme/echo_time"][:with_msme] = np.tile([10.0, 20.0], (with_msme, 1))
+        for row in range(0, with_msme, max(with_msme // 64, 1)):
+            root["msme/image"][row] = rng.random(SHAPE)
+        for step in ("ingest_msme", "register"):
+            group = declare_status(root, step, count)
+            group["state"][:with_msme] = STATE["done"]
+            group["run"][:with_msme] = 1
+        declare_status(root, "t2", count)
+        Change(runs={1: {"step": "import", "parameters": {}, "version": "1"}})(session)
+
+    commit(lake.repo, build, f"Add {count} exams")
+    return lake.refresh()
+
+
+def questions(url: str) -> dict[str, Callable[[], object]]:
+    """What a user asks of a lake, each of one opened anew."""
+    key = {"patient": 9_000_003, "timepoint": 24, "knee": "right"}
+    return {
+        "open, and a cohort by query": lambda: open_lake(url).cohort(QUERY),
+        "one exam by its three keys": lambda: open_lake(url).load("msme", **key),
+        "plan t2": lambda: open_lake(url).plan("t2"),
+        "load all of msme, lazily": lambda: open_lake(url).load("msme"),
+        "status and repr": lambda: repr(open_lake(url)),
+    }
+
+
+def best(action: Callable[[], object], repeats: int = 5) -> float:
+    """Return the CPU seconds of the fastest of some repeats."""
+    seconds = []
+    for _ in range(repeats):
+        start = time.process_time()
+        action()
+        seconds.append(time.process_time() - start)
+    return min(seconds)
+
+
+def commit_times(lake: Lake, count: int) -> np.ndarray:
+    """Commit batches of 64 exams, each with image, small values and status; CPU seconds of each.
+
+    Exams are taken in order; where they end, those of the next variant of the image begin, so
+    that the last commits meet arrays as empty as the first ones did.
+    """
+    rng = np.random.default_rng(0)
+    length = len(lake) // BATCH * BATCH
+    seconds = []
+    for number in range(count):
+        start, turn = number * BATCH % length, number * BATCH // length
+        names = {v.name: f"{v.path}__v{turn}" for v in REGISTRY.made_by("ingest_msme")}
+        if start == 0:
+            commit(lake.repo, _declare_variant(turn), f"Declare variant {turn}")
+        change = Change()
+        fork = lake.repo.writable_session(BRANCH).fork()
+        rows = np.arange(start, start + BATCH)
+        images = open_root(fork.store, "r+")[names["image"]]
+        images[start : start + BATCH] = rng.random((BATCH, *SHAPE), dtype=np.float32)
+        change.forks.append(fork)
+        change.set_column(names["extent"], rows, np.tile(SHAPE[1:], (BATCH, 1)))
+        change.set_column(names["affine"], rows, rng.random((BATCH, 4, 4)))
+        change.set_column(names["series_uid"], rows, np.array([f"1.2.3.{row}" for row in rows]))
+        for row in rows.tolist():
+            change.set_state(f"ingest_msme__v{turn}", row, "done", 1)
+        begin = time.process_time()
+        commit(lake.repo, change, f"Commit {number}")
+        seconds.append(time.process_time() - begin)
+    return np.array(seconds)
+
+
+def _declare_variant(turn: int) -> Callable[..., None]:
+    def declare_arrays(session: object) -> None:
+        declare(open_root(session.store, "r+"), REGISTRY.made_by("ingest_msme"), variant=f"v{turn}")
+
+    return declare_arrays
+
+
+def growth(seconds: np.ndarray) -> tuple[float, float]:
+    """Return the medians of the first and of the last hundred commits."""
+    window = min(100, len(seconds) // 2)
+    return float(np.median(seconds[:window])), float(np.median(seconds[-window:]))
+
+
+def report(folder: Path, commits: int) -> None:
+    small = big_lake(folder / "small.lake", EXAMS // 100, WITH_MSME // 100)
+    large = big_lake(folder / "large.lake")
+    print(f"{'CPU seconds':30s} {len(small):>9,} {len(large):>9,} exams")
+    few, many = questions(small.url), questions(large.url)
+    for name in few:
+        seconds = best(few[name]), best(many[name])
+        print(
+            f"  {name:30s} {seconds[0]:7.3f}   {seconds[1]:7.3f}   {seconds[1] / seconds[0]:5.2f}x"
+        )
+    first, last = growth(commit_times(large, commits))
+    print(f"commit of {BATCH} exams, median of the first and the last of {commits:,}")
+    print(f"  {'':30s} {first:7.4f}   {last:7.4f}   {last / first:5.2f}x")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as name:
+        report(Path(name), int(sys.argv[1]) if len(sys.argv) > 1 else 1000)

@@ -1,0 +1,67 @@
+"""A lake of 47,078 exams answers at once, and commits do not slow down as it fills."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.lake_scale import (
+    EXAMS,
+    QUERY,
+    WITH_MSME,
+    best,
+    big_lake,
+    commit_times,
+    growth,
+    questions,
+)
+from qmri_lake.lake import open_lake
+
+
+@pytest.mark.accept
+@pytest.mark.parametrize(
+    ("question", "limit"),
+    [
+        ("open, and a cohort by query", 1.0),
+        ("one exam by its three keys", 0.1),
+        ("plan t2", 2.0),
+    ],
+)
+def test_big_lake__questions(big: Path, judge: Any, question: str, limit: float) -> None:
+    seconds = best(questions(str(big))[question])
+    judge(
+        f"{EXAMS:,} exams / {question}",
+        required=f"under {limit:g} CPU seconds",
+        measured=f"{seconds:.3f}",
+        passed=seconds < limit,
+    )
+
+
+def test_big_lake__right_answers(big: Path) -> None:
+    lake = open_lake(str(big))
+    table = lake.cohort().table()
+    wanted = (table["knee"] == "right") & (table["timepoint"] == 0) & (table["kl"] >= 2)
+    cohort = lake.cohort(QUERY)
+    assert cohort.rows.tolist() == np.flatnonzero(wanted.fillna(False)).tolist()
+    assert len(cohort) > 1000
+    one = lake.load("msme", patient=9_000_003, timepoint=24, knee="right")
+    assert one["exam"].values.tolist() == ["9000003-024m-right"]
+    plan = lake.plan("t2")
+    assert len(plan.rows) == WITH_MSME
+    assert sum(plan.waiting.values()) == EXAMS - WITH_MSME
+    assert lake.validate() == []
+
+
+@pytest.mark.accept
+def test_commit__thousand_times(tmp_path: Path, judge: Any) -> None:
+    lake = big_lake(tmp_path / "a.lake")
+    first, last = growth(commit_times(lake, 1000))
+    judge(
+        "1,000 commits of 64 exams / median of the last 100 against the first 100",
+        required="at most 1.2x",
+        measured=f"{last * 1e3:.1f} and {first * 1e3:.1f} ms, {last / first:.2f}x",
+        passed=last <= 1.2 * first,
+    )
