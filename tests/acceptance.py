@@ -31,7 +31,7 @@ Commit `{commit}`, {date}; {machine}.
 """
 
 
-@dataclass
+@dataclass(eq=False)  # pytest keeps plugins in a set
 class Table:
     """The pytest plugin that keeps judged tests and gathers their lines."""
 

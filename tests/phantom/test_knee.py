@@ -1,22 +1,20 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from qmri_lake.phantom import Exam, Truth, exams, knee
 from qmri_lake.phantom.knee import set_up
 from qmri_lake.phantom.render import render_dess
 from qmri_lake.phantom.surface import REGIONS
+from tests.conftest import Judge
 
 SHAPE = (40, 96, 96)
-REAL = Path(os.environ.get("QMRI_LAKE_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +49,12 @@ def test_knee__sizes_and_every_structure(healthy: list[Truth]) -> None:
         assert 1.2 < t.thickness["thickness_tibia_medial"] < 3.2
 
 
-def test_knee__sizes_are_those_of_a_real_knee(healthy: list[Truth]) -> None:
-    path = REAL / "knee_segmentation" / "right_knee_labels.nrrd"
-    if not path.exists():
-        pytest.skip(f"real data not found at {path}")
+def test_knee__sizes_are_those_of_a_real_knee(
+    healthy: list[Truth], real_data: Path, judge: Judge
+) -> None:
     import nrrd
 
-    labels, header = nrrd.read(str(path))
+    labels, header = nrrd.read(str(real_data / "knee_segmentation" / "right_knee_labels.nrrd"))
     directions = np.array(header["space directions"], float)
     voxel = abs(np.linalg.det(directions)) / 1000
     real = {n: float((labels == v).sum() * voxel) for n, v in (("femoral", 1), ("patellar", 4))}
@@ -66,12 +63,18 @@ def test_knee__sizes_are_those_of_a_real_knee(healthy: list[Truth]) -> None:
         name: np.mean([volume(t.dess_cartilage, value, t.dess_affine) for t in healthy])
         for name, value in (("femoral", 1), ("tibial", 2), ("patellar", 3))
     }
-    for name, expected in real.items():
-        assert ours[name] == pytest.approx(expected, rel=0.3), name
-    for value, real_value in ((1, 5), (2, 6), (3, 7)):
+    found = {f"{name} cartilage volume": (ours[name], real[name]) for name in real}
+    for name, value, real_value in (("femur", 1, 5), ("tibia", 2, 6), ("patella", 3, 7)):
         expected = float(np.ptp(np.argwhere(labels == real_value) @ directions[:, 0]))
-        mean = np.mean([widest(t.dess_bone, value, t.dess_affine) for t in healthy])
-        assert mean == pytest.approx(expected, rel=0.3)
+        mean = float(np.mean([widest(t.dess_bone, value, t.dess_affine) for t in healthy]))
+        found[f"{name} width"] = mean, expected
+    off = {name: mean / expected - 1 for name, (mean, expected) in found.items()}
+    judge(
+        "phantom / sizes at KL 0-1 against a real right knee",
+        required="each within 30 %",
+        measured=", ".join(f"{name} {100 * x:+.0f} %" for name, x in off.items()),
+        passed=max(map(abs, off.values())) <= 0.3,
+    )
 
 
 def test_knee__patients_differ_and_one_patients_knees_resemble() -> None:
@@ -160,39 +163,58 @@ def best_threshold_dice(
             if 2 * hits / (n + hits) <= best:  # even without any false voxel
                 continue
             parts, _ = ndimage.label(mask)
-            size = np.bincount(parts.ravel())
-            size[0] = 0
-            inside = np.bincount(parts.ravel(), weights=truth.ravel())
+            size = np.bincount(parts.ravel())[1:]
+            inside = np.bincount(parts.ravel(), weights=truth.ravel())[1:]
             large = np.argsort(size)[-6:]
             best = max(best, float((2 * inside[large] / (n + size[large])).max()))
     return best
 
 
-def test_render__thresholds_do_not_segment() -> None:
+def test_render__thresholds_do_not_segment(judge: Judge) -> None:
+    best: dict[str, float] = {}
     for exam in exams(6)[::5]:
         at = set_up(exam, SHAPE)
         lattice = at.lattice(exam.random(30))
         t = knee(exam, shape=SHAPE, lattice=lattice)
         image = render_dess(exam, at, lattice).astype(np.float64)
         assert image.max() < 4096
+        # A patient thresholder would also blur the noise and divide by the coil's shading.
+        flat = ndimage.gaussian_filter(image, 1.5) / ndimage.gaussian_filter(image, 20.0)
         for name, labels in (("bone", t.dess_bone), ("cartilage", t.dess_cartilage)):
-            for value in (1, 2, 3):
-                dice = best_threshold_dice(image, labels == value)
-                print(f"{exam.key} {name} {value}: best threshold DSC {dice:.2f}")
-                assert dice <= 0.8
+            for value, bone in ((1, "femur"), (2, "tibia"), (3, "patella")):
+                key = f"{bone} {name}"
+                for blurred in (image, flat):
+                    dice = best_threshold_dice(blurred, labels == value)
+                    best[key] = max(best.get(key, 0.0), dice)
+    judge(
+        "phantom / best band of intensity and largest component, raw and blurred",
+        required="DSC at most 0.8 on any bone or cartilage",
+        measured=", ".join(f"{name} {dice:.2f}" for name, dice in best.items()),
+        passed=max(best.values()) <= 0.8,
+    )
 
 
 @pytest.mark.accept
-def test_render__brightness_does_not_tell_disease() -> None:
-    chosen = list({e.patient.number: e for e in exams(140)}.values())[:60]
-    brightness = []
+def test_render__images_and_grids_alone_do_not_tell_disease(judge: Judge) -> None:
+    chosen = list({e.patient.number: e for e in exams(900)}.values())[:300]
+    rows = []
     for exam in chosen:
         at = set_up(exam, (16, 48, 48))
-        brightness.append(render_dess(exam, at, at.lattice(exam.random(30))).mean())
-    oa = roc_auc_score([e.knee.kl >= 2 for e in chosen], brightness)
-    assert max(oa, 1 - oa) <= 0.65
-    # Forty labelled knees say little about pain (standard error of their AUC 0.09), but images tell
-    # of pain through its latent score alone: a rank correlation of 0.35 with it is an AUC of 0.58.
-    pain = spearmanr(brightness, [e.knee.pain_score for e in chosen]).statistic
-    print(f"mean brightness: OA AUC {oa:.3f}, correlation with the pain score {pain:.3f}")
-    assert abs(pain) <= 0.35
+        spacing = np.linalg.norm(at.msme_affine[:3, 0])
+        brightness = render_dess(exam, at, at.lattice(exam.random(30))).mean()
+        rows.append((brightness, spacing, at.msme_shape[0], spacing * at.msme_shape[0]))
+    names = ("mean intensity", "MSME slice spacing", "MSME slices", "MSME field of view")
+    oa = np.array([e.knee.kl >= 2 for e in chosen])
+    labelled = np.array([e.knee.pain_months >= 6 or not e.knee.any_pain for e in chosen])
+    pain = np.array([e.knee.pain_months >= 6 for e in chosen])
+    found = {}
+    for name, column in zip(names, np.array(rows).T, strict=True):
+        for what, label, keep in (("OA", oa, oa | ~oa), ("pain", pain, labelled)):
+            auc = roc_auc_score(label[keep], column[keep])
+            found[f"{name} {what}"] = max(auc, 1 - auc)
+    judge(
+        f"phantom / trivial predictors, {len(chosen)} exams ({int(labelled.sum())} for pain)",
+        required="AUC at most 0.65",
+        measured=", ".join(f"{name} {auc:.2f}" for name, auc in found.items()),
+        passed=max(found.values()) <= 0.65,
+    )
