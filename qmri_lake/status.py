@@ -25,6 +25,9 @@ STATE: Mapping[str, int] = MappingProxyType(
 )
 """States of an exam in a step. `flagged` is a result with a warning, usable as `done` is."""
 
+RUN_CHUNK = 64
+"""Records of runs in one chunk: a record is written into one chunk, whatever came before."""
+
 USABLE = (STATE["done"], STATE["flagged"])
 
 STATUS_VARIABLES = (
@@ -89,16 +92,32 @@ def read_messages(root: Node, step: str) -> np.ndarray[Any, Any]:
 
 def read_runs(root: Node) -> dict[int, dict[str, Any]]:
     """Read what is known about each run: step, parameters, code version, snapshot, counts."""
-    if "status" not in root:
+    if "status" not in root or "runs" not in root["status"]:
         return {}
-    return {int(n): record for n, record in dict(root["status"].attrs.get("runs", {})).items()}
+    records = root["status/runs"][:].tolist()
+    return {number: json.loads(text) for number, text in enumerate(records) if text}
 
 
 def write_run(root: Node, number: int, record: Mapping[str, Any]) -> None:
-    """Store or replace the record of one run."""
+    """Store or replace the record of one run: an element of an array, as JSON.
+
+    In an attribute, every commit would carry the records of all runs.
+    """
     group = root.require_group("status")
-    runs = {str(n): r for n, r in read_runs(root).items()} | {str(number): _plain(record)}
-    group.attrs["runs"] = runs
+    if "runs" not in group:
+        group.create_array(
+            "runs",
+            shape=(0,),
+            dtype=np.dtypes.StringDType(),
+            chunks=(RUN_CHUNK,),
+            fill_value="",
+            dimension_names=("run",),
+            attributes={"long_name": "Record of each run, by its number, as JSON"},
+        )
+    runs = group["runs"]
+    if number >= runs.shape[0]:
+        runs.resize((number + 1,))
+    runs[number] = json.dumps(dict(record), default=str)
 
 
 def canonical(parameters: Mapping[str, Any]) -> str:

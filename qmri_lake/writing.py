@@ -59,7 +59,8 @@ def exam_count(root: Node) -> int:
 
 def _arrays_on_exam(group: Node) -> Iterable[Node]:
     for _, array in group.arrays():
-        yield array
+        if array.metadata.dimension_names[0] == "exam":
+            yield array
     for name, child in group.groups():
         if name not in OWN_AXIS:
             yield from _arrays_on_exam(child)
