@@ -117,7 +117,7 @@ def write_run(root: Node, number: int, record: Mapping[str, Any]) -> None:
     runs = group["runs"]
     if number >= runs.shape[0]:
         runs.resize((number + 1,))
-    runs[number] = json.dumps(dict(record), default=str)
+    runs[number] = json.dumps(_plain(record))
 
 
 def canonical(parameters: Mapping[str, Any]) -> str:
