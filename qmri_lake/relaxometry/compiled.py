@@ -210,8 +210,11 @@ def largest(values):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def search(y, tau, uniform, points, powers, weights, explained):  # type: ignore[no-untyped-def]
-    """Return u of the global optimum, its status, by the grid and a bracketed Newton."""
+def search(y, tau, uniform, start, points, powers, weights, explained):  # type: ignore[no-untyped-def]
+    """Return u of the global optimum, its status, by the grid and a bracketed Newton.
+
+    `start` is tried first where it lies beside the best point of the grid.
+    """
     explained[:] = 0.0
     for k in range(tau.size):
         value = y[k]
@@ -226,6 +229,8 @@ def search(y, tau, uniform, points, powers, weights, explained):  # type: ignore
     if place == GRID - 1 or best == 0.0:
         return 0.0, RISING
     low, u, high = points[max(place - 1, 0)], points[place], points[place + 1]
+    if low < start < high:
+        u = start
     for _ in range(REFINEMENTS):
         a, a1, a2, b, b1, b2 = sums(y, tau, uniform, u)
         s = a / b
@@ -235,11 +240,12 @@ def search(y, tau, uniform, points, powers, weights, explained):  # type: ignore
         else:
             high = u
         curvature = s * (b2 - b1 * b1 / b) + (s * b2 - a2) + b1 / b * h
-        following = u + h / curvature if curvature > 0 else low
+        following = u + h / curvature if curvature > 0 else math.inf
+        # First: a step that rounds to nothing would be taken for one out of the bracket.
+        if min(abs(following - u), high - low) <= 1e-12 * abs(u):
+            return u, FITTED
         if not low < following < high:
             following = 0.5 * (low + high)
-        if abs(following - u) <= 1e-12 * abs(u):
-            return following, FITTED
         u = following
     return u, FITTED if high - low <= 1e-6 * abs(u) else NOT_CONVERGED
 
@@ -282,20 +288,19 @@ def fit_voxels(signal, times, inside, low, high, r2_min, maps, status):  # type:
         for w in range(count):
             if not math.isfinite(total[w]):
                 codes[w] = NOT_FINITE
-            elif total[w] == 0.0:
+                continue
+            if total[w] == 0.0:
                 codes[w] = ZERO
-            elif centred[w] == 0.0:
+                continue
+            if centred[w] == 0.0:
                 codes[w] = CONSTANT
-            elif (
-                abs(step[w]) <= LAST_STEP
-                and u[w] < -1.0 / HIGHEST
-                and s[w] > 0.0
-                and sse[w] <= (1.0 - SURE_R2) * centred[w]
-            ):
+                continue
+            settled = abs(step[w]) <= LAST_STEP and u[w] < -1.0 / HIGHEST and s[w] > 0.0
+            if settled and sse[w] <= (1.0 - SURE_R2) * centred[w]:
                 codes[w] = FITTED
             else:
                 one[:] = y[:, w]
-                u[w], codes[w] = search(one, tau, uniform, points, powers, weights, explained)
+                u[w], codes[w] = search(one, tau, uniform, u[w], points, powers, weights, explained)
                 a[w], _, _, b[w], b1[w], b2[w] = sums(one, tau, uniform, u[w])
                 s[w], sse[w] = a[w] / b[w], 0.0
                 for k in range(n):
