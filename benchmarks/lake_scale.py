@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import icechunk
 import numpy as np
 import pandas as pd
 
@@ -21,7 +22,7 @@ from qmri_lake.relaxometry.step import t2
 from qmri_lake.status import STATE, declare_status
 from qmri_lake.storage import BRANCH, commit, open_root
 from qmri_lake.variables import REGISTRY, sizes_of
-from qmri_lake.writing import Change, append_exams, declare
+from qmri_lake.writing import Change, append_exams, declare, exam_count
 
 EXAMS = 47_078
 WITH_MSME = 21_118
@@ -110,16 +111,16 @@ def commit_times(lake: Lake, count: int) -> np.ndarray:
     """Commit batches of 64 exams, each with image, small values and status; CPU seconds of each.
 
     Exams are taken in order; where they end, those of the next variant of the image begin, so
-    that the last commits meet arrays as empty as the first ones did.
+    that the last commits meet arrays as empty as the first ones did. All are declared before.
     """
     rng = np.random.default_rng(0)
     length = len(lake) // BATCH * BATCH
+    turns = range(-(-count * BATCH // length))
+    commit(lake.repo, lambda session: _declare_variants(session, turns), "Declare variants")
     seconds = []
     for number in range(count):
         start, turn = number * BATCH % length, number * BATCH // length
         names = {v.name: f"{v.path}__v{turn}" for v in REGISTRY.made_by("ingest_msme")}
-        if start == 0:
-            commit(lake.repo, _declare_variant(turn), f"Declare variant {turn}")
         change = Change()
         fork = lake.repo.writable_session(BRANCH).fork()
         rows = np.arange(start, start + BATCH)
@@ -137,11 +138,11 @@ def commit_times(lake: Lake, count: int) -> np.ndarray:
     return np.array(seconds)
 
 
-def _declare_variant(turn: int) -> Callable[..., None]:
-    def declare_arrays(session: object) -> None:
-        declare(open_root(session.store, "r+"), REGISTRY.made_by("ingest_msme"), variant=f"v{turn}")
-
-    return declare_arrays
+def _declare_variants(session: icechunk.Session, turns: range) -> None:
+    root = open_root(session.store, "r+")
+    for turn in turns:
+        declare(root, REGISTRY.made_by("ingest_msme"), variant=f"v{turn}")
+        declare_status(root, f"ingest_msme__v{turn}", exam_count(root))
 
 
 def growth(seconds: np.ndarray) -> tuple[float, float]:

@@ -192,7 +192,8 @@ def run_step(
         declare_status(root, name, exam_count(root))
 
     work = StepWork(plan.step, plan.inputs, plan.parameters, plan.variant)
-    tasks = [_StepTask(int(r), lake.exams["exam"].iloc[r]) for r in plan.rows]
+    exams = lake.exams["exam"].to_numpy()[plan.rows]
+    tasks = [_StepTask(int(row), exam) for row, exam in zip(plan.rows, exams, strict=True)]
     done = execute(
         lake,
         name,
