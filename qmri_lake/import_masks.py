@@ -24,7 +24,7 @@ import icechunk
 import numpy as np
 
 from qmri_lake import __version__
-from qmri_lake.errors import InputError, NotFoundError, Problem, QmriLakeError, Reason
+from qmri_lake.errors import InputError, Problem, QmriLakeError, Reason
 from qmri_lake.run import Listener, Outcome, execute
 from qmri_lake.status import declare_status, read_runs, read_status
 from qmri_lake.steps import write_exam
@@ -72,10 +72,6 @@ def import_masks(
     problems : list of Problem
         Files that don't fit their exam's grid, or can't be read.
     """
-    if not folder.is_dir():
-        raise NotFoundError(
-            "no such folder", expected="a folder of <exam key>.npz files", where=str(folder)
-        )
     length = len(lake.exams)
     images = {g: read_status(lake.root, f"ingest_{g}", length).usable for g in ("dess", "msme")}
     done = {step: read_status(lake.root, step, length).usable for step in PRODUCTS}

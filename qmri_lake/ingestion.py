@@ -14,19 +14,19 @@ import pandas as pd
 
 from qmri_lake import __version__
 from qmri_lake.compute import running
-from qmri_lake.errors import InputError, Problem, Reason
+from qmri_lake.errors import InputError, NotALakeError, NotFoundError, Problem, Reason, RunError
 from qmri_lake.index import KEYS
 from qmri_lake.lake import PROFILES, Lake, create_lake, open_lake
 from qmri_lake.run import Listener, Outcome, execute, one_line
 from qmri_lake.status import declare_status, read_runs, read_status
 from qmri_lake.steps import write_exam
-from qmri_lake.storage import commit, disk_full, open_root, translated_errors
+from qmri_lake.storage import commit, disk_full, is_local, open_root, translated_errors
 from qmri_lake.variables import REGISTRY, sizes_of
 from qmri_lake.visits import store_visits
 from qmri_lake.writing import append_exams, declare, exam_count, group_sizes
 
 if TYPE_CHECKING:
-    from qmri_lake.oai.archive import Repeat, Series
+    from qmri_lake.oai.archive import Inventory, Repeat, Series
 
 __all__ = ["IngestResult", "ingest"]
 
@@ -120,23 +120,40 @@ def ingest(
     """
     from qmri_lake.oai.archive import inventory
 
-    found = inventory(
-        source, patient=patient, timepoint=timepoint, knee=knee, group=group, progress=progress
-    )
-    target = lake if isinstance(lake, Lake) else _open_or_create(os.fspath(lake), profile)
-    problems = list(found.problems)
+    if masks is not None and not Path(masks).is_dir():
+        raise NotFoundError(
+            "no such folder", expected="a folder of <exam key>.npz files", where=str(masks)
+        )
+
+    def take_inventory() -> Inventory:
+        return inventory(
+            source, patient=patient, timepoint=timepoint, knee=knee, group=group, progress=progress
+        )
+
+    found: Inventory | None = None
+    target = lake if isinstance(lake, Lake) else _existing(os.fspath(lake))
+    if target is None:
+        # A source that can't be read leaves no empty lake behind.
+        found = take_inventory()
+        target = create_lake(os.fspath(lake), profile=profile)  # type: ignore[arg-type]
+    elif profile not in (None, target.profile):
+        raise RunError(
+            f"a lake made {'without a profile' if not target.profile else target.profile}",
+            expected=f"one made with profile {profile!r}",
+            where=target.url,
+            todo="Leave the profile out, or ingest into a new lake: array sizes are fixed.",
+        )
+    # Locked before headers are read: on a full delivery that takes an hour.
     with target.writing():
+        found = found or take_inventory()
+        problems = list(found.problems)
         _fix_sizes(target, found.series)
         new, present = _new_series(target, found.series, problems)
-        added = dict.fromkeys(GROUPS, 0)
         if new:
-            failed = _write_series(
+            problems += _write_series(
                 target, new, cluster=cluster, commit_every=commit_every, listeners=listeners
             )
-            problems += failed
-            bad = {(problem.where) for problem in failed}
-            for series in new:
-                added[series.group] += series.where not in bad
+        added = _count_written(target, new)
         visits, notes = 0, tuple[str, ...]()
         if Path(source).is_dir():
             dates = {(s.patient, s.timepoint): s.scan_order[0] for s in found.series}
@@ -154,10 +171,16 @@ def ingest(
     )  # fmt: skip
 
 
-def _open_or_create(url: str, profile: str | None) -> Lake:
-    if Path(url).is_dir() and any(Path(url).iterdir()):
+def _existing(url: str) -> Lake | None:
+    """Open the lake at `url`, None where there is nothing yet."""
+    if is_local(url) and not (Path(url).is_dir() and any(Path(url).iterdir())):
+        return None
+    try:
         return open_lake(url)
-    return create_lake(url, profile=profile)
+    except NotALakeError:
+        if is_local(url):
+            raise
+        return None  # an empty prefix of an object store; create_lake refuses one that is not
 
 
 def _fix_sizes(lake: Lake, series: Iterable[Series]) -> None:
@@ -305,6 +328,16 @@ def _write_series(
             commit_every=commit_every, listeners=listeners,
         )  # fmt: skip
     return list(done.problems)
+
+
+def _count_written(lake: Lake, new: Sequence[Series]) -> dict[str, int]:
+    """Count the new series that the lake now has, by group."""
+    row_of = {key: row for row, key in enumerate(lake.exams["exam"])}
+    usable = {g: read_status(lake.root, f"ingest_{g}", len(row_of)).usable for g in GROUPS}
+    return {
+        group: sum(bool(usable[group][row_of[s.exam]]) for s in new if s.group == group)
+        for group in GROUPS
+    }
 
 
 def _nothing(session: icechunk.Session) -> None:
