@@ -45,7 +45,7 @@ def store_visits(
     Returns
     -------
     rows : int
-        Visit rows stored now; 0 when the source has no tables.
+        Visit rows stored now; 0 when the source has no tables, or those that the lake has.
     notes : tuple of str
         What was carried forward or left out, counted.
     problems : tuple of Problem
@@ -56,11 +56,12 @@ def store_visits(
     tables = read_tables(source, scan_dates=scan_dates)
     notes = tuple(f"{n:,} {_NOTES[k]}" for k, n in tables.counts.items() if n and k in _NOTES)
     names = [variable.name for variable in REGISTRY.group("visit")]
-    given = len(tables.visits) > 0
+    stored = _stored_visits(lake, names) if "visit" in lake.root else None
+    given = len(tables.visits) > 0 and not _same(stored, tables.visits[names])
     if given:
         visits = tables.visits[names]
-    elif "visit" in lake.root:
-        visits = _stored_visits(lake, names)
+    elif stored is not None:
+        visits = stored
     else:
         return 0, notes, tables.problems
     change = _join(lake, visits)
@@ -89,6 +90,22 @@ def _stored_visits(lake: Lake, names: list[str]) -> pd.DataFrame:
             values = frame[variable.name].astype(float)
             frame[variable.name] = values.mask(values == variable.fill)
     return frame
+
+
+def _same(stored: pd.DataFrame | None, given: pd.DataFrame) -> bool:
+    """Whether the tables say what is stored already, in the precision in which it is."""
+    if stored is None or len(stored) != len(given):
+        return False
+    for variable in REGISTRY.group("visit"):
+        old, new = stored[variable.name], given[variable.name]
+        if variable.dtype == "string":
+            if old.astype(str).tolist() != new.astype(str).tolist():
+                return False
+            continue
+        kind = np.float32 if variable.dtype == "float32" else np.float64
+        if not np.array_equal(old.astype(kind), new.astype(kind), equal_nan=True):
+            return False
+    return True
 
 
 def _join(lake: Lake, visits: pd.DataFrame) -> Change:

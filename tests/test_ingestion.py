@@ -105,6 +105,29 @@ def test_ingest__second_adds_only_what_is_new(lake: ql.Lake, copy: Path, tmp_pat
     assert old.exams.equals(more.lake.exams.iloc[:-1])
 
 
+def test_ingest__again_commits_nothing(archive: Archive, lake: ql.Lake) -> None:
+    before = lake.snapshot
+    again = ql.ingest(archive.path, lake)
+    assert (sum(again.added.values()), again.visits) == (0, 0)
+    assert again.lake.snapshot == before
+
+
+def test_ingest__corrected_tables_replace_the_rows(copy: Path, lake: ql.Lake) -> None:
+    path = copy / "clinical/AllClinical00.txt"
+    head, row, *_ = path.read_text().splitlines()
+    cells = row.split("|")
+    cells[head.split("|").index("P01BMI")] = "44.5"
+    replace_in(path, row, "|".join(cells))
+    before = lake.snapshot
+    again = ql.ingest(copy, lake)
+    assert again.visits > 0
+    patient = int(cells[0])
+    bmi = again.lake.load("clinical", patient=patient, timepoint=0, knee="right").bmi
+    assert float(bmi.isel(exam=0)) == 44.5
+    old = ql.open_lake(lake.url, ref=before)
+    assert float(old.load("clinical", patient=patient, timepoint=0, knee="right").bmi[0]) != 44.5
+
+
 # -- what is wrong, each with its own reason -----------------------------------------------------
 
 

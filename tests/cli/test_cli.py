@@ -1,0 +1,276 @@
+"""The command line as a user types it; errors are one line, exit codes mean something."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import qmri_lake as ql
+from qmri_lake.cli import main
+from qmri_lake.phantom import Archive, write_archive
+from tests.conftest import Judge
+from tests.fixtures import array_lake
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.delenv("QMRI_LAKE", raising=False)
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
+    return write_archive(tmp_path_factory.mktemp("oai") / "a", exams=3, shape=(16, 48, 48))
+
+
+@pytest.fixture(scope="module")
+def url(archive: Archive, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A lake of three exams, with T2 and a tag; never changed by a test."""
+    path = str(tmp_path_factory.mktemp("lake") / "oai.lake")
+    lake = ql.ingest(archive.path, path, masks=archive.truth).lake
+    lake.run("t2")
+    lake.tag("v1")
+    return path
+
+
+def test_phantom_ingest_run__from_nothing_to_t2(tmp_path: Path, capsys: Capture) -> None:
+    out, lake = str(tmp_path / "oai"), str(tmp_path / "l.lake")
+    assert main(["phantom", out, "--exams", "2", "--shape", "16x48x48", "--seed", "5"]) == 0
+    assert f"--masks {out}/truth" in capsys.readouterr().out.replace("\n", "")
+    assert main(["ingest", out, "--lake", lake, "--masks", f"{out}/truth"]) == 0
+    assert "added 2 dess series, 2 msme series, masks of 2 exams" in capsys.readouterr().out
+    assert main(["run", "t2", "--lake", lake]) == 0
+    assert capsys.readouterr().out.startswith("t2: 2 done")
+    assert main(["run", "t2", "-l", lake, "--set", "r2_min=none", "--set", "bounds=0,80"]) == 0
+    record = ql.open_lake(lake).runs().iloc[-1]
+    assert record["parameters"] == {
+        "within": "cartilage", "skip_first_echo": True, "bounds": [0, 80], "r2_min": None
+    }  # fmt: skip
+
+
+def test_ingest__problems_are_listed_and_told_by_the_exit_code(
+    archive: Archive, tmp_path: Path, capsys: Capture
+) -> None:
+    dess = (f for f in archive.path.glob("00m/*/*/*/*") if len(list(f.iterdir())) == 16)
+    folder = next(dess)
+    (tmp_path / "one").mkdir()
+    for path in folder.iterdir():
+        (tmp_path / "one" / path.name).write_bytes(path.read_bytes())
+    sorted((tmp_path / "one").iterdir())[0].write_bytes(b"")
+    table = tmp_path / "problems.csv"
+    lake = str(tmp_path / "l.lake")
+    assert main(["ingest", str(tmp_path / "one"), "--lake", lake, "--problems", str(table)]) == 1
+    printed = capsys.readouterr()
+    assert "truncated_file" in printed.out
+    assert "Traceback" not in printed.out + printed.err
+    assert list(pd.read_csv(table)["reason"]) == ["truncated_file"]
+
+
+def test_info__says_what_there_is(url: str, capsys: Capture) -> None:
+    assert main(["info", url]) == 0
+    printed = capsys.readouterr().out
+    for word in ("3 exams", "16 x 48 x 48", "Steps", "t2", "Last commits", "v1"):
+        assert word in printed
+    assert main(["info", url, "--ref", "v1"]) == 0
+
+
+def test_lake__may_come_from_the_environment(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("QMRI_LAKE", url)
+    assert main(["info"]) == 0
+    assert main(["cohort", "knee == 'right'"]) == 0
+
+
+def test_cohort__shows_the_flow_and_writes_a_table(
+    url: str, tmp_path: Path, capsys: Capture
+) -> None:
+    csv = tmp_path / "c.csv"
+    arguments = ["cohort", "knee == 'right'", "--lake", url, "--require", "msme/t2"]
+    assert main([*arguments, "--csv", str(csv)]) == 0
+    printed = capsys.readouterr().out
+    assert "has msme/t2" in printed
+    table = pd.read_csv(csv)
+    assert set(table["knee"]) == {"right"}
+    assert {"exam", "age", "kl"} <= set(table.columns)
+
+
+def test_run__plan_computes_nothing(url: str, capsys: Capture) -> None:
+    before = ql.open_lake(url).snapshot
+    assert main(["run", "t2", "--lake", url, "--plan", "--set", "within=all"]) == 0
+    assert "to compute" in capsys.readouterr().out
+    assert ql.open_lake(url).snapshot == before
+
+
+def test_run__failed_exams_are_told(tmp_path: Path, capsys: Capture) -> None:
+    lake = array_lake(tmp_path / "l.lake")
+    assert main(["run", "t2", "--lake", lake.url, "--set", "bounds=nonsense"]) == 1
+    printed = capsys.readouterr().out
+    assert "6 failed" in printed
+    assert main(["failures", lake.url, "--step", "t2"]) == 1
+    assert "9000001-000m-right" in capsys.readouterr().out
+
+
+def test_validate_doctor_tag_failures__on_a_sound_lake(tmp_path: Path, capsys: Capture) -> None:
+    url = array_lake(tmp_path / "l.lake").url
+    assert main(["validate", url, "--deep"]) == 0
+    assert "no faults" in capsys.readouterr().out
+    assert main(["failures", url]) == 0
+    assert "nothing failed" in capsys.readouterr().out
+    assert main(["doctor", url]) == 0
+    assert main(["tag", "v2", "--lake", url]) == 0
+    assert ql.open_lake(url).tags() == ["v2"]
+
+
+def test_report__is_written(url: str, tmp_path: Path, capsys: Capture) -> None:
+    assert main(["report", str(tmp_path / "r.html"), "--lake", url, "--exams", "1"]) == 0
+    assert (tmp_path / "r.html").stat().st_size > 50_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["info", "nowhere.lake"], "no such folder"),
+        (["info", "{url}", "--ref", "v7"], "a tag (v1)"),
+        (["cohort", "kll >= 2", "--lake", "{url}"], "Did you mean kl?"),
+        (["cohort", "__import__('os')", "--lake", "{url}"], "expected comparisons"),
+        (["run", "t3", "--lake", "{url}"], "no step 't3'"),
+        (["run", "t2", "--lake", "{url}", "--set", "withn=all"], "parameter 'withn'"),
+        (["run", "t2", "--lake", "{url}", "--set", "within"], "name=value"),
+        (["run", "t2"], "--lake"),
+        (["run", "t2", "--lake", "{url}", "--cluster", "tcp://127.0.0.1:9", "--set", "within=all"],
+         "no answer"),
+        (["tag", "v1", "--lake", "{url}"], "Tags never move"),
+        (["phantom", "x", "--shape", "64"], "slices x rows x columns"),
+        (["ingest", "nowhere", "--lake", "new.lake"], "nothing there"),
+        (["ingest", ".", "--lake", "new.lake", "--knee", "both"], "'left' or 'right'"),
+        (["nosuch"], "No such command"),
+        (["validate", "/"], "a folder without a lake"),
+    ],
+)  # fmt: skip
+def test_errors__are_one_line_and_say_what_to_do(
+    url: str, arguments: list[str], words: str, capsys: Capture,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert main([word.replace("{url}", url) for word in arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
+    assert words in printed.err
+
+
+def test_debug__shows_the_traceback(capsys: Capture) -> None:
+    with pytest.raises(FileNotFoundError):
+        main(["info", "nowhere.lake", "--debug"])
+
+
+def test_help__of_every_command_teaches(capsys: Capture) -> None:
+    from qmri_lake.cli.app import command
+
+    for name in command().commands:
+        assert main([name, "--help"]) == 0
+        assert "Usage: qmri-lake " + name in capsys.readouterr().out
+    assert main([]) == 0
+    assert "qmri-lake demo" in capsys.readouterr().out
+
+
+HEAVY = ("torch", "tensorflow", "keras", "monai", "SimpleITK", "cupy", "intake")
+HELP = f"""
+import sys, time, json
+import qmri_lake
+start = time.process_time()
+from qmri_lake.cli import main
+main(["--help"])
+loaded = [name for name in {HEAVY} if name in sys.modules]
+print(json.dumps([time.process_time() - start, loaded]), file=sys.stderr)
+"""
+
+
+def test_help__is_quick_and_imports_nothing_heavy(judge: Judge) -> None:
+    found = []
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, check=True)
+        found.append(json.loads(done.stderr))
+    seconds = min(s for s, _ in found)
+    loaded = sorted({name for _, names in found for name in names})
+    judge(
+        "imports / qmri-lake --help",
+        required="under 1.5 CPU-seconds beyond the import; nothing heavy imported",
+        measured=f"{seconds:.2f} s; heavy: {', '.join(loaded) or 'none'}",
+        passed=seconds < 1.5 and not loaded,
+    )
+
+
+def test_real_knee__as_a_user_types_it(
+    real_data: Path, tmp_path: Path, judge: Judge, capsys: Capture
+) -> None:
+    lake = str(tmp_path / "l.lake")
+    start = time.process_time()
+    whose = ["--patient", "1", "--timepoint", "0", "--knee", "right"]
+    assert main(["ingest", str(real_data / "knee_mese"), "--lake", lake, *whose]) == 0
+    assert main(["run", "t2", "--lake", lake, "--set", "within=all"]) == 0
+    seconds = time.process_time() - start
+    ds = ql.open_lake(lake).load("msme").isel(exam=0).compute()
+    spacing = (ds.affine[:3, :3] ** 2).sum("world") ** 0.5
+    median, count = float(ds.t2.median()), int(ds.t2.notnull().sum())
+    judge(
+        "T2 / real knee by the command line",
+        required="24 x 256 x 256, 0.625 x 0.625 x 4.000 mm, median 35.5 +- 0.3 ms, "
+        "about 496,000 voxels",
+        measured=f"{' x '.join(map(str, ds.t2.shape))}, "
+        f"{spacing[1]:.3f} x {spacing[2]:.3f} x {spacing[0]:.3f} mm, median {median:.2f} ms, "
+        f"{count:,} voxels ({seconds:.1f} CPU-s)",
+        passed=ds.t2.shape == (24, 256, 256)
+        and abs(median - 35.5) <= 0.3
+        and abs(count - 496_000) < 2_000
+        and bool(abs(spacing - [4.0, 0.625, 0.625]).max() < 5e-4),
+    )
+
+
+@pytest.mark.accept
+def test_demo__from_nothing_to_a_report(tmp_path: Path, judge: Judge) -> None:
+    command = [sys.executable, "-c", "from qmri_lake.cli import main; raise SystemExit(main())"]
+    done = subprocess.run([*command, "demo", "d"], cwd=tmp_path, capture_output=True, text=True,
+                          check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    line = next(line for line in done.stdout.splitlines() if line.startswith("CPU"))
+    minutes = float(line.split()[1])
+    page = (tmp_path / "d/report.html").read_text()
+    judge(
+        "demo / qmri-lake demo, installation aside",
+        required="under 10 CPU-minutes; a report",
+        measured=f"{minutes} CPU-minutes; {len(page) / 2**20:.1f} MiB of report, "
+        f"{page.count('<img')} pictures",
+        passed=minutes < 10 and page.count("<img") >= 6,
+    )
+    # Again: everything is there, so it says so and stays short.
+    again = subprocess.run([*command, "demo", "d"], cwd=tmp_path, capture_output=True, text=True,
+                           check=False)  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert "added nothing" in again.stdout
+
+
+def test_demo__small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "d", "--exams", "2", "--shape", "16x48x48"]) == 0
+    printed = capsys.readouterr().out
+    for name in ("d/report.html", "d/oai.lake", "d/catalog.yaml", "CPU", "next:"):
+        assert name in printed
+    # The three commands to try next do work.
+    lines = printed.splitlines()
+    for line in lines[lines.index("next:") + 1 :]:
+        assert main(shlex.split(line)[1:]) == 0
+    capsys.readouterr()
+    assert main(["demo", "d", "--exams", "3", "--shape", "16x48x48"]) == 2
+    assert "Choose another folder" in capsys.readouterr().err
