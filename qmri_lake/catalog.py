@@ -1,7 +1,7 @@
 """Catalogs: the groups of a lake as intake entries; the only module that imports intake.
 
 A catalog is a YAML file. It names the classes below by module path, so plain
-``intake.open_catalog(path)`` reads it; :func:`open_catalog` adds error messages that help.
+``intake.open_catalog(path)`` reads it; `open_catalog` adds error messages that help.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class LakeData(BaseData):
     Parameters
     ----------
     url : str
-        As in :func:`qmri_lake.open_lake`, or below ``{CATALOG_DIR}``.
+        As in `qmri_lake.open_lake`, or below ``{CATALOG_DIR}``.
     metadata : mapping, optional
         ``absent`` says what to do where there is no lake yet.
     """
@@ -58,7 +58,7 @@ class LakeData(BaseData):
 
 
 class LakeReader(BaseReader):
-    """Reads a group of a lake, or several joined, as :meth:`qmri_lake.Lake.load` does."""
+    """Reads a group of a lake, or several joined, as `qmri_lake.Lake.load` does."""
 
     implements: set[Any] = {LakeData}  # noqa: RUF012
     output_instance = "xarray:Dataset"
@@ -107,7 +107,7 @@ class _NoEntryError(NotFoundError, AttributeError):
 
 
 class LakeCatalog(Catalog):
-    """An intake catalog that says what there is when a name is wrong; see :func:`open_catalog`."""
+    """An intake catalog that says what there is when a name is wrong; see `open_catalog`."""
 
     def __call__(self, **parameters: Any) -> LakeCatalog:
         """Return a copy with parameters set, such as ``query`` and ``lake_ref``."""
@@ -250,7 +250,7 @@ def _resolved(url: str) -> str:
 
 
 def _text(name: str, value: Any) -> str | None:
-    """Unwrap a parameter (:class:`Text`); empty is None."""
+    """Unwrap a parameter (`Text`); empty is None."""
     if isinstance(value, tuple) and len(value) == 1:
         (value,) = value
     if value is not None and not isinstance(value, str):

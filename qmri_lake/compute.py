@@ -86,7 +86,7 @@ def cluster(which: str | Any = "auto") -> Iterator[Any]:
 
 @contextlib.contextmanager
 def running(which: Any | None) -> Iterator[Any | None]:
-    """Yield a client as :func:`cluster` does, or None for "in this process"."""
+    """Yield a client as `cluster` does, or None for "in this process"."""
     if which is None:
         yield None
         return

@@ -114,7 +114,7 @@ class Diagnosis:
 def diagnose(
     lake: Lake, *, repair: bool = False, older_than: timedelta = timedelta(days=1)
 ) -> Diagnosis:
-    """Look for what killed writers left behind; see :meth:`Lake.doctor`."""
+    """Look for what killed writers left behind; see `Lake.doctor`."""
     writer, writing = lock_owner(lake.url), is_locked(lake.url)
     if repair:
         with lake.writing():  # which takes the name of a dead writer away when it ends

@@ -1,8 +1,8 @@
 """Errors: one line that says what was found, what was expected, where, and what to do.
 
-Every class is a subclass of :class:`QmriLakeError` and of the builtin that a caller would expect
+Every class is a subclass of `QmriLakeError` and of the builtin that a caller would expect
 (``KeyError`` for a name that is not there, ``ValueError`` for a value that can't be used ...).
-Whatever can be wrong with *input* has a :class:`Reason`, from a closed list, so that a listing of
+Whatever can be wrong with *input* has a `Reason`, from a closed list, so that a listing of
 ten thousand series can be counted and filtered.
 """
 
@@ -137,7 +137,7 @@ def _rebuild(
 
 
 class InputError(QmriLakeError, ValueError):
-    """A file, series, table or array can't be used; carries a :class:`Reason`."""
+    """A file, series, table or array can't be used; carries a `Reason`."""
 
     def problem(self, where: str = "", exam: str = "") -> Problem:
         """Return this error as a row of a listing."""

@@ -3,8 +3,8 @@
 Arrays of a file, all optional except that a mask needs its affine:
 
 =================  ==========================================================================
-``dess_bone``      (slice, row, column) uint8, labels of :data:`qmri_lake.tissues.BONE`
-``dess_cartilage`` (slice, row, column) uint8, labels of :data:`qmri_lake.tissues.CARTILAGE`
+``dess_bone``      (slice, row, column) uint8, labels of `qmri_lake.tissues.BONE`
+``dess_cartilage`` (slice, row, column) uint8, labels of `qmri_lake.tissues.CARTILAGE`
 ``dess_affine``    (4, 4) voxel (slice, row, column, 1) to LPS mm
 ``msme_cartilage`` the same on the MSME grid
 ``msme_affine``    (4, 4)

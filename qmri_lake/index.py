@@ -38,7 +38,7 @@ class KeyIndex(xr.Index):
 
     ``ds.sel(patient=9000001, timepoint=24, knee="right")`` drops the dimension, as any scalar
     selection that finds one element does; a selection by fewer keys keeps it. The columns of
-    `frame` are in the order of :data:`KEYS`, whatever a user has renamed them to.
+    `frame` are in the order of `KEYS`, whatever a user has renamed them to.
     """
 
     def __init__(self, frame: pd.DataFrame, dim: str = "exam") -> None:
@@ -186,5 +186,5 @@ def _matches(column: pd.Series[Any], label: Any) -> np.ndarray[Any, np.dtype[np.
 
 
 def attach_index(ds: xr.Dataset) -> xr.Dataset:
-    """Return `ds` with its coordinates patient, timepoint and knee under one :class:`KeyIndex`."""
+    """Return `ds` with its coordinates patient, timepoint and knee under one `KeyIndex`."""
     return ds.set_xindex(list(KEYS), KeyIndex)

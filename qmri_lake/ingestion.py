@@ -93,12 +93,12 @@ def ingest(
     ----------
     source : path
         A folder, a ``.tar`` or a ``.tar.gz``, or a folder of them; see
-        :func:`qmri_lake.oai.inventory`.
+        `qmri_lake.oai.inventory`.
     lake : Lake or URL
         A URL without a lake is made into one.
     masks : path, optional
         Folder of ``<exam key>.npz`` files with labels on both grids, as the synthetic OAI writes
-        them; see :mod:`qmri_lake.import_masks`.
+        them; see `qmri_lake.import_masks`.
     patient, timepoint, knee : optional
         For series whose headers don't say. A header that says otherwise is a listed problem.
     group : {"dess", "msme"}, optional
@@ -106,11 +106,11 @@ def ingest(
     profile : {"oai"}, optional
         Array sizes of a new lake; default: the largest series of this delivery.
     cluster : optional
-        As in :meth:`Lake.run`: reading and decoding is one task an exam.
+        As in `Lake.run`: reading and decoding is one task an exam.
     progress : callable, optional
         Called with (files read, where) while headers are read.
     listeners : optional
-        As in :meth:`Lake.run`.
+        As in `Lake.run`.
 
     Returns
     -------

@@ -91,7 +91,7 @@ def create_lake(url: str, *, profile: str | None = None) -> Lake:
     Parameters
     ----------
     url : str
-        As in :func:`open_lake`.
+        As in `open_lake`.
     profile : {"oai"}, optional
         Fixes the array sizes (dess 176 x 384 x 384, msme 7 x 40 x 384 x 384). Without it, the
         first ingest's largest series of each kind does.
@@ -108,10 +108,10 @@ def create_lake(url: str, *, profile: str | None = None) -> Lake:
 
 
 class Lake:
-    """Exams of many knees as arrays; made by :func:`open_lake` or :func:`create_lake`.
+    """Exams of many knees as arrays; made by `open_lake` or `create_lake`.
 
     A lake stays at the snapshot that was newest when it was opened, and moves on with
-    :meth:`refresh` or after a run of its own.
+    `refresh` or after a run of its own.
     """
 
     def __init__(self, url: str, repo: icechunk.Repository, ref: str | None, mode: Mode) -> None:
@@ -188,7 +188,7 @@ class Lake:
         ----------
         query : str, optional
             Such as ``"knee == 'right' and timepoint == 0 and kl >= 2"``, over the keys and the
-            columns of `clinical`; see :mod:`qmri_lake.query`.
+            columns of `clinical`; see `qmri_lake.query`.
         """
         everything = Cohort.everything(self)
         return everything.where(query) if query else everything
@@ -247,7 +247,7 @@ class Lake:
         Dataset
             Dims start with ``exam``, one exam a Dask block. Images are cropped to the smallest
             box that holds every exam: one exam, or a uniform cohort, comes at its own shape;
-            :func:`qmri_lake.inside` masks what lies beyond an exam's own extent.
+            `qmri_lake.inside` masks what lies beyond an exam's own extent.
             ``ds.sel(patient=..., timepoint=..., knee=...)`` works. Group ``visit`` has an axis of
             its own: all visits, or with a cohort those of its patients.
 
@@ -381,12 +381,12 @@ class Lake:
         Parameters
         ----------
         step : str or Step
-            ``"t2"``, or a step of your own (:func:`qmri_lake.step`).
+            ``"t2"``, or a step of your own (`qmri_lake.step`).
         cohort : Cohort or query, optional
             Which exams; default all.
         cluster : optional
             None: this process, one exam after another. ``"auto"``, ``"cpu"``, ``"gpu"``, a
-            scheduler's address, or a Dask client: see :func:`qmri_lake.cluster`.
+            scheduler's address, or a Dask client: see `qmri_lake.cluster`.
         variant : str
             Write a second version of the product beside the first: ``t2__epg``.
         retry_failed : bool
@@ -394,7 +394,7 @@ class Lake:
         commit_every, commit_seconds
             Commit after so many exams, or so many seconds.
         listeners : sequence of callables
-            Called with each event of the run: see :mod:`qmri_lake.run`.
+            Called with each event of the run: see `qmri_lake.run`.
         **parameters
             The step's own parameters.
 

@@ -125,7 +125,7 @@ def evaluate(tree: ast.expr, columns: Mapping[str, pd.Series[Any]]) -> pd.Series
     Parameters
     ----------
     tree : expr
-        From :func:`parse`.
+        From `parse`.
     columns : mapping of name to Series
         With nullable dtypes.
     """

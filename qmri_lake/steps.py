@@ -148,7 +148,7 @@ def step(
     Returns
     -------
     Step
-        For ``lake.run(step, cohort, **parameters)``. Raising :class:`Skip` in the function marks
+        For ``lake.run(step, cohort, **parameters)``. Raising `Skip` in the function marks
         the exam as skipped; any other exception marks it as failed. The attribute ``flag`` of a
         returned Dataset marks it as flagged, with that text as the reason.
     """

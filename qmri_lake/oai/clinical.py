@@ -53,7 +53,7 @@ class ClinicalTables:
     """What the clinical tables of a delivery say."""
 
     visits: pd.DataFrame
-    """One row for each patient, timepoint and knee; see :func:`read_tables`."""
+    """One row for each patient, timepoint and knee; see `read_tables`."""
     problems: tuple[Problem, ...]
     counts: Mapping[str, int]
     """``tables`` read; visits with ``bmi_carried_forward`` or ``age_from_nominal_month``;

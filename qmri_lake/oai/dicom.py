@@ -58,7 +58,7 @@ def read_volume(files: Files, where: str = "") -> Volume:
     -------
     Volume
         Image (echo, slice, row, column) float32, rescaled file by file; slices and echoes in
-        the order of :func:`qmri_lake.oai.stack.arrange`.
+        the order of `qmri_lake.oai.stack.arrange`.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def read_dicom(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
     Raises
     ------
     InputError
-        With its :class:`~qmri_lake.errors.Reason`: no image, several series, a cut-off file, a
+        With its `qmri_lake.errors.Reason`: no image, several series, a cut-off file, a
         missing slice ...
 
     Examples

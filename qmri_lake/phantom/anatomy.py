@@ -1,6 +1,6 @@
 """The knee as functions of position: femur, tibia, patella, fibula, their cartilage, the menisci.
 
-Everything here is a *right* knee in millimetres of a femur 76 mm wide; :mod:`.pose` scales, bends,
+Everything here is a *right* knee in millimetres of a femur 76 mm wide; `.pose` scales, bends,
 mirrors and places it. Axes: +x medial, +y posterior, +z proximal; z = 0 is close to the distal end
 of the condyles. Proportions follow a real knee (bone widths and depths by height, cartilage
 volumes); radii vary from patient to patient by `Anatomy.shape`.

@@ -98,7 +98,7 @@ class Truth:
     Attributes
     ----------
     dess_bone, dess_cartilage : (slice, row, column) uint8
-        Labels as in :mod:`qmri_lake.tissues`.
+        Labels as in `qmri_lake.tissues`.
     dess_affine, msme_affine : (4, 4) float64
         Voxel (slice, row, column) to LPS mm of that series.
     msme_bone, msme_cartilage : (slice, row, column) uint8
@@ -251,7 +251,7 @@ def knee(
     Parameters
     ----------
     exam : Exam
-        One of :func:`exams`.
+        One of `exams`.
     shape : (slices, rows, columns)
         Of the DESS; the field of view is 112 x 140 x 140 mm whatever the shape.
     lattice : Lattice, optional

@@ -232,7 +232,7 @@ def sample(
         Voxel (slice, row, column) to the lattice's world (LPS, mm).
     shape : (slices, rows, columns)
     steps : (n, 3) float32
-        Sub-sample positions, voxels; from :func:`offsets`.
+        Sub-sample positions, voxels; from `offsets`.
     """
     matrix = (lattice.from_world() @ affine)[:3].astype(np.float32)
     reach = np.linalg.norm(affine[:3, :3] @ steps.T.astype(np.float64), axis=0).max()

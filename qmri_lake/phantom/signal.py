@@ -37,7 +37,7 @@ _DESS = np.array([0, 0.165, 0.055, 0.430, 0.150, 0.88, 0.290, 0.215, 0.090, 0.3,
 _TEXTURE = np.array([0, 0.22, 0.20, 0.08, 0.15, 0.05, 0.16, 0.24, 0.2, 0.1, 0.05])
 _DENSITY = np.array([0, 0.90, 0.10, 0.80, 0.45, 1.00, 0.75, 1.00, 0.30, 0.5, 0.5])
 TISSUE_T2 = np.array([50, 120.0, 5.0, np.nan, 12.0, 400.0, 35.0, 110.0, 8.0, 30.0, 150.0])
-"""T2 of each :class:`.sampling.Tissue`, ms; cartilage has its own, by depth."""
+"""T2 of each `.sampling.Tissue`, ms; cartilage has its own, by depth."""
 
 
 def cartilage_t2(depth: NDArray[np.float32], raised: float = 0.0) -> NDArray[np.float32]:

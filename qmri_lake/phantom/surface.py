@@ -45,7 +45,7 @@ class Surface:
     area : (n,) float32
         Surface that the point stands for, mm2.
     region : (n,) uint8
-        Index into :data:`REGIONS`.
+        Index into `REGIONS`.
     """
 
     point: NDArray[np.float32]

@@ -1,6 +1,6 @@
 """The mono-exponential fit for NumPy arrays, compiled, in float64.
 
-See :mod:`qmri_lake.relaxometry.mono_exponential` for the method and the symbols. Voxels are
+See `qmri_lake.relaxometry.mono_exponential` for the method and the symbols. Voxels are
 gathered into lanes, and the innermost loops run over lanes, so that the compiler vectorises them.
 """
 

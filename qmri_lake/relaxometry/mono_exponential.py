@@ -64,7 +64,7 @@ class MonoExponentialFit(NamedTuple):
     r2: Any
     """Coefficient of determination, centred: 1 - SSE / sum (y - mean y)^2; kept likewise."""
     status: Any
-    """:class:`FitStatus` as uint8."""
+    """`FitStatus` as uint8."""
 
 
 def fit_mono_exponential(
@@ -95,7 +95,7 @@ def fit_mono_exponential(
     -------
     MonoExponentialFit
         ``t2``, ``t2_error``, ``s0``, ``r2`` and ``status``, each (...), float32 (float64 for a
-        float64 signal). There is never a 0 for "no value": see :class:`FitStatus`.
+        float64 signal). There is never a 0 for "no value": see `FitStatus`.
 
     Raises
     ------

@@ -93,7 +93,7 @@ def t2(
     bounds: tuple[float, float] = (0.0, 100.0),
     r2_min: float | None = 0.8,
 ) -> dict[str, Any]:
-    """Fit T2 to one exam; the parameters are those of :func:`fit_t2`."""
+    """Fit T2 to one exam; the parameters are those of `fit_t2`."""
     labels = _labels(msme, within)
     if labels is not None and (labels != NO_MASK).any() and not _tissue(labels).any():
         raise Skip("no cartilage on the MSME grid")
@@ -134,7 +134,7 @@ def fit_t2(
     ----------
     ds : Dataset
         Of group ``msme``: `image` (exam, echo, slice, row, column), or without ``exam`` as
-        :func:`qmri_lake.read_dicom` returns it; `echo_time` [ms]; `cartilage` for
+        `qmri_lake.read_dicom` returns it; `echo_time` [ms]; `cartilage` for
         ``within="cartilage"``. It is not modified.
     within : {"cartilage", "all"}, optional
         Voxels to fit: those of a cartilage or meniscus label, or all. Default: cartilage where

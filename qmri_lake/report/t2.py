@@ -33,7 +33,7 @@ class T2Summary:
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     histograms: dict[str, np.ndarray[Any, np.dtype[np.int64]]] = field(default_factory=dict)
-    """Voxels a ms by tissue, edges :data:`BINS`; accepted voxels only."""
+    """Voxels a ms by tissue, edges `BINS`; accepted voxels only."""
     outcomes: dict[str, int] = field(default_factory=dict)
     """Voxels by what became of their fit."""
 
