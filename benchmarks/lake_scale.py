@@ -7,10 +7,11 @@ anything.
 
 from __future__ import annotations
 
+import itertools
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import icechunk
@@ -21,7 +22,7 @@ from qmri_lake.lake import Lake, create_lake, open_lake
 from qmri_lake.relaxometry.step import t2
 from qmri_lake.status import STATE, declare_status
 from qmri_lake.storage import BRANCH, commit, open_root
-from qmri_lake.variables import REGISTRY, sizes_of
+from qmri_lake.variables import EXAM_CHUNK, REGISTRY, sizes_of
 from qmri_lake.writing import Change, append_exams, declare, exam_count
 
 EXAMS = 47_078
@@ -107,17 +108,16 @@ def best(action: Callable[[], object], repeats: int = 5) -> float:
     return min(seconds)
 
 
-def commit_times(lake: Lake, count: int) -> np.ndarray:
-    """Commit batches of 64 exams, each with image, small values and status; CPU seconds of each.
+def commit_times(lake: Lake, count: int) -> Iterator[float]:
+    """Commit batches of 64 exams, each with image, small values and status; yield CPU seconds.
 
     Exams are taken in order; where they end, those of the next variant of the image begin, so
-    that the last commits meet arrays as empty as the first ones did. All are declared before.
+    that the last commits meet chunks as full as the first ones did. All are declared before.
     """
     rng = np.random.default_rng(0)
-    length = len(lake) // BATCH * BATCH
+    length = len(lake) // EXAM_CHUNK * EXAM_CHUNK
     turns = range(-(-count * BATCH // length))
     commit(lake.repo, lambda session: _declare_variants(session, turns), "Declare variants")
-    seconds = []
     for number in range(count):
         start, turn = number * BATCH % length, number * BATCH // length
         names = {v.name: f"{v.path}__v{turn}" for v in REGISTRY.made_by("ingest_msme")}
@@ -134,8 +134,7 @@ def commit_times(lake: Lake, count: int) -> np.ndarray:
             change.set_state(f"ingest_msme__v{turn}", row, "done", 1)
         begin = time.process_time()
         commit(lake.repo, change, f"Commit {number}")
-        seconds.append(time.process_time() - begin)
-    return np.array(seconds)
+        yield time.process_time() - begin
 
 
 def _declare_variants(session: icechunk.Session, turns: range) -> None:
@@ -145,10 +144,16 @@ def _declare_variants(session: icechunk.Session, turns: range) -> None:
         declare_status(root, f"ingest_msme__v{turn}", exam_count(root))
 
 
-def growth(seconds: np.ndarray) -> tuple[float, float]:
-    """Return the medians of the first and of the last hundred commits."""
-    window = min(100, len(seconds) // 2)
-    return float(np.median(seconds[:window])), float(np.median(seconds[-window:]))
+def growth(aged: Lake, fresh: Lake, count: int) -> tuple[float, float, float]:
+    """Return medians of the first 100 of `count` commits, of those again, and of the last 100.
+
+    The first 100 are done again on a fresh lake in turns with the last ones: minutes lie between
+    the two ends, and the machine has changed more than the lake.
+    """
+    commits, again = commit_times(aged, count), commit_times(fresh, 100)
+    first = list(itertools.islice(commits, count - 100))[:100]
+    pairs = list(zip(again, commits, strict=True))
+    return float(np.median(first)), *map(float, np.median(pairs, axis=0))
 
 
 def report(folder: Path, commits: int) -> None:
@@ -161,8 +166,10 @@ def report(folder: Path, commits: int) -> None:
         print(
             f"  {name:30s} {seconds[0]:7.3f}   {seconds[1]:7.3f}   {seconds[1] / seconds[0]:5.2f}x"
         )
-    first, last = growth(commit_times(large, commits))
-    print(f"commit of {BATCH} exams, median of the first and the last of {commits:,}")
+    _, first, last = growth(large, big_lake(folder / "fresh.lake"), commits)
+    print(
+        f"commit of {BATCH} exams, medians of the first and the last 100 of {commits:,}, in turns"
+    )
     print(f"  {'':30s} {first:7.4f}   {last:7.4f}   {last / first:5.2f}x")
 
 
