@@ -51,7 +51,9 @@ class Table:
             gpu = "gpu" in report.keywords
             self.rows.append((name, "-", reason, "skip (gpu)" if gpu else "**skip**"))
         elif report.failed and not any(not passed for *_, passed in judged):
-            self.rows.append((name, "-", f"failed before it was judged ({report.when})", "**miss**"))
+            self.rows.append(
+                (name, "-", f"failed before it was judged ({report.when})", "**miss**")
+            )
 
     @property
     def missed(self) -> bool:
