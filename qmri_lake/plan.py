@@ -82,6 +82,7 @@ def make_plan(
     if variant and not variant.isidentifier():
         raise RunError(f"variant {variant!r}", expected="a name such as epg", where=step.name)
     values = step.parameters(parameters)
+    wanted = (canonical(values, f"step {step.name}"), step.version)
     inputs = step.inputs(values)
     root, length = lake.root, len(lake.exams)
     runs = read_runs(root)
@@ -90,7 +91,6 @@ def make_plan(
     chosen = np.zeros(length, dtype=bool)
     chosen[cohort.rows] = True
 
-    wanted = (canonical(values), step.version)
     # A run named "import" put somebody's masks or maps there: they stay until asked otherwise.
     same = [
         number

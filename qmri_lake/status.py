@@ -6,15 +6,18 @@ all NaN writes none.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from qmri_lake.errors import RunError
 from qmri_lake.storage import Node
 from qmri_lake.variables import EXAM_CHUNK, Variable
 
@@ -120,19 +123,57 @@ def write_run(root: Node, number: int, record: Mapping[str, Any]) -> None:
     runs[number] = json.dumps(_plain(record))
 
 
-def canonical(parameters: Mapping[str, Any]) -> str:
-    """Spell parameters in one way, so that those of two runs compare: (0, 100) is [0, 100]."""
-    return json.dumps(_plain(parameters), sort_keys=True)
+def canonical(parameters: Mapping[str, Any], where: str = "parameters") -> str:
+    """Spell parameters in one way, so that those of two runs compare: (0, 100) is [0, 100].
+
+    Raises
+    ------
+    RunError
+        A value that can't be told from another one of its kind, with the parameter's name.
+    """
+    plain = {}
+    for name, value in parameters.items():
+        try:
+            plain[name] = _plain(value)
+        except TypeError as error:
+            raise RunError(
+                f"{error} in parameter {name!r}",
+                expected="numbers, text, None, lists, mappings by text, or NumPy arrays of them",
+                where=where,
+                todo="A run compares parameters with those of earlier runs: pass the values.",
+            ) from None
+    return json.dumps(plain, sort_keys=True)
 
 
 def _plain(value: Any) -> Any:
-    """Return what JSON can hold: it knows no infinity, no NaN and no NumPy numbers."""
+    """Return what JSON can hold, different for different values; TypeError when there is no way.
+
+    JSON knows no infinity and no NaN; "inf" is a text. Arrays are known by their digest.
+    """
     if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
+        if strange := [key for key in value if not isinstance(key, str)]:
+            raise TypeError(f"the key {strange[0]!r}")
+        return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        return _plain(value.item())
+    if isinstance(value, np.ndarray):
+        return _digest(value)
+    if isinstance(value, (np.bool_, np.integer, np.floating)) and not isinstance(
+        value,
+        np.longdouble,  # whose item() is a longdouble again
+    ):
+        value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    if isinstance(value, Path):
         return str(value)
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"a {type(value).__name__}")
+
+
+def _digest(values: np.ndarray[Any, Any]) -> dict[str, Any]:
+    if values.dtype.hasobject or values.dtype.kind == "T":  # their bytes are addresses
+        raise TypeError(f"an array of {values.dtype}")
+    digest = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+    return {"array": values.dtype.str, "shape": list(values.shape), "sha256": digest}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -210,6 +212,25 @@ def test_run__unknown_names(lake: Lake) -> None:
     with pytest.raises(RunError, match="no value for parameter 'must'"):
         lake.run(Step("needy", lambda msme, *, must: {}, {"msme": ["image"]}, double.writes, "1"))
     assert lake.refresh().snapshot == snapshot
+
+
+def test_plan__parameters_told_apart(lake: Lake) -> None:
+    def made(msme: xr.Dataset, *, value: Any) -> Any:
+        return {"test_double": 1.0}
+
+    step = Step("double", made, {"msme": ["image"]}, double.writes, "1")
+    weights, other = np.zeros(2000), np.zeros(2000)
+    other[1000] = 5
+    values = [weights, other, other.astype("float32"), other.reshape(2, -1), np.inf, "inf", "nan",
+              np.nan, [1, 2], {"a": np.inf}, np.float32(0.5), 1, None]  # fmt: skip
+    for value in values:
+        assert lake.run(step, "timepoint == 0 and knee == 'left'", value=value).counts["done"] == 2
+        again = lake.plan(step, "timepoint == 0 and knee == 'left'", value=copy.deepcopy(value))
+        assert again.up_to_date == 2
+    assert len(lake.runs()["parameters"].map(str).unique()) == len(values) + 1
+    for value in [object(), pd.DataFrame(), {1, 2}, {1: 2}, np.array([None]), 1j]:
+        with pytest.raises(RunError, match=r"step double: found .* in parameter 'value'; expected"):
+            lake.plan(step, value=value)
 
 
 def test_run__more_memory_than_there_is(lake: Lake) -> None:
