@@ -32,8 +32,6 @@ class Plan:
     run: int
     rows: np.ndarray[Any, np.dtype[np.intp]]
     """Positions of the exams that will be computed: pending and stale ones."""
-    stale: int
-    """How many of them were done before, with other parameters, code or inputs."""
     up_to_date: int
     failed_before: int
     """Exams that failed before and are left alone without ``retry_failed=True``."""
@@ -41,11 +39,18 @@ class Plan:
     """Exams that lack an input, by the step that makes it."""
     projected_bytes: int
     new_sizes: Mapping[str, int]
+    replaced: np.ndarray[Any, np.dtype[np.bool_]]
+    """Which of `rows` have a product: its values go, also where no new ones come."""
 
     @property
     def name(self) -> str:
         """Name of the step's status: with its variant."""
         return self.step.name + (f"__{self.variant}" if self.variant else "")
+
+    @property
+    def stale(self) -> int:
+        """How many of `rows` were done before, with other parameters, code or inputs."""
+        return int(self.replaced.sum())
 
     def __repr__(self) -> str:
         lines = [
@@ -126,12 +131,12 @@ def make_plan(
         inputs,
         max(runs, default=0) + 1,
         rows,
-        int((todo & status.usable).sum()),
         int((ready & (current | skipped)).sum()),
         int((failed & ~todo).sum()),
         waiting,
         step.projected_bytes(values, all_sizes) if len(rows) else 0,
         sizes,
+        status.usable[rows],
     )
 
 

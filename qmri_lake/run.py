@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +75,8 @@ class Outcome:
     """(state, message) by step."""
     fork: icechunk.ForkSession | None = None
     small: dict[str, Any] = field(default_factory=dict)
+    erased: Sequence[str] = ()
+    """Paths of the exam's old values that no new ones replace."""
     problems: list[Problem] = field(default_factory=list)
 
     @property
@@ -118,6 +120,8 @@ class RunResult:
 class _StepTask:
     row: int
     exam: str
+    replaces: bool
+    """Whether the exam has a product of an earlier run."""
 
 
 @dataclass(frozen=True)
@@ -131,22 +135,26 @@ class StepWork:
 
     def __call__(self, fork: icechunk.ForkSession, task: _StepTask) -> Outcome:
         """Read, compute and write one exam."""
-        name = self.step.name + (f"__{self.variant}" if self.variant else "")
+        suffix = f"__{self.variant}" if self.variant else ""
+        name = self.step.name + suffix
+        old = {v.name: v.path + suffix for v in self.step.writes} if task.replaces else {}
+        without = Outcome(task.row, task.exam, {}, erased=tuple(old.values()))
         try:
             root = open_root(fork.store, "r+")
             groups = [read_exam(root, g, names, task.row) for g, names in self.inputs.items()]
             product = self.step.function(*groups, **self.parameters)
             small = write_exam(root, self.step.writes, product, task.row, task.exam, self.variant)
         except Skip as reason:
-            return Outcome(task.row, task.exam, {name: ("skipped", str(reason))})
+            return replace(without, states={name: ("skipped", str(reason))})
         except Exception as error:  # one exam's failure must not end the run of the others
             full = disk_full(error, task.exam)
             if full is not None:
                 raise full from error
-            return Outcome(task.row, task.exam, {name: ("failed", one_line(error))})
+            return replace(without, states={name: ("failed", one_line(error))})
         flag = getattr(product, "attrs", {}).get("flag", "")
         mark = ("flagged", str(flag)) if flag else ("done", "")
-        return Outcome(task.row, task.exam, {name: mark}, fork, small)
+        left_out = [path for variable, path in old.items() if variable not in product]
+        return Outcome(task.row, task.exam, {name: mark}, fork, small, left_out)
 
 
 def one_line(error: BaseException) -> str:
@@ -193,7 +201,10 @@ def run_step(
 
     work = StepWork(plan.step, plan.inputs, plan.parameters, plan.variant)
     exams = lake.exams["exam"].to_numpy()[plan.rows]
-    tasks = [_StepTask(int(row), exam) for row, exam in zip(plan.rows, exams, strict=True)]
+    tasks = [
+        _StepTask(int(row), exam, bool(replaces))
+        for row, exam, replaces in zip(plan.rows, exams, plan.replaced, strict=True)
+    ]
     done = execute(
         lake,
         name,
@@ -287,6 +298,8 @@ def execute(
                 problems += outcome.problems
                 for path, value in outcome.small.items():
                     batch.set_small(path, outcome.row, value)
+                for path in outcome.erased:
+                    batch.erase(path, outcome.row)
                 for step, (state, message) in outcome.states.items():
                     batch.set_state(step, outcome.row, state, run, message)
                 state, message = outcome.worst

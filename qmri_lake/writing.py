@@ -136,6 +136,8 @@ class Change:
     forks: list[icechunk.ForkSession] = field(default_factory=list)
     small: dict[str, dict[int, Any]] = field(default_factory=dict)
     """Values by path of the array, then by row."""
+    erased: dict[str, set[int]] = field(default_factory=dict)
+    """Rows that get the fill value back, by path of the array."""
     states: dict[str, dict[int, tuple[str, int, str]]] = field(default_factory=dict)
     """(state, run, message) by step, then by row."""
     runs: dict[int, Mapping[str, Any]] = field(default_factory=dict)
@@ -148,6 +150,10 @@ class Change:
     def set_small(self, path: str, row: int, value: Any) -> None:
         """Set the value of a small array for an exam."""
         self.small.setdefault(path, {})[row] = value
+
+    def erase(self, path: str, row: int) -> None:
+        """Take the value of an exam away: a map, or a small value."""
+        self.erased.setdefault(path, set()).add(row)
 
     def set_column(self, path: str, rows: Sequence[int], values: np.ndarray[Any, Any]) -> None:
         """Set the values of a small array for many exams."""
@@ -165,6 +171,8 @@ class Change:
             if path not in root:
                 raise NotFoundError(f"no array {path}", expected="one that was declared")
             _set_rows(root[path], values)
+        for path, gone in self.erased.items():
+            _erase_rows(root[path], gone)
         for step, marks in self.states.items():
             group = declare_status(root, step, exam_count(root))
             _set_rows(group["state"], {row: STATE[mark[0]] for row, mark in marks.items()})
@@ -172,6 +180,16 @@ class Change:
             _set_rows(group["message"], {row: mark[2] for row, mark in marks.items()})
         for number, record in self.runs.items():
             write_run(root, number, record)
+
+
+def _erase_rows(array: Node, rows: Iterable[int]) -> None:
+    """Give rows their fill back; Zarr removes a chunk that is all fill."""
+    if array.chunks[0] == EXAM_CHUNK:
+        empty = np.full(array.shape[1:], array.fill_value, dtype=array.dtype)
+        _set_rows(array, dict.fromkeys(rows, empty if empty.ndim else array.fill_value))
+        return
+    for row in rows:
+        array[row] = array.fill_value
 
 
 def _set_rows(array: Node, values: Mapping[int, Any]) -> None:

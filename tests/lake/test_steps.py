@@ -214,6 +214,35 @@ def test_run__unknown_names(lake: Lake) -> None:
     assert lake.refresh().snapshot == snapshot
 
 
+def test_run__old_values_go(lake: Lake) -> None:
+    """What a later run leaves out, skips or fails at is not what an earlier one wrote."""
+
+    def some(msme: xr.Dataset, *, mode: str = "all") -> Any:
+        if mode == "skip":
+            raise ql.Skip("nothing")
+        if mode == "fail":
+            raise ValueError("no")
+        return {v.name: known[v.name] for v in first_echo.writes if mode in ("all", v.name)}
+
+    known = {
+        "test_first_echo": np.ones((4, 12, 10), np.float32), "test_mean": 1.0, "test_count": 1,
+        "test_name": "word", "test_echoes": np.ones(7, np.float32),
+    }  # fmt: skip
+    step = Step("first_echo", some, {"msme": ["image"]}, first_echo.writes, "1")
+    odd = lake.cohort("knee == 'left'")
+    for mode, left in [("skip", 0), ("test_count", 1), ("fail", 0), ("test_first_echo", 1)]:
+        for variant in ("", "b"):
+            lake.run(step, odd, variant=variant)
+            lake.run(step, odd, variant=variant, mode=mode)
+            kept = 0
+            for name in known:
+                array = lake.root["msme"][f"{name}__{variant}" if variant else name]
+                values = array[:]
+                empty = np.isnan(values) if values.dtype.kind == "f" else values == array.fill_value
+                kept += not empty.all()
+            assert kept == left, (mode, variant)
+
+
 def test_plan__parameters_told_apart(lake: Lake) -> None:
     def made(msme: xr.Dataset, *, value: Any) -> Any:
         return {"test_double": 1.0}
