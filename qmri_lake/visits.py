@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +15,13 @@ from qmri_lake import __version__
 from qmri_lake.errors import Problem
 from qmri_lake.index import KEYS
 from qmri_lake.status import read_runs
-from qmri_lake.storage import commit, open_root, translated_errors
+from qmri_lake.storage import Node, commit, open_root, translated_errors
 from qmri_lake.variables import REGISTRY
 from qmri_lake.writing import Change, declare, write_table
 
 if TYPE_CHECKING:
     from qmri_lake.lake import Lake
+    from qmri_lake.oai.clinical import ClinicalTables
 
 __all__ = ["store_visits"]
 
@@ -39,15 +41,16 @@ def store_visits(
 ) -> tuple[int, tuple[str, ...], tuple[Problem, ...]]:
     """Store the clinical tables below `source`, if there are any, and join them on all exams.
 
-    Exams that are new since the tables were stored are joined with those. The caller holds the
-    writer's lock.
+    Rows are merged by patient, timepoint and knee: what these tables don't hold stays, a stored
+    value gives way to another one (counted in the notes) and never to a missing one. Exams that
+    are new since the tables were stored are joined with those. The caller holds the writer's lock.
 
     Returns
     -------
     rows : int
-        Visit rows stored now; 0 when the source has no tables, or those that the lake has.
+        Visit rows of these tables; 0 when there are none, or they say nothing new.
     notes : tuple of str
-        What was carried forward or left out, counted.
+        What was corrected, carried forward or left out, counted.
     problems : tuple of Problem
         Tables and cells that could not be read.
     """
@@ -55,15 +58,14 @@ def store_visits(
 
     tables = read_tables(source, scan_dates=scan_dates)
     notes = tuple(f"{n:,} {_NOTES[k]}" for k, n in tables.counts.items() if n and k in _NOTES)
-    names = [variable.name for variable in REGISTRY.group("visit")]
-    stored = _stored_visits(lake, names) if "visit" in lake.root else None
-    given = len(tables.visits) > 0 and not _same(stored, tables.visits[names])
-    if given:
-        visits = tables.visits[names]
-    elif stored is not None:
-        visits = stored
-    else:
+    stored = _stored_visits(lake.root)
+    visits, corrected = _merge(stored, _known(tables))
+    given = len(tables.visits) > 0 and not _same(stored, visits)
+    if not len(visits):
         return 0, notes, tables.problems
+    if corrected:
+        listed = ", ".join(f"{name} {n:,}" for name, n in sorted(corrected.items()))
+        notes += (f"{corrected.total():,} stored values were corrected: {listed}",)
     change = _join(lake, visits)
     if not given and not change.states:
         return 0, notes, tables.problems
@@ -72,48 +74,71 @@ def store_visits(
         root = open_root(session.store, "r+")
         if given:
             declare(root, REGISTRY.group("visit"))
-            write_table(root, "visit", visits)
+            # Merged again: when another commit came first, its rows stay too.
+            write_table(root, "visit", _merge(_stored_visits(root), _known(tables))[0])
         declare(root, REGISTRY.group("clinical"))
         change(session)
 
-    message = f"Store {len(visits):,} visits" if given else "Join new exams with their visits"
+    rows = len(tables.visits) if given else 0
+    message = f"Store {rows:,} rows of visits" if given else "Join new exams with their visits"
     with translated_errors(lake.url):
         commit(lake.repo, apply, message, {"step": STEP})
     lake.refresh()
-    return (len(visits) if given else 0), notes, tables.problems
+    return rows, notes, tables.problems
 
 
-def _stored_visits(lake: Lake, names: list[str]) -> pd.DataFrame:
-    frame = pd.DataFrame({name: lake.root[f"visit/{name}"][:] for name in names})
+def _stored_visits(root: Node) -> pd.DataFrame:
+    """Read the stored rows, missing values as NaN; no rows where nothing is stored."""
+    columns = {}
     for variable in REGISTRY.group("visit"):
-        if variable.dtype == "uint8":
-            values = frame[variable.name].astype(float)
-            frame[variable.name] = values.mask(values == variable.fill)
-    return frame
+        values = root[variable.path][:] if variable.path in root else np.empty(0)
+        if variable.name not in KEYS:
+            missing = values == variable.fill
+            values = np.where(missing, np.nan, values.astype(np.float64))
+        columns[variable.name] = values
+    return _typed(pd.DataFrame(columns))
 
 
-def _same(stored: pd.DataFrame | None, given: pd.DataFrame) -> bool:
-    """Whether the tables say what is stored already, in the precision in which it is."""
-    if stored is None or len(stored) != len(given):
+def _known(tables: ClinicalTables) -> pd.DataFrame:
+    """Return the rows of the tables without what they can't know."""
+    visits = tables.visits[[variable.name for variable in REGISTRY.group("visit")]]
+    replaced = visits["replaced"].astype(np.float64)
+    if not tables.tells_replacements:
+        replaced = replaced.where(replaced == 1)
+    return _typed(visits.assign(replaced=replaced))
+
+
+def _typed(visits: pd.DataFrame) -> pd.DataFrame:
+    return visits.astype({"patient": "int64", "timepoint": "int64", "knee": str})
+
+
+def _merge(stored: pd.DataFrame, given: pd.DataFrame) -> tuple[pd.DataFrame, Counter[str]]:
+    """Merge by key: given values over stored ones, stored ones where none is given.
+
+    Returns the rows sorted by key, and how many values changed to another, by column.
+    """
+    old, new = stored.set_index(list(KEYS)), given.set_index(list(KEYS))
+    both = old.index.intersection(new.index)
+    before, after = old.loc[both].astype(np.float32), new.loc[both].astype(np.float32)
+    changed = (before != after) & before.notna() & after.notna()
+    corrected = Counter({str(name): int(n) for name, n in changed.sum().items() if n})
+    merged = new.combine_first(old)[list(old.columns)].reset_index()
+    # Nothing says that a knee was replaced: then it was not.
+    return merged.fillna({"replaced": 0.0}), corrected
+
+
+def _same(stored: pd.DataFrame, merged: pd.DataFrame) -> bool:
+    """Whether nothing is new, in the precision in which values are stored."""
+    if len(stored) != len(merged) or not stored[list(KEYS)].equals(merged[list(KEYS)]):
         return False
-    for variable in REGISTRY.group("visit"):
-        old, new = stored[variable.name], given[variable.name]
-        if variable.dtype == "string":
-            if old.astype(str).tolist() != new.astype(str).tolist():
-                return False
-            continue
-        kind = np.float32 if variable.dtype == "float32" else np.float64
-        if not np.array_equal(old.astype(kind), new.astype(kind), equal_nan=True):
-            return False
-    return True
+    values = [name for name in stored.columns if name not in KEYS]
+    old, new = (frame[values].to_numpy(np.float32) for frame in (stored, merged))
+    return np.array_equal(old, new, equal_nan=True)
 
 
 def _join(lake: Lake, visits: pd.DataFrame) -> Change:
     """Set the clinical columns of all exams that have a visit row and lack it, or differ."""
-    exams = lake.exams[list(KEYS)].astype({"patient": "int64", "timepoint": "int64"})
-    visits = visits.astype({"patient": "int64", "timepoint": "int64"})
-    for frame in (exams, visits):
-        frame["knee"] = frame["knee"].astype(str)
+    exams = _typed(lake.exams[list(KEYS)])
     joined = exams.merge(visits, on=list(KEYS), how="left", indicator=True, validate="m:1")
     rows = np.flatnonzero(joined["_merge"] == "both")
     change = Change()

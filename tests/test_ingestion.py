@@ -128,6 +128,43 @@ def test_ingest__corrected_tables_replace_the_rows(copy: Path, lake: ql.Lake) ->
     assert float(old.load("clinical", patient=patient, timepoint=0, knee="right").bmi[0]) != 44.5
 
 
+def clinical_tables(root: Path, enrollees: str, **tables: str) -> Path:
+    """A delivery of clinical tables alone."""
+    root.mkdir()
+    for name, text in {"Enrollees": enrollees, **tables}.items():
+        (root / f"{name}.txt").write_text(text)
+    return root
+
+
+def test_ingest__tables_of_a_second_delivery_add_to_the_first(tmp_path: Path) -> None:
+    both, one, sex_only = (
+        clinical_tables(
+            tmp_path / "a",
+            "ID|P02SEX\n9000001|1\n9000002|2\n",
+            AllClinical00="ID|V00AGE|P01BMI\n9000001|60|27\n9000002|50|30\n",
+            OUTCOMES99="ID|V99ERKBLRP\n9000001|1: Yes\n",
+        ),
+        clinical_tables(
+            tmp_path / "b",
+            "ID|P02SEX\n9000002|2\n9000003|1\n",
+            AllClinical00="ID|V00AGE|P01BMI\n9000002|.M|31\n9000003|55|22\n",
+        ),
+        clinical_tables(tmp_path / "c", "ID|P02SEX\n9000001|1\n"),
+    )
+    first = ql.ingest(both, tmp_path / "l.lake")
+    assert first.visits == 4  # two knees each
+    second = ql.ingest(one, tmp_path / "l.lake")
+    assert "2 stored values were corrected: bmi 2" in second.notes
+    visit = second.lake.load("visit").to_dataframe().query("knee == 'right'")
+    assert visit["patient"].tolist() == [9000001, 9000002, 9000003]
+    assert visit["bmi"].tolist() == [27, 31, 22]
+    assert visit["age"].tolist() == [60, 50, 55]
+    assert visit["replaced"].tolist() == [1, 0, 0]
+    before = second.lake.snapshot
+    third = ql.ingest(sex_only, tmp_path / "l.lake")
+    assert (third.visits, third.notes, third.lake.snapshot) == (0, (), before)
+
+
 # -- what is wrong, each with its own reason -----------------------------------------------------
 
 

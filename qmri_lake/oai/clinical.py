@@ -59,6 +59,8 @@ class ClinicalTables:
     """``tables`` read; visits with ``bmi_carried_forward`` or ``age_from_nominal_month``;
     ``missed_visits`` (all cells missing, no row); ``other_readings`` (radiograph readings of
     further projects, not used); ``repeated_rows``."""
+    tells_replacements: bool
+    """Whether OUTCOMES99 was among them; without it False in ``replaced`` is only a default."""
 
 
 def read_tables(
@@ -134,7 +136,8 @@ class _Reading:
         self._each(r"OUTCOMES99\.txt", r"V99E[RL]K(DAYS|DATE|BLRP)", self._outcomes.append)
         visits = self._join()
         self._problems.sort(key=lambda problem: problem.where)
-        return ClinicalTables(visits, tuple(self._problems), dict(self._counts))
+        told = bool(self._outcomes)
+        return ClinicalTables(visits, tuple(self._problems), dict(self._counts), told)
 
     def _each(
         self,
