@@ -160,7 +160,8 @@ def _list_files(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]
     if isinstance(source, (str, os.PathLike)):
         folder = Path(source)
         if folder.is_dir():
-            paths = sorted(path for path in folder.iterdir() if path.is_file())
+            # What is listed and does not exist is a broken link, perhaps to a slice.
+            paths = sorted(p for p in folder.iterdir() if p.is_file() or not p.exists())
         else:
             paths = [folder]
     else:

@@ -161,6 +161,9 @@ def _walk_folder(root: Path) -> Iterator[Iterator[Entry]]:
                 yield _walk_tar(Path(full), prefix + name)
             elif os.path.isfile(full):
                 entries.append(Entry(prefix + name, folder, name, os.path.getsize(full)))
+            elif not os.path.exists(full):
+                # A link to nothing may have been a slice: opening it says so.
+                entries.append(Entry(prefix + name, folder, name, 0))
         if entries:
             yield iter(entries)
     for error in closed:

@@ -140,7 +140,7 @@ class _Folder:
                     f"a file that can't be read ({error.strerror or type(error).__name__})",
                     expected="a readable DICOM file",
                     where=entry.name,
-                    todo="Check its permissions and the disk.",
+                    todo="Check its permissions, its link and the disk.",
                     reason=Reason.UNREADABLE_FILE,
                 )
             )

@@ -56,6 +56,8 @@ _NATIVE = {
     "1.2.840.10008.1.2.2": ">",
 }
 """Byte order of the transfer syntaxes whose pixels are plain numbers."""
+_LARGEST_RESCALING = 1e28
+"""Times any 32-bit pixel it is still a float32."""
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
@@ -99,7 +101,7 @@ class Header:
     pixel_offset: int
     """Of the first pixel byte in the file, for native pixels."""
     fault: InputError | None
-    """Why the pixels can't be used although the header can be read: cut off, several frames."""
+    """Why the pixels can't be used although the header can be read: cut off, no valid slope ..."""
 
 
 def is_dicom(start: bytes) -> bool:
@@ -148,15 +150,17 @@ def read_header(stream: BinaryIO, name: str, size: int) -> Header | None:
     if sop_class.name != sop_class and "Image Storage" not in sop_class.name:
         return None
     offset, dtype, fault = -1, "", None
+    slope, intercept = 1.0, 0.0
     try:
         _check_frames(_number(values["frames"]), name)
+        slope = _rescaling("RescaleSlope", values["slope"], 1.0, name)
+        intercept = _rescaling("RescaleIntercept", values["intercept"], 0.0, name)
         offset, dtype = _locate_pixels(stream, name, size, values, syntax)
     except InputError as error:
         if not values["uid"]:
             raise
         fault = error
     time = values["series_time"] or values["acquisition_time"]
-    slope, intercept = _number(values["slope"]), _number(values["intercept"])
     return Header(
         name=name,
         uid=values["uid"],
@@ -182,8 +186,8 @@ def read_header(stream: BinaryIO, name: str, size: int) -> Header | None:
         pixel_spacing=_numbers(values["pixel_spacing"], 2),
         rows=int(_number(values["rows"], 0.0)),
         columns=int(_number(values["columns"], 0.0)),
-        slope=1.0 if math.isnan(slope) else slope,
-        intercept=0.0 if math.isnan(intercept) else intercept,
+        slope=slope,
+        intercept=intercept,
         bits_stored=int(_number(values["bits_stored"], 0.0)),
         dtype=dtype,
         pixel_offset=offset,
@@ -200,6 +204,22 @@ def _check_frames(frames: float, name: str) -> None:
             todo="Convert enhanced (multi-frame) DICOM to classic files first.",
             reason=Reason.UNREADABLE_FILE,
         )
+
+
+def _rescaling(element: str, text: str, absent: float, name: str) -> float:
+    """Return a slope or an intercept; one that can't be read would scale the image silently."""
+    if not text:
+        return absent
+    value = _number(text)
+    if not abs(value) <= _LARGEST_RESCALING or (value == 0 and absent == 1):
+        raise InputError(
+            f"{element} {text[:40]!r}",
+            expected="one finite number" + (" other than 0" if absent == 1 else ""),
+            where=name,
+            todo="Correct the header, or export the series again.",
+            reason=Reason.UNREADABLE_VALUE,
+        )
+    return value
 
 
 def _locate_pixels(
@@ -269,13 +289,15 @@ _BINARY = {_TAGS[key] for key in ("samples", "rows", "columns", "bits", "bits_st
 
 
 def _number(text: str, absent: float = math.nan) -> float:
+    """Return one finite number; whatever else is written counts as absent."""
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
         return absent
+    return value if math.isfinite(value) else absent
 
 
 def _numbers(text: str, count: int) -> tuple[float, ...]:
     """Return ``count`` finite numbers, or an empty tuple."""
     numbers = tuple(_number(part) for part in text.split("\\"))
-    return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else ()
+    return numbers if len(numbers) == count and not any(map(math.isnan, numbers)) else ()

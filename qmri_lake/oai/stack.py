@@ -74,7 +74,9 @@ def arrange(headers: Sequence[Header], where: str = "") -> Stack:
     normal = np.cross(column_direction, row_direction)
     position = np.array([header.position for header in headers])
     height = position @ normal
-    echo, echo_time = _group_echoes(np.array([header.echo_time for header in headers]))
+    times = np.array([header.echo_time for header in headers])
+    _check_echo_times(times, where)
+    echo, echo_time = _group_echoes(times)
 
     lines = []
     for k in range(len(echo_time)):
@@ -128,17 +130,27 @@ def _check_planes(headers: Sequence[Header], where: str) -> None:
         raise _inconsistent("an orientation that is not two perpendicular unit vectors", where)
 
 
+def _check_echo_times(times: NDArray[np.float64], where: str) -> None:
+    absent = int(np.isnan(times).sum())
+    if 0 < absent < len(times):
+        raise InputError(
+            f"no EchoTime in {absent} of {len(times)} files",
+            expected="one in every file of a series, or in none",
+            where=where,
+            todo="Restore the header element, or export the series again.",
+            reason=Reason.INCONSISTENT_GEOMETRY,
+        )
+
+
 def _group_echoes(
     times: NDArray[np.float64],
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """Return the echo of each file and the time of each echo; absent times make one echo."""
-    known = np.unique(times[np.isfinite(times)])
+    if np.isnan(times).all():
+        return np.zeros(len(times), np.intp), np.array([np.nan])
+    known = np.unique(times)
     starts = known[np.diff(known, prepend=-np.inf) > _ECHO_TOLERANCE]
-    echo = np.searchsorted(starts, times, side="right") - 1  # NaN sorts last: it joins the last
-    if np.isnan(times).any():
-        echo[np.isnan(times)] = len(starts)
-        starts = np.append(starts, np.nan)
-    return echo, starts
+    return np.searchsorted(starts, times, side="right") - 1, starts
 
 
 def _check_duplicates(

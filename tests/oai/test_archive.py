@@ -443,3 +443,15 @@ def test_inventory__real_knee(real_data, tmp_path):
     assert np.array_equal(first.image, second.image)
     assert np.array_equal(first.affine, second.affine)
     assert first.digest == second.digest
+
+
+def test_inventory__link_to_nothing_among_the_slices(delivery):
+    root, written = delivery
+    last = written["9000001-000m-left", "dess"].paths[-1]
+    last.unlink()
+    last.symlink_to(root / "nowhere")
+    found = inventory(root)
+    assert [(p.reason, p.exam) for p in found.problems] == [
+        (Reason.UNREADABLE_FILE, "9000001-000m-left")
+    ]
+    assert len(found.series) == 2

@@ -239,3 +239,42 @@ def test_read_dicom__samples_shipped_with_pydicom(name):
     other = read_dicom(get_testdata_file(f"MR_small_{name}.dcm", download=False))
     assert np.array_equal(other.image, plain.image)
     assert np.array_equal(other.affine, plain.affine)
+
+
+@pytest.mark.parametrize(
+    ("element", "value"),
+    [
+        ("RescaleSlope", "2,5"),
+        ("RescaleSlope", "2\\3"),
+        ("RescaleSlope", "0"),
+        ("RescaleSlope", "inf"),
+        ("RescaleSlope", "1e300"),
+        ("RescaleIntercept", "abc"),
+    ],
+)
+def test_read_dicom__rescaling_that_is_no_number(write_series, tmp_path, element, value):
+    written = write_series(tmp_path / "s")
+    header = pydicom.dcmread(written.paths[2])
+    header.add_new(element, "LO", value)
+    header.save_as(written.paths[2])
+    with pytest.raises(InputError, match=element) as error:
+        read_dicom(written.folder)
+    assert error.value.reason is Reason.UNREADABLE_VALUE
+
+
+@pytest.mark.parametrize("lost", [slice(0, 1), slice(6, 12)])
+def test_read_dicom__some_files_without_echo_time(write_series, set_header, tmp_path, lost):
+    written = write_series(tmp_path / "s", echo_times=ECHOES)
+    for path in written.paths[lost]:
+        set_header(path, EchoTime=None)
+    with pytest.raises(InputError, match="no EchoTime in") as error:
+        read_dicom(written.folder)
+    assert error.value.reason is Reason.INCONSISTENT_GEOMETRY
+
+
+def test_read_dicom__link_to_nothing(write_series, tmp_path):
+    written = write_series(tmp_path / "s")
+    written.paths[-1].unlink()
+    written.paths[-1].symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="can't be opened"):
+        read_dicom(written.folder)
