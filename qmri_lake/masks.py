@@ -34,10 +34,12 @@ def inside(ds: xr.Dataset) -> xr.DataArray:
         )
     mask = None
     for axis, dim in enumerate(("slice", "row", "column")):
-        within = ds["extent"].isel(axis=axis) > xr.DataArray(np.arange(ds.sizes[dim]), dims=dim)
+        # The coordinate that a loaded group has; by it a selection of slices knows which they are.
+        index = ds[dim] if dim in ds.coords else xr.DataArray(np.arange(ds.sizes[dim]), dims=dim)
+        within = ds["extent"].isel(axis=axis) > index
         mask = within if mask is None else mask & within
     assert mask is not None
-    return mask.rename("inside")
+    return mask.transpose(..., "slice", "row", "column", missing_dims="ignore").rename("inside")
 
 
 def tissue(labels: xr.DataArray, *names: str) -> xr.DataArray:

@@ -217,6 +217,14 @@ def _same_kind(left: Any, right: Any, node: ast.AST) -> None:
             expected="the same kind on both sides",
             where="query",
         )
+    for column, word in ((left, right), (right, left)):
+        known = column.attrs.get("words") if isinstance(column, pd.Series) else None
+        if known and isinstance(word, str) and word not in known:
+            raise QueryError(
+                f"{word!r} in {_shown(node)}",
+                expected=f"one of {', '.join(map(repr, known))}",
+                where="query",
+            )
 
 
 def _described(value: Any) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["load_group", "load_groups", "load_tree"]
 
+_VOXELS = ("slice", "row", "column")
 _MAP_BLOCK = 64
 """Exams in one Dask block of spherical maps; volumes have one exam a block."""
 
@@ -36,6 +37,8 @@ def load_group(lake: Lake, group: str, cohort: Cohort) -> xr.Dataset:
     ds = crop(ds)
     keys = lake.exams.iloc[cohort.rows]
     ds = ds.assign_coords({name: ("exam", keys[name].to_numpy()) for name in ("exam", *KEYS)})
+    # Voxel indices stay with the voxels that are selected: `inside` compares them with the extent.
+    ds = ds.assign_coords({dim: np.arange(ds.sizes[dim]) for dim in _VOXELS if dim in ds.dims})
     ds = attach_index(ds)
     # All at once and without their coordinates: one by one, each is aligned with the others again.
     ds = ds.assign({name: v.variable.chunk(_chunks(v)) for name, v in ds.data_vars.items()})
@@ -78,7 +81,7 @@ def crop(ds: xr.Dataset) -> xr.Dataset:
     if "extent" in ds and ds.sizes["exam"]:
         largest = ds["extent"].values.max(axis=0)
         if (largest > 0).all():
-            box = dict(zip(("slice", "row", "column"), map(int, largest), strict=True))
+            box = dict(zip(_VOXELS, map(int, largest), strict=True))
     if "echo_time" in ds and ds.sizes["exam"]:
         echoes = int(np.isfinite(ds["echo_time"].values).sum(axis=1).max())
         if echoes:
@@ -125,7 +128,7 @@ def load_groups(lake: Lake, groups: Sequence[str], cohort: Cohort) -> xr.Dataset
                 where="load",
                 todo=f"Load it alone: lake.load({group!r}).",
             )
-        spatial = [str(dim) for dim in part.dims if dim in ("slice", "row", "column")]
+        spatial = [str(dim) for dim in part.dims if dim in _VOXELS]
         for name in [*spatial, *map(str, part.data_vars)]:
             if name in seen:
                 what = (

@@ -44,6 +44,23 @@ def test_where__keeps_what_is_true(lake):
     assert cohort.exams.index.tolist() == [0, 1, 2]
 
 
+def test_where__numbers_are_what_was_written(lake, tmp_path):
+    """Stored as float32, 27.4 is not the 27.4 of a query, unless somebody sees to it."""
+    small = add_clinical(array_lake(tmp_path / "l.lake", 4), bmi=[25.1, 27.4, 27.5, np.nan])
+    assert small.cohort("bmi == 27.4").rows.tolist() == [1]
+    assert small.cohort("bmi <= 25.1").rows.tolist() == [0]
+    assert small.cohort("bmi > 25.1").rows.tolist() == [1, 2]
+    assert small.cohort("bmi in (25.1, 27.5)").rows.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    "query", ["sex == 'Female'", "knee == 'Right'", "sex in ('female', 'F')", "'L' != knee"]
+)
+def test_where__a_word_that_no_exam_can_have_is_an_error(lake, query):
+    with pytest.raises(QueryError, match=r"expected one of '(female|left)', '(male|right)'"):
+        lake.cohort(query)
+
+
 def test_flow__has_a_row_for_each_condition_and_says_why(lake):
     cohort = lake.cohort("sex == 'female' and kl < 4").where("bmi > 26")
     assert _flow(cohort) == [

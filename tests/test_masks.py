@@ -85,6 +85,14 @@ def test_tissue__of_one_exam_and_in_memory(lake):
     np.testing.assert_array_equal(ql.tissue(cut, "tibial"), expected)
 
 
+def test_inside__selected_voxels_know_which_they_are(lake):
+    ds = lake.load("msme")
+    whole = ql.inside(ds).compute()
+    for part in ({"slice": slice(3, 5)}, {"slice": slice(None, None, -1)}, {"row": [7, 0, 11]}):
+        np.testing.assert_array_equal(ql.inside(ds.isel(part)), whole.isel(part))
+    assert not ql.inside(ds.isel(slice=4)).isel(exam=1).any()
+
+
 def test_tissue__beyond_an_extent_is_not_an_exam_without_a_mask(lake):
     """The last slice of a smaller exam is 255 throughout; alone, it can't be told from no mask."""
     labels = lake.load("msme", "patient == 9000001").cartilage

@@ -24,7 +24,7 @@ def info(lake: LakeArgument, ref: RefOption = None) -> None:
     opened = open_lake(lake, ref=ref, mode="r")
     patients = opened.exams["patient"].nunique()
     at = f" at {ref}" if ref else ""
-    console.print(f"[bold]{opened.url}[/bold]{at}: {len(opened):,} exams of {patients:,} patients")
+    console.print(f"{opened.url}{at}: {len(opened):,} exams of {patients:,} patients", style="bold")
     console.print(f"  {human_size(stored_bytes(opened))} of chunks", style="dim")
     for group, size in array_sizes(opened).items():
         console.print(f"  {group:<6} {size}", style="dim")
@@ -146,5 +146,6 @@ def _show(frame: pd.DataFrame, title: str) -> None:
         table.add_column(str(name), justify="right" if number else "left", overflow="fold")
     for row in frame.itertuples(index=False):
         table.add_row(*map(str, row))
-    console.print(f"\n[bold]{title}[/bold]")
+    console.print()
+    console.print(title, style="bold")
     console.print(table)

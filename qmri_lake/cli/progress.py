@@ -20,10 +20,13 @@ from qmri_lake.run import Committed, ExamDone, RunStarted
 
 __all__ = ["console", "counting", "reading", "run_bar"]
 
-console = Console(highlight=False)
-"""Where commands print. Without a terminal it prints plain text, and no bars."""
+console = Console(highlight=False, markup=False)
+"""Where commands print. Without a terminal it prints plain text, and no bars.
 
-_ERRORS = Console(stderr=True, highlight=False)
+Without markup: a path or a message may hold brackets, and they are to be seen.
+"""
+
+_ERRORS = Console(stderr=True, highlight=False, markup=False)
 
 
 def _bar(*columns: Any) -> Progress:
@@ -35,9 +38,14 @@ def _bar(*columns: Any) -> Progress:
 def run_bar() -> Iterator[Callable[[Any], None]]:
     """Show a bar of exams for each run; yield the listener that moves it."""
     columns = (
-        SpinnerColumn(), TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(),
-        TextColumn("{task.fields[bad]}"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-    )  # fmt: skip
+        SpinnerColumn(),
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[bad]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with _bar(*columns) as progress:
         bars: dict[str, Any] = {"task": None, "failed": 0, "flagged": 0, "committed": 0}
 
@@ -63,7 +71,7 @@ def reading(what: str) -> Iterator[Callable[[int, str], None]]:
     columns = (
         SpinnerColumn(),
         TextColumn(what),
-        TextColumn("{task.completed:,.0f} files  {task.fields[where]}"),
+        TextColumn("{task.completed:,.0f} files  {task.fields[where]}", markup=False),
     )
     with _bar(*columns) as progress:
         task = progress.add_task(what, total=None, where="")

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qmri_lake.errors import InputError, Reason
+from qmri_lake.tissues import NO_MASK
 
 __all__ = ["FitStatus", "MonoExponentialFit", "fit_mono_exponential"]
 
@@ -85,7 +86,7 @@ def fit_mono_exponential(
     echo_time : sequence, (echo,)
         Echo times [ms], ascending; evenly spaced or not. At least two.
     mask : array of bool, (...), optional
-        Voxels to fit; default all.
+        Voxels to fit; default all. Voxels that a NumPy masked array masks in an echo are outside.
     bounds : (low, high)
         A T2 in (low, high] ms is accepted; another has the status OUT_OF_BOUNDS.
     r2_min : float, optional
@@ -100,8 +101,8 @@ def fit_mono_exponential(
     Raises
     ------
     InputError
-        Fewer than two echoes, echo times that don't ascend or don't match the signal, a mask of
-        another shape.
+        Fewer than two echoes, echo times that don't ascend or don't match the signal, a complex
+        signal, a mask of another shape or with labels 255, bounds or an r2_min that are none.
 
     Notes
     -----
@@ -121,15 +122,13 @@ def fit_mono_exponential(
     35.0
     """
     times = _check_times(signal, echo_time)
-    if mask is not None and tuple(mask.shape) != tuple(signal.shape[1:]):
-        raise InputError(
-            f"a mask of {tuple(mask.shape)}",
-            expected=f"{tuple(signal.shape[1:])}, the shape of one echo",
-            where="fit_mono_exponential",
-            reason=Reason.GRID_MISMATCH,
-        )
-    limit = -np.inf if r2_min is None else float(r2_min)
-    low, high = float(bounds[0]), float(bounds[1])
+    low, high, limit = _check_limits(bounds, r2_min)
+    if isinstance(signal, np.ma.MaskedArray):
+        whole = ~np.ma.getmaskarray(signal).any(axis=0)
+        mask = whole if mask is None else whole & np.asarray(mask, bool)
+        signal = signal.filled(0)
+    if mask is not None:
+        _check_mask(mask, signal)
     if isinstance(signal, np.ndarray):
         return _fit_numpy(signal, times, mask, low, high, limit)
     from qmri_lake.relaxometry.vectorised import fit_arrays
@@ -137,9 +136,46 @@ def fit_mono_exponential(
     return MonoExponentialFit(*fit_arrays(signal, times, mask, low, high, limit))
 
 
+def _check_limits(bounds: tuple[float, float], r2_min: float | None) -> tuple[float, float, float]:
+    low, high = float(bounds[0]), float(bounds[1])
+    if not low < high:  # NaN too
+        raise InputError(
+            f"bounds {(low, high)} ms", expected="(low, high) with low < high",
+            where="fit_mono_exponential",
+        )  # fmt: skip
+    limit = -np.inf if r2_min is None else float(r2_min)
+    if np.isnan(limit):
+        raise InputError(
+            "r2_min=nan", expected="a number, or None for no limit", where="fit_mono_exponential"
+        )
+    return low, high, limit
+
+
+def _check_mask(mask: Any, signal: Any) -> None:
+    if tuple(mask.shape) != tuple(signal.shape[1:]):
+        raise InputError(
+            f"a mask of {tuple(mask.shape)}",
+            expected=f"{tuple(signal.shape[1:])}, the shape of one echo",
+            where="fit_mono_exponential",
+            reason=Reason.GRID_MISMATCH,
+        )
+    from qmri_lake.relaxometry.vectorised import namespace
+
+    if "bool" not in str(mask.dtype) and bool(namespace(mask).any(mask == NO_MASK)):
+        raise InputError(
+            f"a mask that holds {NO_MASK}, which says that nobody has segmented the voxel",
+            expected="bool",
+            where="fit_mono_exponential",
+            todo="Choose labels by name: qmri_lake.tissue(labels, 'femoral').",
+        )
+
+
 def _check_times(signal: Any, echo_time: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
     times = np.array([float(t) for t in echo_time], dtype=np.float64)
     where = "fit_mono_exponential"
+    if "complex" in str(signal.dtype):
+        raise InputError("a complex signal", expected="magnitudes", where=where,
+                         todo="Take its absolute value.")  # fmt: skip
     if times.size < 2:
         raise InputError(f"{times.size} echo times", expected="at least two", where=where)
     if times.size != signal.shape[0]:
@@ -176,5 +212,6 @@ def _fit_numpy(
     maps = np.full((4, flat.shape[1]), np.nan, dtype=signal.dtype)
     status = np.full(flat.shape[1], FitStatus.OUTSIDE, dtype=np.uint8)
     fit_voxels(flat, times, inside, low, high, r2_min, maps, status)
+    maps[2][np.isinf(maps[2])] = np.nan  # a T2 so short that the signal at time 0 is no number
     t2, t2_error, s0, r2 = (values.reshape(shape) for values in maps)
     return MonoExponentialFit(t2, t2_error, s0, r2, status.reshape(shape))

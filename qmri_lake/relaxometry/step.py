@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from qmri_lake.errors import InputError, NotFoundError, Reason
+from qmri_lake.masks import inside
 from qmri_lake.relaxometry.mono_exponential import FitStatus, fit_mono_exponential
 from qmri_lake.relaxometry.vectorised import namespace
 from qmri_lake.steps import Skip, step
@@ -48,13 +49,15 @@ def _fit_exam(
     echo_time: Any,
     labels: Any | None,
     *,
+    inside: Any | None = None,
     skip_first_echo: bool,
     bounds: tuple[float, float],
     r2_min: float | None,
 ) -> tuple[Any, Any, Any, Any, Any]:
     """Fit one exam: image (echo, slice, row, column), echo_time (echo,), labels or None.
 
-    Echoes without an echo time (another exam of the cohort has more) are not used.
+    `inside` (slice, row, column) is where the exam has voxels; None: everywhere. Echoes without an
+    echo time (another exam of the cohort has more) are not used.
     """
     times = [float(t) for t in echo_time]
     first = 1 if skip_first_echo else 0
@@ -68,9 +71,12 @@ def _fit_exam(
         )
     xp = namespace(image)
     signal = image[used[0] : used[-1] + 1, ...]
-    mask = None
+    mask = inside
     if labels is not None:
-        if bool(xp.all(labels == NO_MASK)):
+        unknown = labels == NO_MASK
+        if inside is not None:
+            unknown = unknown | ~inside
+        if bool(xp.all(unknown)) and (inside is None or bool(xp.any(inside))):
             raise InputError(
                 "no cartilage mask",
                 expected="labels on the MSME grid",
@@ -78,7 +84,7 @@ def _fit_exam(
                 todo="Import or register masks first, or use within='all'.",
                 reason=Reason.ABSENT_EXAM,
             )
-        mask = _tissue(labels)
+        mask = _tissue(labels) if inside is None else _tissue(labels) & inside
     return fit_mono_exponential(
         signal, [times[k] for k in used], mask, bounds=bounds, r2_min=r2_min
     )
@@ -171,15 +177,17 @@ def fit_t2(
                 where="fit_t2",
                 todo="Load group msme, or choose within='all'.",
             )
-    names = [*needed, *(["extent"] if "extent" in ds else [])]
-    core = {"image": ["echo", *_VOLUME], "echo_time": ["echo"], "extent": ["axis"]}
+    inputs = {name: ds[name] for name in needed}
+    if "extent" in ds:
+        inputs["inside"] = inside(ds)
+    core = {"image": ["echo", *_VOLUME], "echo_time": ["echo"]}
     maps = xr.apply_ufunc(
         _fit_block,
-        *(_one_exam_a_block(ds[name]) for name in names),
-        input_core_dims=[core.get(name, list(_VOLUME)) for name in names],
+        *map(_one_exam_a_block, inputs.values()),
+        input_core_dims=[core.get(name, list(_VOLUME)) for name in inputs],
         output_core_dims=[list(_VOLUME)] * len(VARIABLES),
         kwargs={
-            "names": names,
+            "names": list(inputs),
             "skip_first_echo": skip_first_echo,
             "bounds": (float(bounds[0]), float(bounds[1])),
             "r2_min": r2_min,
@@ -209,36 +217,28 @@ def _one_exam_a_block(array: xr.DataArray) -> xr.DataArray:
 def _fit_block(*arrays: Any, names: list[str], **options: Any) -> Any:
     """Fit a Dask block of any number of exams, one after another."""
     if arrays[0].ndim == 4:
-        return _fit_cropped(dict(zip(names, arrays, strict=True)), **options)
+        return _fit_inside(dict(zip(names, arrays, strict=True)), **options)
     xp = namespace(arrays[0])
     if not len(arrays[0]):
         shape = (0, *arrays[0].shape[2:])
         return tuple(xp.empty(shape, dtype=np.dtype(v.dtype)) for v in VARIABLES)
     fits = [
-        _fit_cropped(dict(zip(names, exam, strict=True)), **options)
+        _fit_inside(dict(zip(names, exam, strict=True)), **options)
         for exam in zip(*arrays, strict=True)
     ]
     return tuple(xp.stack(list(maps)) for maps in zip(*fits, strict=True))
 
 
-def _fit_cropped(exam: dict[str, Any], **options: Any) -> tuple[Any, ...]:
+def _fit_inside(exam: dict[str, Any], **options: Any) -> tuple[Any, ...]:
     """Fit one exam inside its own extent; beyond it, all maps are fill, as in the lake."""
-    image, labels = exam["image"], exam.get("cartilage")
-    box: tuple[slice, ...] = (slice(None),) * 3
-    if "extent" in exam and (exam["extent"] > 0).all():
-        box = tuple(slice(0, int(n)) for n in exam["extent"])
+    within = exam.get("inside")
     maps = _fit_exam(
-        image[(slice(None), *box)],
-        exam["echo_time"],
-        None if labels is None else labels[box],
-        **options,
+        exam["image"], exam["echo_time"], exam.get("cartilage"), inside=within, **options
     )
-    if maps[0].shape == image.shape[1:]:
+    if within is None:
         return tuple(maps)
-    xp = namespace(image)
-    full = []
-    for variable, values in zip(VARIABLES, maps, strict=True):
-        whole = xp.full_like(image[0, ...], variable.fill, dtype=values.dtype)
-        whole[box] = values
-        full.append(whole)
-    return tuple(full)
+    xp = namespace(exam["image"])
+    return tuple(
+        xp.where(within, values, xp.full_like(values, variable.fill))
+        for variable, values in zip(VARIABLES, maps, strict=True)
+    )

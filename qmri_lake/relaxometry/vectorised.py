@@ -75,6 +75,8 @@ def fit_arrays(
         parts = [(xp.astype(flat[0, :], xp.float64),) * 5]
     joined = [xp.concat([part[i] for part in parts]) for i in range(5)]
     maps = [xp.reshape(xp.astype(values, dtype), shape) for values in joined[:4]]
+    # A T2 so short that the signal at time 0 is no number.
+    maps[2] = xp.where(xp.isinf(maps[2]), xp.full_like(maps[2], math.nan), maps[2])
     status = xp.reshape(xp.astype(joined[4], xp.uint8), shape)
     return maps[0], maps[1], maps[2], maps[3], status
 

@@ -15,6 +15,8 @@ import pytest
 import qmri_lake as ql
 from qmri_lake.cli import main
 from qmri_lake.phantom import Archive, write_archive
+from qmri_lake.storage import commit
+from qmri_lake.writing import Change
 from tests.conftest import Judge
 from tests.fixtures import array_lake
 
@@ -118,6 +120,17 @@ def test_run__failed_exams_are_told(tmp_path: Path, capsys: Capture) -> None:
     assert "6 failed" in printed
     assert main(["failures", lake.url, "--step", "t2"]) == 1
     assert "9000001-000m-right" in capsys.readouterr().out
+
+
+def test_failures__brackets_in_a_message_are_shown(tmp_path: Path, capsys: Capture) -> None:
+    lake = array_lake(tmp_path / "old [x] [/y].lake")
+    change = Change(runs={2: {"step": "t2", "parameters": {}, "version": "1"}})
+    change.set_state("t2", 0, "failed", 2, "index [3] of [/b] is wrong")
+    commit(lake.repo, change, "Fail")
+    assert main(["failures", lake.url]) == 1
+    assert "index [3] of [/b] is wrong" in capsys.readouterr().out
+    assert main(["info", lake.url]) == 0
+    assert "old [x] [/y].lake" in capsys.readouterr().out
 
 
 def test_validate_doctor_tag_failures__on_a_sound_lake(tmp_path: Path, capsys: Capture) -> None:

@@ -284,3 +284,43 @@ def test_fit_mono_exponential__wrong_mask():
 def test_fit_mono_exponential__other_arrays():
     with pytest.raises(InputError, match=r"type dask\.array.*Array; expected NumPy.*fit_t2\.$"):
         fit_mono_exponential(da.ones((6, 3)), EVEN)
+
+
+def test_fit_mono_exponential__labels_that_nobody_made_are_refused():
+    signal = np.exp(-EVEN[:, None] / np.array([30.0, 40.0]))
+    with pytest.raises(InputError, match=r"a mask that holds 255.*expected bool.*qmri_lake.tissue"):
+        fit_mono_exponential(signal, EVEN, np.array([1, 255], np.uint8))
+    assert fit_mono_exponential(signal, EVEN, np.array([1, 0], np.uint8)).status.tolist() == [0, 1]
+
+
+def test_fit_mono_exponential__what_a_masked_array_masks_is_outside():
+    signal = np.ma.masked_array(np.exp(-EVEN[:, None] / np.array([30.0, 40.0, 50.0])))
+    signal[2, 1] = np.ma.masked
+    fit = fit_mono_exponential(signal, EVEN, np.array([True, True, False]))
+    assert fit.status.tolist() == [FitStatus.FITTED, FitStatus.OUTSIDE, FitStatus.OUTSIDE]
+    assert type(fit.t2) is np.ndarray
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bounds": (100, 0)}, r"bounds \(100.0, 0.0\) ms"),
+        ({"bounds": (0, np.nan)}, "low < high"),
+        ({"r2_min": np.nan}, "r2_min=nan"),
+    ],
+)
+def test_fit_mono_exponential__limits_that_are_none(options, message):
+    with pytest.raises(InputError, match=message):
+        fit_mono_exponential(np.ones((len(EVEN), 2)), EVEN, **options)
+
+
+def test_fit_mono_exponential__complex_signal():
+    with pytest.raises(InputError, match="a complex signal; expected magnitudes"):
+        fit_mono_exponential(np.ones((len(EVEN), 2), complex), EVEN)
+
+
+def test_fit_mono_exponential__a_signal_at_time_0_beyond_all_numbers_is_nan():
+    times = np.array([100.0, 110.0, 120.0, 130.0])
+    fit = fit_mono_exponential(np.array([[1], [0], [0], [0]], np.float32), times)
+    assert fit.status.tolist() == [FitStatus.FITTED]
+    assert np.isnan(fit.s0).all()

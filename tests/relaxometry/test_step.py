@@ -97,6 +97,15 @@ def test_fit_t2__beyond_the_extent_is_fill(msme):
 
 
 @pytest.mark.parametrize(
+    "part", [{"slice": slice(None, None, -1)}, {"slice": slice(2, 5)}, {"row": [9, 3, 4]}], ids=str
+)
+def test_fit_t2__of_selected_voxels_is_the_selection_of_the_fit(msme, part):
+    for within in ("cartilage", "all"):
+        fitted = ql.fit_t2(msme.isel(part), within=within).compute()
+        assert same(fitted, ql.fit_t2(msme, within=within).isel(part).compute())
+
+
+@pytest.mark.parametrize(
     "chunks",
     [{"exam": 3}, {"exam": -1}, {"row": 4}, {"exam": 2, "echo": 3, "slice": 2, "column": 3}],
     ids=str,
