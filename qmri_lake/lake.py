@@ -327,14 +327,22 @@ class Lake:
     def _read_column(self, name: str) -> pd.Series[Any]:
         if name in self.exams:
             number = pd.api.types.is_numeric_dtype(self.exams[name])
-            return self.exams[name].astype("Int64" if number else "string")
+            keys = self.exams[name].astype("Int64" if number else "string")
+            if name == "knee":
+                keys.attrs["words"] = ["left", "right"]
+            return keys
         array = self.root[f"clinical/{name}"]
         variable = Variable.from_array("clinical", name, array)
         values = array[:]
         if variable.flags is not None:
-            return pd.Series(decode_flags(values, variable.flags), dtype="string")
+            words = pd.Series(decode_flags(values, variable.flags), dtype="string")
+            words.attrs["words"] = sorted(variable.flags)
+            return words
         if values.dtype.kind == "T":
             return pd.Series(values.astype(object), dtype="string").replace("", pd.NA)
+        if values.dtype == np.float32:
+            # By the shortest decimal: bmi == 27.4 finds what was written as 27.4.
+            values = values.astype(str).astype(np.float64)
         column = pd.Series(values)
         if values.dtype.kind in "iu":
             column = column.mask(column == variable.fill)
