@@ -8,6 +8,7 @@ lock: a commit that finds another one ahead of it is applied again on top of tha
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -348,23 +349,38 @@ def translated_errors(url: str) -> Iterator[None]:
         raise full from error
 
 
-# ENOSPC, EFBIG and EDQUOT, as Rust's standard library and Python print them.
-_FULL = re.compile(r"os error (28|27|122)\b|Errno (28|27|122)\b|No space left|File too large")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_RUST_ERRNO = re.compile(r"\(os error (\d+)\)")
+"""How Rust's standard library ends an error of the system, in the texts of Icechunk's errors."""
 
 
 def disk_full(error: BaseException, where: str) -> DiskFullError | None:
-    """Return the error to raise when `error` says that there is no room, else None."""
-    match = _FULL.search(str(error)) or _FULL.search(str(error.__cause__ or ""))
-    if match is None:
+    """Return the error to raise when `error` says that there is no room, else None.
+
+    The number of the system's error decides. Words do not: a step may well find a "File too large".
+    """
+    number = next((n for e in (error, error.__cause__) if (n := _errno(e)) in _FULL), None)
+    if number is None:
         return None
-    found = "a limit on file size" if "27" in match[0] or "large" in match[0] else "no space left"
     return DiskFullError(
-        found,
+        "a limit on file size" if number == errno.EFBIG else "no space left",
         expected="room for the next exams",
         where=where,
         todo="Free some space and start again: what was committed is safe and will be skipped.",
         reason=Reason.DISK_FULL,
     )
+
+
+def _errno(error: BaseException | None) -> int | None:
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    if not isinstance(error, (OSError, icechunk.IcechunkError, ValueError)):
+        return None
+    try:
+        match = _RUST_ERRNO.search(str(error))
+    except Exception:  # the text of somebody's exception may raise one itself
+        return None
+    return int(match[1]) if match else None
 
 
 def _first_line(error: BaseException) -> str:

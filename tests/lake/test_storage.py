@@ -315,11 +315,17 @@ def test_commit__nothing_to_commit() -> None:
     assert repo.lookup_branch("main") == before
 
 
-def test_disk_full__by_message() -> None:
+def test_disk_full__by_number() -> None:
     assert disk_full(OSError(28, "No space left on device"), "a").found == "no space left"
     assert disk_full(OSError(27, "File too large"), "a").found == "a limit on file size"
     assert disk_full(ValueError("x (os error 122)"), "a") is not None
     assert disk_full(ValueError("os error 2"), "a") is None
+    assert disk_full(icechunk.IcechunkError("no (os error 28)"), "a").found == "no space left"
+    wrapped = ValueError("wrapped")
+    wrapped.__cause__ = OSError(28, "No space left on device")
+    assert disk_full(wrapped, "a") is not None
+    for text in ("File too large for model", "No space left in the joint", "Errno 28"):
+        assert disk_full(ValueError(text), "a") is None
 
 
 # -- stock xarray ----------------------------------------------------------------------------------
