@@ -109,31 +109,49 @@ def map_tasks(
     tasks: Sequence[Any],
     *,
     cluster: Any | None,
+    lost: Callable[[Any, BaseException], Any],
     gpu: bool = False,
 ) -> Iterator[Any]:
     """Yield ``work(fork, task)`` for each task, in the order in which they end.
 
     Each task gets a fork of `base`. Without a cluster they run here, one after another. On one, a
-    bounded number is in flight, so that neither results nor graphs pile up.
+    bounded number is in flight, so that neither results nor graphs pile up; a task that brings no
+    result, because its worker died or it can't be sent, yields ``lost(task, error)``.
     """
     if cluster is None:
         for task in tasks:
             yield work(base.fork(), task)
         return
-    from distributed import as_completed
+    from distributed import KilledWorker, as_completed
 
     threads = sum(cluster.nthreads().values()) or 1
     resources = {"resources": {"GPU": 1}} if gpu and gpu_count() else {}
     waiting = iter(tasks)
+    in_flight: dict[str, Any] = {}
+    suspects = []
 
     def submit(task: Any) -> Any:
-        return cluster.submit(work, base.fork(), task, pure=False, **resources)
+        future = cluster.submit(work, base.fork(), task, pure=False, **resources)
+        in_flight[future.key] = task
+        return future
 
     window = [submit(task) for task in itertools.islice(waiting, _IN_FLIGHT * threads)]
     arriving = as_completed(window)
+    del window  # which would hold their results
     for future in arriving:
-        yield future.result()
+        task = in_flight.pop(future.key)
+        error = future.exception() if future.status == "error" else None
+        if isinstance(error, KilledWorker):
+            suspects.append(task)
+        else:
+            yield future.result() if error is None else lost(task, error)
         future.release()
-        for task in waiting:
-            arriving.add(submit(task))
+        for following in waiting:
+            arriving.add(submit(following))
             break
+    # Whatever a dying worker had in its queue is blamed for its death: alone, the innocent pass.
+    for task in suspects:
+        future = submit(task)
+        error = future.exception()
+        yield future.result() if error is None else lost(task, error)
+        future.release()

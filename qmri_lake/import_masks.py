@@ -55,6 +55,7 @@ class _MaskTask:
     file: str
     where: str
     steps: tuple[str, ...]
+    replaced: tuple[str, ...] = ()
 
 
 def import_masks(

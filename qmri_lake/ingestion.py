@@ -260,6 +260,12 @@ class _SeriesTask:
     row: int
     exam: str
     series: tuple[Series, ...]
+    replaced: tuple[str, ...] = ()
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """Steps whose state it sets."""
+        return tuple(f"ingest_{series.group}" for series in self.series)
 
 
 def _read_and_write(fork: icechunk.ForkSession, task: _SeriesTask) -> Outcome:

@@ -6,12 +6,13 @@ barrier between batches. A killed run leaves the last commit intact, and the nex
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import icechunk
 
@@ -19,12 +20,15 @@ from qmri_lake.compute import map_tasks
 from qmri_lake.errors import DiskFullError, Problem, QmriLakeError
 from qmri_lake.plan import Plan
 from qmri_lake.status import STATE, declare_status
-from qmri_lake.steps import Skip, Step, code_version, read_exam, write_exam
+from qmri_lake.steps import Skip, Step, code_version, read_exam, variable_path, write_exam
 from qmri_lake.storage import BRANCH, commit, disk_full, open_root, translated_errors
 from qmri_lake.writing import Change, declare, exam_count
 
 if TYPE_CHECKING:
     from qmri_lake.lake import Lake
+
+_LONGEST_MESSAGE = 1000
+"""Characters: a message shares its chunk with those of 4,095 other exams."""
 
 __all__ = ["Committed", "ExamDone", "Listener", "Outcome", "RunEnded", "RunResult", "RunStarted"]
 
@@ -116,12 +120,32 @@ class RunResult:
         return f"{self.step}: {', '.join(parts) or 'nothing to do'} ({self.seconds:.1f} s)"
 
 
+class Task(Protocol):
+    """What `execute` must know of a task."""
+
+    @property
+    def row(self) -> int:
+        """Position of its exam."""
+
+    @property
+    def exam(self) -> str:
+        """Key of its exam."""
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """Steps whose state it sets."""
+
+    @property
+    def replaced(self) -> tuple[str, ...]:
+        """Paths of what the exam has of an earlier run, and keeps only where it is made again."""
+
+
 @dataclass(frozen=True, slots=True)
 class _StepTask:
     row: int
     exam: str
-    replaces: bool
-    """Whether the exam has a product of an earlier run."""
+    steps: tuple[str, ...]
+    replaced: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,32 +159,63 @@ class StepWork:
 
     def __call__(self, fork: icechunk.ForkSession, task: _StepTask) -> Outcome:
         """Read, compute and write one exam."""
-        suffix = f"__{self.variant}" if self.variant else ""
-        name = self.step.name + suffix
-        old = {v.name: v.path + suffix for v in self.step.writes} if task.replaces else {}
-        without = Outcome(task.row, task.exam, {}, erased=tuple(old.values()))
         try:
             root = open_root(fork.store, "r+")
             groups = [read_exam(root, g, names, task.row) for g, names in self.inputs.items()]
             product = self.step.function(*groups, **self.parameters)
             small = write_exam(root, self.step.writes, product, task.row, task.exam, self.variant)
         except Skip as reason:
-            return replace(without, states={name: ("skipped", str(reason))})
+            return _without_product(task, "skipped", in_one_line(reason))
         except Exception as error:  # one exam's failure must not end the run of the others
             full = disk_full(error, task.exam)
             if full is not None:
                 raise full from error
-            return replace(without, states={name: ("failed", one_line(error))})
+            return _without_product(task, "failed", one_line(error))
         flag = getattr(product, "attrs", {}).get("flag", "")
-        mark = ("flagged", str(flag)) if flag else ("done", "")
-        left_out = [path for variable, path in old.items() if variable not in product]
-        return Outcome(task.row, task.exam, {name: mark}, fork, small, left_out)
+        mark = ("flagged", in_one_line(flag)) if flag else ("done", "")
+        made = {variable_path(v, self.variant) for v in self.step.writes if v.name in product}
+        left_out = [path for path in task.replaced if path not in made]
+        return Outcome(task.row, task.exam, dict.fromkeys(task.steps, mark), fork, small, left_out)
+
+
+def _without_product(task: Task, state: str, message: str) -> Outcome:
+    states = dict.fromkeys(task.steps, (state, message))
+    return Outcome(task.row, task.exam, states, erased=task.replaced)
+
+
+def _lost(task: Task, error: BaseException) -> Outcome:
+    """Make a failure of a task that brought no outcome: its worker died, or nothing could be sent.
+
+    No room is no failure of an exam, but the end of the run.
+    """
+    from distributed import KilledWorker
+
+    if isinstance(error, DiskFullError):
+        raise error
+    if isinstance(error, KilledWorker):
+        message = "its worker died each time it was tried: too little memory, or a crash"
+    else:
+        message = one_line(error)
+    return _without_product(task, "failed", message)
 
 
 def one_line(error: BaseException) -> str:
     """Say an exception in one line, its kind first unless it is one of ours."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if isinstance(error, QmriLakeError) else f"{type(error).__name__}: {text}"
+    name, text = type(error).__name__, in_one_line(error)
+    if isinstance(error, QmriLakeError):
+        return text
+    return f"{name}: {text or name}"
+
+
+def in_one_line(said: object) -> str:
+    """Return a text that a status can hold: one line, not endless, and valid Unicode."""
+    try:
+        text = " ".join(str(said)[: 2 * _LONGEST_MESSAGE].split())
+    except Exception:  # the text of somebody's exception may raise one itself
+        return ""
+    if len(text) > _LONGEST_MESSAGE:
+        text = text[:_LONGEST_MESSAGE] + " ..."
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def run_step(
@@ -201,8 +256,9 @@ def run_step(
 
     work = StepWork(plan.step, plan.inputs, plan.parameters, plan.variant)
     exams = lake.exams["exam"].to_numpy()[plan.rows]
+    paths = tuple(variable_path(v, plan.variant) for v in plan.step.writes)
     tasks = [
-        _StepTask(int(row), exam, bool(replaces))
+        _StepTask(int(row), exam, (name,), paths if replaces else ())
         for row, exam, replaces in zip(plan.rows, exams, plan.replaced, strict=True)
     ]
     done = execute(
@@ -244,7 +300,7 @@ def execute(
     record: Mapping[str, Any],
     prepare: Callable[[icechunk.Session], None],
     work: Callable[[icechunk.ForkSession, Any], Outcome],
-    tasks: Sequence[Any],
+    tasks: Sequence[Task],
     *,
     cluster: Any = None,
     gpu: bool = False,
@@ -281,18 +337,19 @@ def execute(
 
     def flush(message: str) -> str:
         nonlocal batch, last_commit
-        metadata = {"run": run, "step": name, "exams": len(batch)}
+        event = Committed("", len(batch))
+        metadata = {"run": run, "step": name, "exams": event.exams}
         with translated_errors(lake.url):
-            done = commit(repo, batch, message, metadata)
+            event = replace(event, snapshot=commit(repo, batch, message, metadata))
+        batch, last_commit = Change(), time.monotonic()  # before a listener can raise
         for listener in listeners:
-            listener(Committed(done, len(batch)))
-        batch, last_commit = Change(), time.monotonic()
-        return done
+            listener(event)
+        return event.snapshot
 
     base = repo.writable_session(BRANCH)
     try:
         with translated_errors(lake.url):
-            for outcome in map_tasks(work, base, tasks, cluster=cluster, gpu=gpu):
+            for outcome in map_tasks(work, base, tasks, cluster=cluster, lost=_lost, gpu=gpu):
                 if outcome.fork is not None:
                     batch.forks.append(outcome.fork)
                 problems += outcome.problems
@@ -308,10 +365,12 @@ def execute(
                     listener(ExamDone(outcome.exam, state, message))
                 if len(batch) >= commit_every or time.monotonic() - last_commit > commit_seconds:
                     snapshot = flush(f"Run {run}: {name}, {len(batch)} exams")
-    except (DiskFullError, KeyboardInterrupt):
-        # What has arrived is good: keep it if there is room for it, then say why we stop.
+    except BaseException:
+        # What has arrived is good: keep it if there is room for it, then say why we stop. The
+        # cause may be a listener: it is not to stand in the way of that.
         if len(batch):
-            snapshot = flush(f"Run {run}: {name}, {len(batch)} exams, stopped")
+            with contextlib.suppress(Exception):
+                flush(f"Run {run}: {name}, {len(batch)} exams, stopped")
         raise
     batch.runs[run] = {**record, "finished": _now(), "counts": counts}
     snapshot = flush(f"End run {run}: {name}")

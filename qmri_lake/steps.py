@@ -224,6 +224,11 @@ def _extent(group: Node, row: int) -> dict[str, int]:
     return box
 
 
+def variable_path(variable: Variable, variant: str) -> str:
+    """Return ``group/name`` of a variable's array, in a variant where there is one."""
+    return variable.path + (f"__{variant}" if variant else "")
+
+
 def write_exam(
     root: Node,
     variables: Sequence[Variable],
@@ -252,7 +257,7 @@ def write_exam(
         if isinstance(value, xr.DataArray):
             value = value.transpose(*variable.dims).values
         checked = variable.check(value, exam)
-        path = f"{variable.path}__{variant}" if variant else variable.path
+        path = variable_path(variable, variant)
         array = root[path]
         full = fill_shape(checked, array.shape[1:], variable.fill)
         if variable.bulk:

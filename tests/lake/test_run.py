@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from qmri_lake.lake import Lake, open_lake
 from qmri_lake.relaxometry.step import t2
 from qmri_lake.run import Committed, ExamDone, RunEnded, RunStarted
 from qmri_lake.status import read_status
+from qmri_lake.steps import Step
 from tests.fixtures import array_lake, msme_signal
 from tests.lake.killable import RunServer
 
@@ -102,6 +104,35 @@ def test_run__parallel_tasks(workers: Any, tmp_path: Path, judge: Any) -> None:
         measured=f"{survived} done, {right} right",
         passed=survived == right == 24,
     )
+
+
+def first_voxel(msme: Any) -> float:
+    return float(msme["image"].values[0, 0, 0, 0])
+
+
+def deadly(msme: Any, *, victim: float) -> dict[str, Any]:
+    if first_voxel(msme) == victim:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"t2_error": np.zeros(msme["image"].shape[1:], np.float32)}
+
+
+def test_run__worker_dies(tmp_path: Path) -> None:
+    """As when memory runs out: the exam has failed, and what was queued with it has not."""
+    import dask
+    from distributed import Client, LocalCluster
+
+    lake = array_lake(tmp_path / "a.lake", 6)
+    victim = float(lake.root["msme/image"][2, 0, 0, 0, 0])
+    step = Step("t2", deadly, {"msme": ["image"]}, t2.writes, "1")
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        LocalCluster(1, threads_per_worker=1, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+    ):
+        result = lake.run(step, cluster=client, victim=victim)
+    assert (result.counts["done"], result.failed) == (5, 1)
+    assert states(lake) == [1, 1, 2, 1, 1, 1]
+    assert lake.failures("t2")["message"].item().startswith("its worker died each time")
 
 
 # -- resuming, variants, parameters ----------------------------------------------------------------
@@ -194,14 +225,18 @@ def test_run__commits_after_seconds(tmp_path: Path) -> None:
     assert [e.exams for e in events if isinstance(e, Committed)] == [1, 1, 1, 0]
 
 
-def test_run__stopped_by_hand(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ZeroDivisionError])
+def test_run__stopped(tmp_path: Path, error: type[BaseException]) -> None:
+    """By hand, or by an error in a listener."""
     lake = array_lake(tmp_path / "a.lake", 5)
 
     def stop_after_three(event: Any) -> None:
-        if isinstance(event, ExamDone) and event.exam == lake.exams["exam"][2]:
-            raise KeyboardInterrupt
+        if isinstance(event, Committed) or (
+            isinstance(event, ExamDone) and event.exam == lake.exams["exam"][2]
+        ):
+            raise error
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(error):
         lake.run("t2", commit_every=100, listeners=[stop_after_three])
     fresh = open_lake(lake.url)
     assert states(fresh) == [1, 1, 1, 0, 0]  # what had arrived was kept

@@ -284,6 +284,28 @@ def test_run__product_that_does_not_fit(lake: Lake) -> None:
         assert failures["message"].str.contains(said).all(), failures["message"][0]
 
 
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (Mute(), "Mute: Mute"),
+        (ValueError("\udcff"), r"ValueError: \udcff"),
+        (ValueError("x" * 10**6), f"ValueError: {'x' * 1000} ..."),
+        (ql.Skip("a\nb \udcff"), r"a b \udcff"),
+    ],
+)
+def test_run__odd_exception(lake: Lake, error: Exception, said: str) -> None:
+    def odd(msme: xr.Dataset) -> Any:
+        raise error
+
+    lake.run(Step("double", odd, {"msme": ["image"]}, double.writes, "1"))
+    assert lake.failures("double")["message"].tolist() == [said] * 6
+
+
 def test_step__called_by_itself(lake: Lake) -> None:
     exam = read_exam(lake.root, "msme", ["image", "echo_time"], 1)
     assert dict(exam.sizes) == {"echo": 7, "slice": 4, "row": 12, "column": 10}
