@@ -32,6 +32,7 @@ _NOTES = {
     "age_from_nominal_month": "visits have an age from their nominal month",
     "missed_visits": "visits were missed (all cells missing)",
     "other_readings": "radiograph readings of further projects were not used",
+    "readings_without_side": "radiograph readings without a side were left out",
     "repeated_rows": "repeated rows of a patient were left out, the last one kept",
 }
 

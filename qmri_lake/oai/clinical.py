@@ -15,6 +15,7 @@ import pandas as pd
 from qmri_lake.errors import InputError, Problem, Reason
 from qmri_lake.oai.identity import VISIT_MONTHS, exam_key
 from qmri_lake.oai.tables import Table, find_tables, parse_coded, read_table
+from qmri_lake.variables import REGISTRY, Variable
 
 __all__ = ["ClinicalTables", "read_tables"]
 
@@ -44,6 +45,8 @@ _WANTED = rf"V00AGE|{_PREFIX}({'|'.join([*_ITEM_OF, *_DATES])})"
 _FIRST_PROJECT = 15
 """The reading project that counts first; the others follow by number."""
 
+_SIDE = Variable("", "side", (), "uint8", "Side of a reading", flags={"right": 1, "left": 2})
+
 _Visit = tuple[int, int]
 """(patient, months)."""
 
@@ -58,7 +61,7 @@ class ClinicalTables:
     counts: Mapping[str, int]
     """``tables`` read; visits with ``bmi_carried_forward`` or ``age_from_nominal_month``;
     ``missed_visits`` (all cells missing, no row); ``other_readings`` (radiograph readings of
-    further projects, not used); ``repeated_rows``."""
+    further projects, not used); ``readings_without_side`` (left out); ``repeated_rows``."""
     tells_replacements: bool
     """Whether OUTCOMES99 was among them; without it False in ``replaced`` is only a default."""
 
@@ -111,6 +114,7 @@ class _Reading:
                     "age_from_nominal_month",
                     "missed_visits",
                     "other_readings",
+                    "readings_without_side",
                     "repeated_rows",
                 ),
                 0,
@@ -162,21 +166,21 @@ class _Reading:
         return ~repeated
 
     def _numbers(
-        self, table: Table, column: str, allowed: tuple[float, float] = (-np.inf, np.inf)
+        self, table: Table, column: str, variable: Variable | None = None, *, whole: bool = False
     ) -> pd.Series[float]:
-        values, problems = table.numbers(column, allowed)
+        values, problems = table.numbers(column, variable, whole=whole)
         self._problems += problems
         return values
 
     def _take_enrollees(self, table: Table) -> None:
         columns: dict[str, pd.Series[float] | pd.Series[str]] = {}
-        for column, item, allowed in (
-            ("P02SEX", "sex", (1.0, 2.0)),
-            ("P02RACE", "race", (-np.inf, np.inf)),
-            ("V00COHORT", "cohort", (-np.inf, np.inf)),
+        for column, item, variable in (
+            ("P02SEX", "sex", REGISTRY["visit/sex"]),
+            ("P02RACE", "race", None),
+            ("V00COHORT", "cohort", None),
         ):
             if column in table.cells:
-                columns[item] = self._numbers(table, column, allowed)
+                columns[item] = self._numbers(table, column, variable)
         if "V00SITE" in table.cells:
             site = table.cells["V00SITE"].str.split(":", n=1).str[0].str.strip()
             columns["site"] = site.where(~site.str.startswith("."), "")
@@ -193,7 +197,7 @@ class _Reading:
         # V00 before P01: what the enrolment visit measured counts first.
         for column in sorted(table.cells.columns, key=lambda name: (name[0] == "P", name)):
             if column == "V00AGE":
-                ages = self._numbers(table, column, (0, 120))[keep]
+                ages = self._numbers(table, column, REGISTRY["visit/age"])[keep]
                 known = ages.notna().to_numpy()
                 self._first_age |= dict(
                     zip(patients[known].tolist(), ages[known].tolist(), strict=True)
@@ -206,9 +210,12 @@ class _Reading:
             if match[2] in _DATES:
                 self._take_dates(table, column, months, keep)
                 continue
-            values = self._numbers(table, column)[keep].to_numpy()
+            item = _ITEM_OF[match[2]]
+            variable = REGISTRY[f"visit/{item[0]}"]
+            whole = item[0] == "pain_months_12m"
+            values = self._numbers(table, column, variable, whole=whole)[keep].to_numpy()
             known = np.isfinite(values)
-            store = self._items[_ITEM_OF[match[2]]]
+            store = self._items[item]
             for patient, value in zip(
                 patients[known].tolist(), values[known].tolist(), strict=True
             ):
@@ -226,7 +233,8 @@ class _Reading:
                 self._dates.setdefault((patient, months), date)
 
     def _take_readings(self, table: Table) -> None:
-        side = self._numbers(table, "SIDE", (1, 2))
+        side = self._numbers(table, "SIDE", _SIDE)
+        self._counts["readings_without_side"] += int(side.isna().sum())
         project = self._numbers(table, "READPRJ")
         rows = pd.DataFrame({"patient": table.patient, "side": side, "project": project})
         rows["later"] = rows["project"] != _FIRST_PROJECT
@@ -239,7 +247,7 @@ class _Reading:
             if match is None or int(match[1]) not in VISIT_MONTHS:
                 continue
             months = VISIT_MONTHS[int(match[1])]
-            grades = self._numbers(table, column, (0, 4))
+            grades = self._numbers(table, column, REGISTRY["visit/kl"], whole=True)
             codes = pd.Series(parse_coded(table.cells[column]).missing, table.cells.index)
             for row, patient, knee, grade, code in zip(
                 first.index.tolist(), first.patient.tolist(), knees,
@@ -340,7 +348,7 @@ class _Reading:
             for knee, letter in _KNEES.items():
                 before, day, date = (f"V99E{letter}K{end}" for end in ("BLRP", "DAYS", "DATE"))
                 if before in table.cells:
-                    done = self._numbers(table, before) == 1
+                    done = self._numbers(table, before, REGISTRY["visit/replaced"]) == 1
                     replaced |= {(p, knee): -np.inf for p in table.patient[done].tolist()}
                 if day in table.cells:
                     days = self._numbers(table, day).tolist()

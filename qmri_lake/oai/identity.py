@@ -11,7 +11,7 @@ from qmri_lake.oai.files import tar_stem
 from qmri_lake.oai.header import Header
 from qmri_lake.oai.listing import Listed
 
-__all__ = ["VISIT_MONTHS", "Identity", "exam_key", "identify"]
+__all__ = ["PATIENTS", "VISIT_MONTHS", "Identity", "exam_key", "identify"]
 
 VISIT_MONTHS = {
     0: 0,
@@ -28,6 +28,8 @@ VISIT_MONTHS = {
     11: 108,
 }
 """V## to months: the number of a visit is not its month."""
+PATIENTS = (1, 9_999_999_999)
+"""Smallest and largest patient number: OAI's have 7 digits, other studies up to 10."""
 _IMAGED = (0, 1, 2, 3, 4, 5, 6, 8, 10)
 """Visits with MRI, so with image releases."""
 

@@ -229,7 +229,16 @@ def test_read_tables__table_without_key(write_tables, stem, old, new):
         ("AllClinical01", "|4|1|", "|four|1|", "AllClinical01.txt row 2 column V01WOMKPR"),
         ("kxr_sq_bu00", "15|0", "15|7", "kxr_sq_bu00.txt row 4 column V00XRKL"),
         ("Enrollees", "1: Male", "3: Male", "Enrollees.txt row 2 column P02SEX"),
+        ("Enrollees", "1: Male", "1.5", "Enrollees.txt row 2 column P02SEX"),
         ("Enrollees", "9000002", "900x", "Enrollees.txt row 3 column ID"),
+        ("Enrollees", "9000002", "1e30", "Enrollees.txt row 3 column ID"),
+        ("Enrollees", "9000002", "-5", "Enrollees.txt row 3 column ID"),
+        ("Enrollees", "\n9000002", "\n\n \n9000002x", "Enrollees.txt row 5 column ID"),
+        ("AllClinical00", "27.5", "-5", "AllClinical00.txt row 2 column P01BMI"),
+        ("AllClinical01", "|4|1|", "|99|1|", "AllClinical01.txt row 2 column V01WOMKPR"),
+        ("AllClinical01", "1: Yes|0: No", "257|0: No", "AllClinical01.txt row 2 column V01KPNR12"),
+        ("AllClinical01", "1: Yes|0: No", "0.7|0: No", "AllClinical01.txt row 2 column V01KPNR12"),
+        ("kxr_sq_bu00", "15|0", "15|2.5", "kxr_sq_bu00.txt row 4 column V00XRKL"),
         ("OUTCOMES99", "03/01/2005", "soon", "OUTCOMES99.txt row 3 column V99ERKDATE"),
     ],
 )
@@ -271,3 +280,25 @@ def test_read_tables__table_without_rows(write_tables, name):
     assert len(tables.visits) > 0
     (folder / name).write_text("")
     assert [p.where for p in read_tables(folder).problems if p.reason is Reason.UNREADABLE_FILE]
+
+
+def test_read_tables__never_repeats_a_key(write_tables):
+    enrollees = ENROLLEES.replace("9000002", "Doe^Jane")
+    readings = BASELINE_XRAY.replace("9000001|2: Left", "9000001|Doe^Jane")
+    problems = read_tables(write_tables(Enrollees=enrollees, kxr_sq_bu00=readings)).problems
+    assert len(problems) == 3
+    assert "Doe" not in " ".join(map(str, problems))
+
+
+def test_read_tables__readings_without_a_side_are_counted(write_tables):
+    text = BASELINE_XRAY.replace("1: Right|15|2", ".M|15|2").replace("2: Left", "", 1)
+    assert read_tables(write_tables(kxr_sq_bu00=text)).counts["readings_without_side"] == 2
+
+
+@pytest.mark.parametrize("name", ["id", "ID", "p02sex"])
+def test_read_tables__column_more_than_once(write_tables, name):
+    head, *rows = ENROLLEES.splitlines()
+    text = "\n".join([f"{head}|{name}", *(f"{row}|1" for row in rows)])
+    problems = read_tables(write_tables(Enrollees=text)).problems
+    assert [p.where for p in problems if p.reason is Reason.UNREADABLE_FILE] == ["Enrollees.txt"]
+    assert f"column {name.upper()} more than once" in str(problems[0])
