@@ -103,7 +103,8 @@ def make_plan(
         if record["step"] == "import"
         or (canonical(record["parameters"]), record.get("version")) == wanted
     ]
-    current = status.usable & np.isin(status.run, same)
+    # What a run of these parameters found still holds, be it a product, a skip or a failure.
+    holds = np.isin(status.run, same)
     ready, waiting = chosen.copy(), {}
     for needed in step.needed_steps(values):
         before = read_status(root, needed, length)
@@ -111,13 +112,13 @@ def make_plan(
         if lacking.any():
             waiting[needed] = int(lacking.sum())
         ready &= before.usable
-        current &= ~(before.run > status.run)
+        holds &= ~(before.run > status.run)
 
-    failed = ready & (status.state == STATE["failed"])
-    skipped = ready & (status.state == STATE["skipped"]) & np.isin(status.run, same)
-    todo = ready & ~current & ~skipped
+    failed = ready & holds & (status.state == STATE["failed"])
+    finished = ready & holds & (status.usable | (status.state == STATE["skipped"]))
+    todo = ready & ~finished
     if not retry_failed:
-        todo &= ~(failed & np.isin(status.run, same))
+        todo &= ~failed
     sizes = _sizes_for_output(lake, step, inputs)
 
     def all_sizes(group: str) -> Mapping[str, int]:
@@ -131,7 +132,7 @@ def make_plan(
         inputs,
         max(runs, default=0) + 1,
         rows,
-        int((ready & (current | skipped)).sum()),
+        int(finished.sum()),
         int((failed & ~todo).sum()),
         waiting,
         step.projected_bytes(values, all_sizes) if len(rows) else 0,

@@ -167,6 +167,20 @@ def test_plan__stale_by_input(lake: Lake) -> None:
     np.testing.assert_array_equal(group["test_double"][:], 2 * group["test_mean"][:])
 
 
+def test_plan__skipped_and_failed_by_input(lake: Lake) -> None:
+    def picky(msme: xr.Dataset) -> Any:
+        if msme["test_mean"] > 1000:
+            raise ql.Skip("too bright")
+        raise ValueError("too dark")
+
+    step = Step("double", picky, {"msme": ["test_mean"]}, double.writes, "1")
+    for gain, state in [(100.0, "skipped"), (0.1, "failed"), (100.0, "skipped")]:
+        lake.run(first_echo, gain=gain)
+        assert lake.run(step).counts[state] == 6
+        again = lake.plan(step)
+        assert (again.up_to_date, again.failed_before) == ((6, 0) if gain > 1 else (0, 6))
+
+
 def test_plan__waiting_for_an_input(lake: Lake) -> None:
     assert lake.plan(double).waiting == {"first_echo": 6}
     assert str(lake.run(double)).startswith("double: 6 waiting for first_echo (")
