@@ -135,7 +135,8 @@ def step(
         without the ``exam`` axis, in memory, cropped to the exam's true extent.
     writes : sequence of Variable
         What it returns, all in one group: a Dataset, or a mapping from name to array, with the
-        declared dims. Leave a name out, and the exam keeps its fill value.
+        declared dims. Leave a name out, and the exam has no value there. No other step may make
+        the same variable.
     name : str, optional
         Default: the function's name.
     version : str
@@ -159,12 +160,31 @@ def step(
 
     def decorate(function: Callable[..., Product | xr.Dataset]) -> Step:
         title = str(name or getattr(function, "__name__", "step"))
+        load_own_steps()
+        for variable in writes:
+            _refuse_second_maker(variable, title)
         made = tuple(REGISTRY.add(replace(variable, step=title)) for variable in writes)
         result = Step(title, function, reads, made, version, copies, gpu)
         _KNOWN[title] = result
         return result
 
     return decorate
+
+
+def _refuse_second_maker(variable: Variable, step: str) -> None:
+    """Refuse a step that writes what another one makes: raw images, imported masks, its maps.
+
+    Neither status would tell whose values are there. The same step may be declared again.
+    """
+    maker = REGISTRY[variable.path].step if variable.path in REGISTRY else ""
+    if maker and maker != step:
+        raise VariableError(
+            f"{variable.path}, which step {maker} makes, among the writes",
+            expected="variables that no other step makes",
+            where=f"step {step}",
+            todo=f"Give the variable another name. A second version of what {maker} makes is a "
+            f"variant of it: lake.run({maker!r}, variant=...).",
+        )
 
 
 def load_own_steps() -> None:

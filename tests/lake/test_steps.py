@@ -327,8 +327,22 @@ def test_step__called_by_itself(lake: Lake) -> None:
     assert find_step("first_echo") is first_echo
 
 
+@pytest.mark.parametrize("path", ["msme/image", "msme/cartilage", "msme/t2", "msme/test_mean"])
+def test_step__writes_what_another_makes(path: str) -> None:
+    before = list(REGISTRY)
+    new = ql.Variable("msme", "test_new", (), "float32", "New")
+    with pytest.raises(VariableError, match=rf"step mine: found {path}, which step \w+ makes"):
+        ql.step(reads={}, writes=[new, REGISTRY[path]], name="mine")(lambda: {})
+    assert list(REGISTRY) == before
+    again = ql.step(reads={}, writes=double.writes, name="double")(double.function)
+    assert find_step("double") is again
+
+
 def test_step__declared_twice() -> None:
     with pytest.raises(VariableError, match="second declaration of msme/test_mean"):
-        ql.step(reads={}, writes=[ql.Variable("msme", "test_mean", (), "int32", "Other")])(double)
+        ql.step(
+            reads={}, writes=[ql.Variable("msme", "test_mean", (), "int32", "Other")],
+            name="first_echo",
+        )(double)  # fmt: skip
     with pytest.raises(VariableError, match="exactly one group"):
         ql.step(reads={}, writes=[])
