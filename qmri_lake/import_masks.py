@@ -8,13 +8,14 @@ Arrays of a file, all optional except that a mask needs its affine:
 ``dess_affine``    (4, 4) voxel (slice, row, column, 1) to LPS mm
 ``msme_cartilage`` the same on the MSME grid
 ``msme_affine``    (4, 4)
-``dess_to_msme``   (4, 4) x_msme = T x_dess, LPS mm
+``dess_to_msme``   (4, 4) x_msme = T x_dess, LPS mm; goes with ``msme_cartilage``
 =================  ==========================================================================
 """
 
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +26,11 @@ import numpy as np
 
 from qmri_lake import __version__
 from qmri_lake.errors import InputError, Problem, QmriLakeError, Reason
-from qmri_lake.run import Listener, Outcome, execute
+from qmri_lake.run import Listener, Outcome, execute, one_line
 from qmri_lake.status import declare_status, read_runs, read_status
 from qmri_lake.steps import write_exam
 from qmri_lake.storage import Node, open_root
+from qmri_lake.tissues import NO_MASK
 from qmri_lake.variables import REGISTRY
 from qmri_lake.writing import declare, exam_count
 
@@ -44,6 +46,8 @@ PRODUCTS = {
 }
 """What a file's arrays stand in for: step, group, and arrays by variable."""
 
+_BROKEN = (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+"""What NumPy raises for a file that is damaged or something else."""
 _GRID_TOLERANCE_MM = 0.01
 """Largest distance of the corners of mask and image: far below a voxel, above rounding."""
 
@@ -100,21 +104,18 @@ def import_masks(
     record = {"step": "import", "parameters": {}, "code": f"qmri_lake {__version__}",
               "version": "1", "snapshot": lake.snapshot}  # fmt: skip
     result = execute(lake, "import", run, record, prepare, _import_exam, tasks, listeners=listeners)
-    return len(tasks) - result.counts["failed"], list(result.problems)
+    imported = result.counts["done"] + result.counts["flagged"]
+    return imported, list(result.problems)
 
 
 def _import_exam(fork: icechunk.ForkSession, task: _MaskTask) -> Outcome:
     outcome = Outcome(task.row, task.exam, {}, fork)
     root = open_root(fork.store, "r+")
     try:
-        with np.load(task.file) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        outcome.problems.append(
-            Problem(Reason.UNREADABLE_FILE, task.where, str(error), "an .npz file of arrays",
-                    "Write the file again.", task.exam)
-        )  # fmt: skip
-        outcome.states = {step: ("failed", f"{task.where} can't be read") for step in task.steps}
+        arrays = _read_arrays(task)
+    except InputError as error:
+        outcome.problems.append(error.problem(exam=task.exam))
+        outcome.states = {step: ("failed", str(error)) for step in task.steps}
         return outcome
     for step in task.steps:
         group, names = PRODUCTS[step]
@@ -122,7 +123,8 @@ def _import_exam(fork: icechunk.ForkSession, task: _MaskTask) -> Outcome:
         if not product:
             continue
         try:
-            _check_grid(root, group, task, product, arrays.get(f"{group}_affine"))
+            affine = arrays.get(f"{group}_affine")
+            _check_masks(root, group, task, product, affine)
             outcome.small |= write_exam(root, REGISTRY.made_by(step), product, task.row, task.exam)
         except QmriLakeError as error:
             reason = error.reason or Reason.UNREADABLE_VALUE
@@ -131,12 +133,89 @@ def _import_exam(fork: icechunk.ForkSession, task: _MaskTask) -> Outcome:
             )
             outcome.states[step] = ("failed", str(error))
         else:
-            outcome.states[step] = ("done", "")
+            absent = [key for name, key in names.items() if name not in product]
+            outcome.states[step] = ("flagged", f"imported without {absent[0]}") if absent else (
+                "done", ""
+            )  # fmt: skip
     return outcome
 
 
-def _check_grid(
+def _read_arrays(task: _MaskTask) -> dict[str, Any]:
+    """Read the arrays of one file; whatever is wrong with it is an `InputError`."""
+    known = sorted({key for _, names in PRODUCTS.values() for key in names.values()})
+    wanted = {*known, *(f"{group}_affine" for group, _ in PRODUCTS.values())}
+    try:
+        with open(task.file, "rb") as stream:
+            file = np.load(stream)
+            names = file.files if isinstance(file, np.lib.npyio.NpzFile) else []
+            arrays = {name: file[name] for name in names if name in wanted}
+    except _BROKEN as error:
+        text = error.strerror if isinstance(error, OSError) else one_line(error)
+        found = f"a file that can't be read ({text or type(error).__name__})"
+    else:
+        if not arrays.keys().isdisjoint(known):
+            return arrays
+        found = f"arrays named {', '.join(sorted(names)[:8])}" if names else "no named arrays"
+    raise InputError(
+        found,
+        expected=f"an .npz file with {', '.join(known)} or some of them",
+        where=task.where,
+        todo="Write the file again: np.savez_compressed(path, dess_bone=..., dess_affine=...).",
+        reason=Reason.UNREADABLE_FILE,
+    )
+
+
+def _check_masks(
     root: Node, group: str, task: _MaskTask, product: dict[str, Any], affine: Any
+) -> None:
+    """Refuse what is not there, not segmented, or on another grid than the exam's image."""
+    transform = product.get("dess_to_msme")
+    if product.keys() == {"dess_to_msme"}:
+        raise InputError(
+            "dess_to_msme without msme_cartilage",
+            expected="both: they stand in for the step register",
+            where=task.where,
+            todo="Add msme_cartilage and msme_affine to the file.",
+            reason=Reason.UNREADABLE_VALUE,
+        )
+    if transform is not None:
+        _as_matrix(transform, "dess_to_msme", task)
+    for name, values in product.items():
+        if name != "dess_to_msme" and (n := int((values == NO_MASK).sum())):
+            raise InputError(
+                f"{n:,} voxels of {group} {name} that are {NO_MASK}, which is no mask",
+                expected="a label in every voxel, 0 for background",
+                where=task.where,
+                todo="Write 0 for background, or leave the array out.",
+                reason=Reason.UNREADABLE_VALUE,
+            )
+    _check_grid(root, group, task, product, _as_matrix(affine, f"{group}_affine", task))
+
+
+def _as_matrix(values: Any, name: str, task: _MaskTask) -> np.ndarray[Any, Any]:
+    if values is None:
+        found = f"a mask without {name}"
+    elif values.shape != (4, 4):
+        found = f"{name} of shape {values.shape}"
+    elif values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+        found = f"{name} with values that are not finite numbers"
+    else:
+        return np.asarray(values)
+    raise InputError(
+        found,
+        expected="4 x 4 finite numbers",
+        where=task.where,
+        todo="Add the affine or transform to the file, in LPS mm.",
+        reason=Reason.GRID_MISMATCH,
+    )
+
+
+def _check_grid(
+    root: Node,
+    group: str,
+    task: _MaskTask,
+    product: dict[str, Any],
+    affine: np.ndarray[Any, Any],
 ) -> None:
     """Refuse masks on another grid than the exam's image: they would be read shifted."""
     extent = root[f"{group}/extent"][task.row]
@@ -150,11 +229,9 @@ def _check_grid(
                 reason=Reason.GRID_MISMATCH,
             )
     mine = root[f"{group}/affine"][task.row]
-    if affine is None:
-        return
     corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], float)
     corners[:, :3] *= extent - 1
-    distance = np.abs(corners @ (np.asarray(affine) - mine).T).max()
+    distance = np.abs(corners @ (affine - mine).T).max()
     if distance > _GRID_TOLERANCE_MM:
         raise InputError(
             f"a {group} grid that is {distance:.2f} mm off",

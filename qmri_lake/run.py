@@ -87,7 +87,8 @@ class Outcome:
     def worst(self) -> tuple[str, str]:
         """The state that a progress display shows."""
         order = ("failed", "flagged", "skipped", "done")
-        return min(self.states.values(), key=lambda mark: order.index(mark[0]))
+        nothing = ("skipped", "nothing to do")
+        return min(self.states.values(), key=lambda mark: order.index(mark[0]), default=nothing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +164,9 @@ class StepWork:
             root = open_root(fork.store, "r+")
             groups = [read_exam(root, g, names, task.row) for g, names in self.inputs.items()]
             product = self.step.function(*groups, **self.parameters)
-            small = write_exam(root, self.step.writes, product, task.row, task.exam, self.variant)
+            small = write_exam(
+                root, self.step.writes, product, task.row, task.exam, self.variant, groups
+            )
         except Skip as reason:
             return _without_product(task, "skipped", in_one_line(reason))
         except Exception as error:  # one exam's failure must not end the run of the others

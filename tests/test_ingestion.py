@@ -25,6 +25,7 @@ from qmri_lake.errors import (
     Reason,
     RunError,
 )
+from qmri_lake.ingestion import IngestResult
 from qmri_lake.phantom import Archive, write_archive
 from tests.conftest import Judge
 from tests.oai.conftest import write as write_series
@@ -367,6 +368,103 @@ def test_ingest__masks_that_do_not_fit_are_listed(archive: Archive, tmp_path: Pa
     assert list(lake.cohort().require("dess/bone").exams["exam"]) == [first]
     with pytest.raises(InputError, match="without a mask"):
         ql.tissue(lake.load("dess", exam=third).cartilage, "femoral").compute()
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, np.ndarray]]:
+    """One knee with DESS and MSME: delivery, lake, and arrays of masks that fit."""
+    root = tmp_path_factory.mktemp("small")
+    visit = root / "oai/00m/0.C.2/9000001/20040824"
+    dess = write_series(visit / "1")
+    echoes = (10.0, 20.0, 30.0)
+    msme = write_series(visit / "2", series="SAG_T2_MAP_RIGHT", echo_times=echoes, slices=3)
+    ql.ingest(root / "oai", root / "l.lake")
+    arrays = {
+        "dess_bone": np.zeros((6, 8, 6), np.uint8), "dess_affine": dess.affine,
+        "msme_cartilage": np.zeros((3, 8, 6), np.uint8), "msme_affine": msme.affine,
+        "dess_to_msme": np.eye(4),
+    }  # fmt: skip
+    return root / "oai", root / "l.lake", arrays
+
+
+MaskImport = Callable[[Callable[[Path], object]], IngestResult]
+
+
+@pytest.fixture
+def import_file(small: tuple[Path, Path, dict[str, np.ndarray]], tmp_path: Path) -> MaskImport:
+    """Import one mask file, made by a function of its path, into a copy of the small lake."""
+    copied = shutil.copytree(small[1], tmp_path / "copy.lake")
+    masks = tmp_path / "masks"
+    masks.mkdir()
+
+    def run(make: Callable[[Path], object]) -> IngestResult:
+        make(masks / "9000001-000m-right.npz")
+        return ql.ingest(small[0], copied, masks=masks)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("changed", "found"),
+    [
+        ({"dess_affine": np.full((4, 4), np.nan)}, "dess_affine with values that are not finite"),
+        ({"dess_affine": np.eye(3)}, r"dess_affine of shape (3, 3)"),
+        ({"dess_affine": None}, "a mask without dess_affine"),
+        ({"dess_bone": np.full((6, 8, 6), 255, np.uint8)}, "288 voxels of dess bone that are 255"),
+        ({"msme_cartilage": None}, "dess_to_msme without msme_cartilage"),
+        ({"dess_to_msme": np.eye(3)}, "dess_to_msme of shape (3, 3)"),
+    ],
+)
+def test_import_masks__arrays_that_can_not_be_used(
+    small: tuple[Path, Path, dict[str, np.ndarray]],
+    import_file: MaskImport,
+    changed: dict[str, np.ndarray | None],
+    found: str,
+) -> None:
+    given = {k: v for k, v in {**small[2], **changed}.items() if v is not None}
+    result = import_file(lambda path: np.savez(path, **given))
+    (problem,) = result.problems
+    assert problem.found.startswith(found)
+    again = import_file(lambda path: np.savez(path, **small[2]))
+    assert (again.problems, again.masks) == ((), 1)
+
+
+def test_import_masks__mask_without_a_transform_is_flagged(
+    small: tuple[Path, Path, dict[str, np.ndarray]], import_file: MaskImport
+) -> None:
+    given = {name: values for name, values in small[2].items() if name != "dess_to_msme"}
+    result = import_file(lambda path: np.savez(path, **given))
+    assert (result.problems, result.masks) == ((), 1)
+    assert result.lake.status()["flagged"]["register"] == 1
+
+
+def damaged(path: Path) -> None:
+    np.savez_compressed(path, dess_bone=np.random.default_rng(0).integers(0, 3, (6, 8, 6)))
+    content = bytearray(path.read_bytes())
+    content[100:112] = b"\xff" * 12
+    path.write_bytes(content)
+
+
+def array_alone(path: Path) -> None:
+    with path.open("wb") as stream:
+        np.save(stream, np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: np.savez(path, labels=np.zeros(3)),
+        array_alone,
+        damaged,
+    ],
+    ids=["empty", "unknown names", "npy", "damaged"],
+)
+def test_import_masks__file_that_can_not_be_read(
+    import_file: MaskImport, make: Callable[[Path], object]
+) -> None:
+    (problem,) = import_file(make).problems
+    assert (problem.reason, problem.where) == (Reason.UNREADABLE_FILE, "9000001-000m-right.npz")
 
 
 def test_ingest__masks_folder_that_is_not_there(archive: Archive, tmp_path: Path) -> None:
