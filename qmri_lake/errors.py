@@ -71,8 +71,21 @@ class Problem:
     exam: str = ""
     """Exam key, where it is known."""
 
+    def __post_init__(self) -> None:
+        for name in ("where", "found", "expected", "todo", "exam"):
+            object.__setattr__(self, name, printable(getattr(self, name)))
+
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}: {_sentence(self.found, self.expected, self.todo)}"
+
+
+def printable(text: str) -> str:
+    r"""Spell out what UTF-8 can't hold, such as bytes of file names in another encoding.
+
+    >>> printable("caf\udce9")
+    'caf\\udce9'
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _sentence(found: str, expected: str, todo: str) -> str:
@@ -108,10 +121,11 @@ class QmriLakeError(Exception):
         todo: str = "",
         reason: Reason | None = None,
     ) -> None:
-        self.found, self.expected, self.where, self.todo = found, expected, where, todo
+        self.found, self.expected = printable(found), printable(expected)
+        self.where, self.todo = printable(where), printable(todo)
         self.reason = reason
-        prefix = f"{where}: " if where else ""
-        super().__init__(prefix + _sentence(found, expected, todo))
+        prefix = f"{self.where}: " if where else ""
+        super().__init__(prefix + _sentence(self.found, self.expected, self.todo))
 
     def __str__(self) -> str:
         # KeyError would show the repr, with quotes and escapes.

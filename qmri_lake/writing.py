@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import zarr
 
-from qmri_lake.errors import NotFoundError
+from qmri_lake.errors import NotFoundError, printable
 from qmri_lake.index import KEYS, exam_key
 from qmri_lake.status import STATE, declare_status, write_run
 from qmri_lake.storage import Node, create_array, open_root
@@ -145,7 +145,7 @@ class Change:
 
     def set_state(self, step: str, row: int, state: str, run: int, message: str = "") -> None:
         """Mark an exam in a step."""
-        self.states.setdefault(step, {})[row] = (state, run, message)
+        self.states.setdefault(step, {})[row] = (state, run, printable(message))
 
     def set_small(self, path: str, row: int, value: Any) -> None:
         """Set the value of a small array for an exam."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import signal
@@ -321,6 +322,19 @@ def test_ingest__another_series_of_a_known_exam_replaces_nothing(
     result = ql.ingest(tmp_path / "again", lake)
     assert [problem.reason for problem in result.problems] == [Reason.OTHER_SERIES]
     assert result.lake.load("dess", exam=exam["exam"]).digest.values[0] == digest
+
+
+def test_ingest__folder_names_in_another_encoding(tmp_path: Path) -> None:
+    written = write_series(tmp_path / "oai/1/9000001", syntax=JPEG2000Lossless, shape=(64, 48))
+    content = bytearray(written.paths[2].read_bytes())
+    start = content.index(b"\xff\x4f\xff\x51")
+    content[start : start + 60] = bytes(60)
+    written.paths[2].write_bytes(content)
+    (tmp_path / "oai/1").rename(os.fsdecode(os.fsencode(tmp_path / "oai") + b"/caf\xe9"))
+    result = ql.ingest(tmp_path / "oai", tmp_path / "l.lake")
+    (problem,) = result.problems
+    assert problem.where == r"caf\udce9/9000001"
+    assert result.lake.failures()["message"].iloc[0].startswith(r"caf\udce9/9000001/003: found")
 
 
 def test_ingest__source_that_is_not_there(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from qmri_lake.errors import InputError, Problem, Reason
+from qmri_lake.errors import InputError, Problem, Reason, printable
 from qmri_lake.oai.files import Entry, Files, walk
 from qmri_lake.oai.header import Header, is_dicom, read_header
 from qmri_lake.oai.listing import Listed, Listing, is_listing, read_listing
@@ -101,7 +101,7 @@ class _Folder:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.where = name or "."
+        self.where = printable(name or ".")
         self._files: dict[str, list[tuple[Entry, Header]]] = {}
         self._strays: list[InputError] = []
 
