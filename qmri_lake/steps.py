@@ -31,6 +31,9 @@ from qmri_lake.writing import fill_shape
 
 __all__ = ["Skip", "Step", "find_step", "load_own_steps", "read_exam", "step", "write_exam"]
 
+_OF_THE_EXAM = ("slice", "row", "column", "echo")
+"""Dims whose size differs from exam to exam."""
+
 Reads = Mapping[str, Sequence[str]]
 Product = Mapping[str, Any]
 
@@ -256,11 +259,20 @@ def write_exam(
     row: int,
     exam: str,
     variant: str = "",
+    read: Sequence[xr.Dataset] = (),
 ) -> dict[str, Any]:
     """Write an exam's bulk arrays as whole shards; return its small values by path.
 
-    Small values are not written here: tasks share their chunks, and would lose each other's.
+    Small values are not written here: tasks share their chunks, and would lose each other's. Where
+    the exam's extent is known, from the group or from what was `read`, arrays must have it: a cut
+    or transposed one would fit into the lake's larger array.
     """
+    if not isinstance(product, (Mapping, xr.Dataset)):
+        raise VariableError(
+            f"a result that is a {type(product).__name__}",
+            expected="a mapping from name to array, or a Dataset",
+            where=exam,
+        )
     unknown = {str(n) for n in product} - {v.name for v in variables}
     if unknown:
         raise VariableError(
@@ -269,6 +281,7 @@ def write_exam(
             where=exam,
             todo="Declare it in writes=[...].",
         )
+    box = {**_common_sizes(read), **_extent(root[variables[0].group], row)}
     small: dict[str, Any] = {}
     for variable in variables:
         if variable.name not in product:
@@ -279,9 +292,42 @@ def write_exam(
         checked = variable.check(value, exam)
         path = variable_path(variable, variant)
         array = root[path]
+        _check_shape(variable, checked.shape, array.shape[1:], box, exam)
         full = fill_shape(checked, array.shape[1:], variable.fill)
         if variable.bulk:
             array[row] = full
         else:
             small[path] = full if variable.dims else full.item()
     return small
+
+
+def _common_sizes(datasets: Sequence[xr.Dataset]) -> dict[str, int]:
+    """Return the sizes of the dims that are the same in all Datasets that have them."""
+    found: dict[str, set[int]] = {}
+    for ds in datasets:
+        for dim, size in ds.sizes.items():
+            found.setdefault(str(dim), set()).add(size)
+    return {dim: sizes.pop() for dim, sizes in found.items() if len(sizes) == 1}
+
+
+def _check_shape(
+    variable: Variable,
+    shape: Sequence[int],
+    largest: Sequence[int],
+    box: Mapping[str, int],
+    exam: str,
+) -> None:
+    """Refuse an array of another shape than the exam's, or than the lake's where that is fixed."""
+    known = dict(zip(variable.dims, largest, strict=True))
+    expected = {dim: min(box.get(dim, n), n) for dim, n in known.items()}
+    sizes = dict(zip(variable.dims, shape, strict=True))
+    # An image that is being ingested has no extent yet: it may be smaller than the array.
+    free = {dim for dim in known if dim in _OF_THE_EXAM and dim not in box}
+    if all(n == expected[dim] or (dim in free and n < known[dim]) for dim, n in sizes.items()):
+        return
+    raise VariableError(
+        f"shape {tuple(shape)}",
+        expected=", ".join(f"{n} {dim}" for dim, n in expected.items()),
+        where=f"{variable.path} of {exam}",
+        todo="Return arrays on the grid of what was read.",
+    )

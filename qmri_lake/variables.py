@@ -190,8 +190,8 @@ class Variable:
     def check(self, values: np.ndarray[Any, Any], where: str) -> np.ndarray[Any, Any]:
         """Return one exam's `values` as this variable stores them, or say what doesn't fit.
 
-        Only safe casts are made; a value outside `valid_range` or a label without a name is an
-        error here, not something that a reader finds years later.
+        Only safe casts are made; a value outside `valid_range`, one that the type can't hold, or a
+        label without a name is an error here, not something that a reader finds years later.
         """
         values = np.asarray(values)
         if values.ndim != len(self.dims):
@@ -201,7 +201,7 @@ class Variable:
                 where=f"{self.path} of {where}",
             )
         if self.dtype == "string":
-            return values.astype(object)
+            return self._checked_text(values, where)
         dtype = np.dtype(self.dtype)
         if values.dtype != dtype and not (
             np.can_cast(values.dtype, dtype, "same_kind") or values.dtype == bool
@@ -209,9 +209,28 @@ class Variable:
             raise VariableError(
                 f"dtype {values.dtype}", expected=self.dtype, where=f"{self.path} of {where}"
             )
-        for fault in self.faults(values):
+        with np.errstate(over="ignore"):
+            stored = values.astype(dtype, copy=False)
+        lost = stored != values if dtype.kind in "iu" else np.isinf(stored) & ~np.isinf(values)
+        if lost.any():
+            raise VariableError(
+                f"the value {values[lost][0]}",
+                expected=f"what {self.dtype} can hold",
+                where=f"{self.path} of {where}",
+            )
+        for fault in self.faults(stored):
             raise VariableError(fault, expected=self.expectation, where=f"{self.path} of {where}")
-        return values.astype(dtype, copy=False)
+        return stored
+
+    def _checked_text(self, values: np.ndarray[Any, Any], where: str) -> np.ndarray[Any, Any]:
+        words = values.astype(object)
+        for word in words.flat:
+            # A lone surrogate, as of a file name in another encoding, can't be stored.
+            if not isinstance(word, str) or word != word.encode("utf-8", "replace").decode():
+                raise VariableError(
+                    repr(word), expected="valid Unicode text", where=f"{self.path} of {where}"
+                )
+        return words
 
     def faults(self, values: np.ndarray[Any, Any]) -> Iterator[str]:
         """Yield what is wrong with stored values: out of range, or a label without a name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -318,6 +319,28 @@ def test_run__odd_exception(lake: Lake, error: Exception, said: str) -> None:
 
     lake.run(Step("double", odd, {"msme": ["image"]}, double.writes, "1"))
     assert lake.failures("double")["message"].tolist() == [said] * 6
+
+
+@pytest.mark.parametrize(
+    ("product", "said"),
+    [
+        ({"test_first_echo": np.ones((4, 12, 9), "f4")},
+         r"shape \(4, 12, 9\); expected 4 slice, 12 row, 10 column"),
+        ({"test_first_echo": np.ones((4, 10, 12), "f4")}, r"shape \(4, 10, 12\)"),
+        ({"test_first_echo": np.ones((5, 12, 10), "f4")}, r"shape \(5, 12, 10\)"),
+        ({"test_echoes": np.ones(6, "f4")}, r"shape \(6,\); expected 7 echo"),
+        ({"test_count": np.int64(2**40 + 3)}, "value 1099511627779; expected what int32 can hold"),
+        ({"test_echoes": np.full(7, 1e300)}, "value 1e.300; expected what float32 can hold"),
+        ({"test_name": None}, "None; expected valid Unicode text"),
+        ({"test_name": "\udcff"}, "expected valid Unicode text"),
+        (None, "a result that is a NoneType; expected a mapping"),
+    ],
+)  # fmt: skip
+def test_run__result_that_would_be_stored_wrongly(lake: Lake, product: Any, said: str) -> None:
+    step = Step("first_echo", lambda msme: product, {"msme": ["image"]}, first_echo.writes, "1")
+    lake.run(step, f"exam == {lake.exams['exam'][1]!r}")
+    (message,) = lake.failures("first_echo")["message"]
+    assert re.search(said, message), message
 
 
 def test_step__called_by_itself(lake: Lake) -> None:
