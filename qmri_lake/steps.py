@@ -34,6 +34,10 @@ __all__ = ["Skip", "Step", "find_step", "load_own_steps", "read_exam", "step", "
 _OF_THE_EXAM = ("slice", "row", "column", "echo")
 """Dims whose size differs from exam to exam."""
 
+_OPTIONS_OF_RUN = ("step", "cohort", "cluster", "variant", "retry_failed", "commit_every",
+                   "commit_seconds", "listeners")  # fmt: skip
+"""Arguments of `Lake.run`, which never reach a step."""
+
 Reads = Mapping[str, Sequence[str]]
 Product = Mapping[str, Any]
 
@@ -58,6 +62,18 @@ class Step:
     """Peak memory in units of what is read plus what is written."""
     gpu: bool = False
     """Whether tasks ask the workers for the resource ``GPU``."""
+    check: Callable[..., None] | None = None
+    """Called with all parameters before anything runs; it raises what is wrong with them."""
+
+    def __post_init__(self) -> None:
+        for name in self.defaults:
+            if name in _OPTIONS_OF_RUN:
+                raise RunError(
+                    f"parameter {name!r}",
+                    expected="a name that lake.run has no option of",
+                    where=f"step {self.name}",
+                    todo=f"Choose another name than {', '.join(_OPTIONS_OF_RUN)}.",
+                )
 
     def __call__(self, *groups: Any, **parameters: Any) -> Product | xr.Dataset:
         """Run the function itself."""
@@ -78,7 +94,7 @@ class Step:
         }
 
     def parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all parameters, the given ones over the defaults; an unknown name is an error."""
+        """Return all parameters, the given ones over the defaults, or say what is wrong."""
         defaults = self.defaults
         for name in given:
             if name not in defaults:
@@ -96,7 +112,10 @@ class Step:
                 expected="a value: it has no default",
                 where=f"step {self.name}",
             )
-        return {**defaults, **given}
+        values = {**defaults, **given}
+        if self.check is not None:
+            self.check(**values)
+        return values
 
     def inputs(self, parameters: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
         """Return what is read with these parameters: names of variables by group."""
@@ -128,6 +147,7 @@ def step(
     version: str = "1",
     copies: float = 3.0,
     gpu: bool = False,
+    check: Callable[..., None] | None = None,
 ) -> Callable[[Callable[..., Product | xr.Dataset]], Step]:
     """Make a step of a function of one exam.
 
@@ -148,6 +168,9 @@ def step(
         Projected peak memory in units of the bytes read plus written.
     gpu : bool
         Ask the workers for the resource ``GPU``.
+    check : function of the parameters, optional
+        Raises what is wrong with them, when a run is planned: a wrong value that only fails in the
+        function marks every exam as failed.
 
     Returns
     -------
@@ -167,7 +190,7 @@ def step(
         for variable in writes:
             _refuse_second_maker(variable, title)
         made = tuple(REGISTRY.add(replace(variable, step=title)) for variable in writes)
-        result = Step(title, function, reads, made, version, copies, gpu)
+        result = Step(title, function, reads, made, version, copies, gpu, check)
         _KNOWN[title] = result
         return result
 

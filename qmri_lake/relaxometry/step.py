@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
 
-from qmri_lake.errors import InputError, NotFoundError, Reason
+from qmri_lake.errors import InputError, NotFoundError, Reason, RunError
 from qmri_lake.masks import inside
 from qmri_lake.relaxometry.mono_exponential import FitStatus, fit_mono_exponential
 from qmri_lake.relaxometry.vectorised import namespace
@@ -90,7 +91,31 @@ def _fit_exam(
     )
 
 
-@step(reads=_reads, writes=VARIABLES, name="t2", copies=2.5)
+def _check_parameters(
+    *, within: object, skip_first_echo: object, bounds: Any, r2_min: object
+) -> None:
+    """Refuse parameters of the wrong kind when a run is planned, before it touches an exam."""
+    pair = isinstance(bounds, (tuple, list, np.ndarray)) and len(bounds) == 2
+    for name, value, right, expected in (
+        ("within", within, isinstance(within, str) and within in ("cartilage", "all"),
+         "cartilage or all"),
+        ("skip_first_echo", skip_first_echo, isinstance(skip_first_echo, (bool, np.bool_)),
+         "True or False"),
+        ("bounds", bounds, pair and all(map(_is_number, bounds)) and bounds[0] < bounds[1],
+         "two numbers, low < high, ms"),
+        ("r2_min", r2_min, r2_min is None or _is_number(r2_min), "a number, or None for no limit"),
+    ):  # fmt: skip
+        if not right:
+            raise RunError(f"{name}={value!r}", expected=expected, where="step t2")
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, Real) and not np.isnan(float(value))
+
+
+@step(reads=_reads, writes=VARIABLES, name="t2", copies=2.5, check=_check_parameters)
 def t2(
     msme: xr.Dataset,
     *,

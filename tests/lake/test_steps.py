@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -341,6 +342,31 @@ def test_run__result_that_would_be_stored_wrongly(lake: Lake, product: Any, said
     lake.run(step, f"exam == {lake.exams['exam'][1]!r}")
     (message,) = lake.failures("first_echo")["message"]
     assert re.search(said, message), message
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"within": "al"}, {"within": np.zeros(2)}, {"bounds": "abc"}, {"bounds": (100, 0)},
+        {"bounds": (0, np.nan)}, {"bounds": 5}, {"bounds": ("0", "9")}, {"r2_min": "0.8"},
+        {"r2_min": np.nan}, {"r2_min": True}, {"skip_first_echo": 1},
+    ],
+)  # fmt: skip
+def test_run__wrong_parameters_of_t2(lake: Lake, wrong: dict[str, Any]) -> None:
+    with pytest.raises(RunError, match=rf"step t2: found {next(iter(wrong))}=.*; expected"):
+        lake.run("t2", **wrong)
+    assert "t2" not in lake.refresh().status().index
+    assert (
+        len(lake.plan("t2", bounds=[0, np.float32(9)], r2_min=1, skip_first_echo=False).rows) == 6
+    )
+
+
+def test_step__parameter_that_run_would_swallow() -> None:
+    options = [p for p in inspect.signature(Lake.run).parameters.values() if p.name != "self"]
+    names = [p.name for p in options if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    assert sorted(steps._OPTIONS_OF_RUN) == sorted(names)
+    with pytest.raises(RunError, match=r"step f: found parameter 'variant'; expected .* Choose"):
+        Step("f", lambda msme, *, variant=1: {}, {}, double.writes, "1")
 
 
 def test_step__called_by_itself(lake: Lake) -> None:
