@@ -170,10 +170,11 @@ def read_series(series: Series) -> Volume:
         the inventory.
     """
     volume = read_volume(series.files, series.where)
-    if volume.uid != series.uid or volume.image.shape[-len(series.shape) :] != series.shape:
+    shape = volume.image.shape[-len(series.shape) :]
+    if volume.uid != series.uid or shape != series.shape:
         raise InputError(
-            f"series {volume.uid} of shape {volume.image.shape}",
-            expected=f"series {series.uid} of shape {series.shape}, as in the inventory",
+            f"{'another' if volume.uid != series.uid else 'the'} series, of shape {shape}",
+            expected=f"the series of shape {series.shape} that the inventory has",
             where=series.where,
             todo="The files have changed: take the inventory again.",
             reason=Reason.UNREADABLE_FILE,

@@ -69,7 +69,7 @@ def read_volume(files: Files, where: str = "") -> Volume:
     headers: list[Header] = []
     contents: list[bytes] = []
     where = where or files.path
-    for name, content in files.read():
+    for name, content in files.read(where):
         header = read_header(io.BytesIO(content), os.path.join(where, name), len(content))
         if header is not None:
             if header.fault is not None:
@@ -85,7 +85,7 @@ def read_volume(files: Files, where: str = "") -> Volume:
         )
     series = {header.uid: header.series_description for header in reversed(headers)}
     if len(series) > 1:
-        named = "; ".join(f"{text or '?'} ({uid})" for uid, text in series.items())
+        named = "; ".join(text or "one without a name" for text in series.values())
         raise InputError(
             f"{len(series)} series: {named}",
             expected="one series",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import re
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -20,6 +21,10 @@ __all__ = ["Entry", "Files", "tar_stem", "walk"]
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _BROKEN = (EOFError, OSError, zlib.error, tarfile.TarError)
 """What reading a cut-off or damaged (compressed) tar raises."""
+
+
+_DELIVERED = re.compile(r"\d{1,3}m|\d{1,2}\.[A-Z]\.\d{1,2}|\d{7}")
+"""Folders where a delivery of OAI starts: visit, release, patient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +46,27 @@ class Files:
     offsets: tuple[int, ...] = ()
     sizes: tuple[int, ...] = ()
 
-    def read(self) -> Iterator[tuple[str, bytes]]:
-        """Yield (name, content) of every file, in the order in which they lie in the tar."""
+    def read(self, where: str = "") -> Iterator[tuple[str, bytes]]:
+        """Yield (name, content) of every file, in the order in which they lie in the tar.
+
+        Raises
+        ------
+        InputError
+            ``unreadable_file``, at `where`, if one is no longer there or can't be read.
+        """
+        try:
+            yield from self._read()
+        except _BROKEN as error:
+            # Without the error's own words: they hold the absolute path.
+            raise InputError(
+                f"a file that can't be read ({_cause(error)})",
+                expected="the files of the inventory",
+                where=where,
+                todo="Check that they are still there, their permissions and the disk.",
+                reason=Reason.UNREADABLE_FILE,
+            ) from None
+
+    def _read(self) -> Iterator[tuple[str, bytes]]:
         if not self.offsets:
             for name in self.names:
                 with open(os.path.join(self.path, name), "rb") as file:
@@ -182,12 +206,18 @@ def _walk_tar(path: Path, name: str) -> Iterator[Entry]:
     compressed = not path.name.lower().endswith(".tar")
     inner = ""
     try:
+        end = path.stat().st_size
         with tarfile.open(path, "r:gz" if compressed else "r:") as tar:
             for member in tar:
-                inner = "/" + member.name.removeprefix("./")
+                inner = "/" + _relative(member.name)
+                if member.islnk() or member.issym():
+                    # It may be a slice: one that is left out unsaid could be the last.
+                    yield Entry(name + inner, str(path), inner[1:], 0, broken=_link(name + inner))
                 stream = tar.extractfile(member) if member.isfile() else None
                 if stream is None:
                     continue
+                if not compressed and member.offset_data + member.size > end:
+                    raise tarfile.ReadError("unexpected end of data")
                 # Seeking back in a compressed tar would decompress it again from its start.
                 content = io.BytesIO(stream.read()) if compressed else cast(BinaryIO, stream)
                 yield Entry(
@@ -196,10 +226,38 @@ def _walk_tar(path: Path, name: str) -> Iterator[Entry]:
                 tar.members = []  # type: ignore[attr-defined]  # else it keeps a million of them
     except _BROKEN as error:
         fault = InputError(
-            f"a tar that breaks off ({type(error).__name__}: {error})",
+            f"a tar that breaks off ({_cause(error)})",
             expected="a whole tar",
             where=name + inner,
             todo="Copy or download it again.",
             reason=Reason.TRUNCATED_FILE,
         )
         yield Entry(name + inner, str(path), inner[1:], 0, broken=fault)
+
+
+def _relative(member: str) -> str:
+    """Return a member's name without the folders of whoever packed it, if it is absolute.
+
+    >>> _relative("/home/me/study/9000001/20040824/1/001")
+    '9000001/20040824/1/001'
+    """
+    parts = [part for part in member.split("/") if part not in ("", ".")]
+    if member.startswith("/"):
+        known = (k for k, part in enumerate(parts[:-1]) if _DELIVERED.fullmatch(part))
+        parts = parts[next(known, max(len(parts) - 2, 0)) :]
+    return "/".join(parts)
+
+
+def _cause(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _link(where: str) -> InputError:
+    return InputError(
+        "a link inside a tar",
+        expected="files",
+        where=where,
+        todo="Unpack the tar, or pack it again with links followed (tar --hard-dereference -h).",
+        reason=Reason.UNREADABLE_FILE,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,6 +24,11 @@ _KNOWN_SUFFIXES = (
     ".csv", ".gif", ".htm", ".html", ".jpeg", ".jpg", ".json", ".mat", ".md", ".npy", ".npz",
     ".parquet", ".pdf", ".png", ".txt", ".xls", ".xlsx", ".xml", ".yaml", ".yml",
 )  # fmt: skip
+_ARCHIVES = (".7z", ".rar", ".zip", ".tar", ".tar.bz2", ".tar.gz", ".tar.xz", ".tar.zst", ".tbz2",
+             ".tgz", ".txz")  # fmt: skip
+"""What is met as a file: other kinds than are walked through, and tars inside tars."""
+_SLICES = {"0", ".dcm", ".ima"}
+"""Forms of names that only slices have."""
 _PREFIX = 132
 
 
@@ -104,11 +110,16 @@ class _Folder:
         self.where = printable(name or ".")
         self._files: dict[str, list[tuple[Entry, Header]]] = {}
         self._strays: list[InputError] = []
+        self._short: list[Entry] = []
+        """Files too short to tell whether they are DICOM."""
 
     def add(self, entry: Entry, gathered: Gathered) -> None:
         """Take one file."""
         if entry.broken is not None:
             self._strays.append(entry.broken)
+            return
+        if entry.basename.lower().endswith(_ARCHIVES):
+            gathered.problems.append(_archive(entry.name).problem())
             return
         if is_listing(entry.basename):
             try:
@@ -116,6 +127,8 @@ class _Folder:
                     gathered.listed += read_listing(stream.read(), entry.name)
             except InputError as error:
                 gathered.problems.append(error.problem())
+            except OSError as error:
+                gathered.problems.append(_unreadable(entry.name, error, "listing").problem())
             return
         if entry.basename.lower().endswith(_KNOWN_SUFFIXES) or entry.basename.startswith("."):
             return  # listings, tables and pictures that come with a delivery
@@ -123,9 +136,8 @@ class _Folder:
             with entry.open() as stream:
                 start = stream.read(_PREFIX)
                 if not is_dicom(start):
-                    # So short a file among slices is the rest of one.
                     if len(start) < _PREFIX:
-                        self._strays.append(_cut(entry.name, f"{len(start)} bytes"))
+                        self._short.append(entry)
                     else:
                         gathered.ignored["not DICOM"] += 1
                     return
@@ -135,15 +147,7 @@ class _Folder:
             self._strays.append(error)
             return
         except OSError as error:
-            self._strays.append(
-                InputError(
-                    f"a file that can't be read ({error.strerror or type(error).__name__})",
-                    expected="a readable DICOM file",
-                    where=entry.name,
-                    todo="Check its permissions, its link and the disk.",
-                    reason=Reason.UNREADABLE_FILE,
-                )
-            )
+            self._strays.append(_unreadable(entry.name, error, "DICOM file"))
             return
         if header is None:
             gathered.ignored["DICOM without an image"] += 1
@@ -153,6 +157,13 @@ class _Folder:
     def candidates(self, gathered: Gathered) -> Iterator[Candidate]:
         """Yield the series of the folder; a damaged file belongs to the only one there is."""
         strays = self._strays
+        names = {_form(entry.basename) for members in self._files.values() for entry, _ in members}
+        for entry in self._short:
+            # So short a file called as slices are is the rest of one.
+            if _form(entry.basename) in names | _SLICES:
+                strays.append(_cut(entry.name, f"{entry.size} bytes"))
+            else:
+                gathered.ignored["not DICOM"] += 1
         if strays and not self._files:
             gathered.problems.append(strays[0].problem())
         elif len(self._files) > 1:
@@ -241,6 +252,32 @@ def _headers(files: Files) -> list[Header]:
 
     read = (read_header(io.BytesIO(data), name, len(data)) for name, data in files.read())
     return [header for header in read if header is not None]
+
+
+def _form(name: str) -> str:
+    """Return the ending of a name, else the name with every number as 0: slices share it."""
+    _, point, ending = name.rpartition(".")
+    return f".{ending.lower()}" if point and ending.isalpha() else re.sub(r"\d+", "0", name)
+
+
+def _archive(name: str) -> InputError:
+    return InputError(
+        "an archive of another kind, or inside another",
+        expected="folders, .tar or .tar.gz",
+        where=name,
+        todo="Unpack it, or pack it again as .tar or .tar.gz.",
+        reason=Reason.UNREADABLE_FILE,
+    )
+
+
+def _unreadable(name: str, error: OSError, kind: str) -> InputError:
+    return InputError(
+        f"a file that can't be read ({error.strerror or type(error).__name__})",
+        expected=f"a readable {kind}",
+        where=name,
+        todo="Check its permissions, its link and the disk.",
+        reason=Reason.UNREADABLE_FILE,
+    )
 
 
 def _cut(name: str, found: str) -> InputError:

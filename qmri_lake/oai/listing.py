@@ -74,12 +74,23 @@ def read_listing(content: bytes, where: str) -> list[Listed]:
     Raises
     ------
     InputError
-        ``table_without_key`` if no column holds the folder (or file) of a series.
+        ``table_without_key`` if no column holds the folder (or file) of a series,
+        ``unreadable_file`` if its quotes don't match.
     """
     text = content.decode("utf-8-sig", errors="replace")
     tabs = "\t" in text.partition("\n")[0]
-    reader = csv.reader(io.StringIO(text), delimiter="\t" if tabs else ",")
-    header = [cell.strip().lower() for cell in next(reader, [])]
+    try:
+        lines = list(csv.reader(io.StringIO(text), delimiter="\t" if tabs else ",", strict=True))
+    except csv.Error as error:
+        # An open quote would swallow the rows after it.
+        raise InputError(
+            f"a listing that can't be read ({error})",
+            expected="a table with every quote closed",
+            where=where,
+            todo="Correct it; the series are read by their own headers meanwhile.",
+            reason=Reason.UNREADABLE_FILE,
+        ) from None
+    header = [cell.strip().lower() for cell in lines[0]] if lines else []
     columns = {
         key: next((header.index(name) for name in names if name in header), -1)
         for key, names in _COLUMNS.items()
@@ -93,7 +104,7 @@ def read_listing(content: bytes, where: str) -> list[Listed]:
             reason=Reason.TABLE_WITHOUT_KEY,
         )
     rows = []
-    for number, cells in enumerate(reader):
+    for number, cells in enumerate(lines[1:]):
         if tabs and number == 0:
             continue  # the definitions of the columns
         values = {

@@ -6,6 +6,7 @@ import pickle
 import random
 import shutil
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -455,3 +456,104 @@ def test_inventory__link_to_nothing_among_the_slices(delivery):
         (Reason.UNREADABLE_FILE, "9000001-000m-left")
     ]
     assert len(found.series) == 2
+
+
+def test_inventory__listing_with_an_open_quote(delivery):
+    root, _ = delivery
+    rows = "a/b,9000001,x,y\n" * 20_000  # longer than the largest cell that csv takes
+    (root / "contents.csv").write_text(f'Folder,ParticipantID\n"a/b,9000001\n{rows}')
+    found = inventory(root)
+    assert [(p.reason, p.where) for p in found.problems] == [
+        (Reason.UNREADABLE_FILE, "contents.csv")
+    ]
+    assert len(found.series) == 3
+
+
+def test_inventory__listing_that_is_not_there(delivery):
+    root, _ = delivery
+    (root / "contents.csv").symlink_to(root / "nowhere")
+    found = inventory(root)
+    assert [p.reason for p in found.problems] == [Reason.UNREADABLE_FILE]
+    assert len(found.series) == 3
+
+
+@pytest.mark.parametrize("kept", [0, 50, 300, 600])
+def test_inventory__tar_cut_off_in_its_last_member(delivery, kept):
+    root, _ = delivery
+    source = folder(root, barcode=10000003)
+    tar = pack(source, source.with_name("10000003.tar"), "w")
+    shutil.rmtree(source)
+    with tarfile.open(tar) as opened:
+        start = opened.getmembers()[-1].offset_data
+    tar.write_bytes(tar.read_bytes()[: start + kept])
+    found = inventory(root)
+    assert [p.reason for p in found.problems] == [Reason.TRUNCATED_FILE]
+    assert len(found.series) == 2
+
+
+def test_inventory__hard_link_in_a_tar_is_told(delivery, tmp_path):
+    root, written = delivery
+    last = written["9000001-000m-left", "dess"].paths[-1]
+    (root / "00m/0.C.2/0").mkdir()
+    (root / "00m/0.C.2/0/first").hardlink_to(last)  # packed first: the slice is then a link
+    with tarfile.open(tmp_path / "oai.tar", "w") as tar:
+        tar.add(root / "00m/0.C.2/0", "0")
+        tar.add(root / "00m", "00m")
+    found = inventory(tmp_path / "oai.tar")
+    assert "a link inside a tar" in {problem.found for problem in found.problems}
+    assert "9000001-000m-left" not in found.exams()
+
+
+def test_inventory__absolute_names_in_a_tar(delivery, tmp_path):
+    root, written = delivery
+    written["9000001-000m-left", "dess"].paths[2].unlink()
+    with tarfile.open(tmp_path / "oai.tar", "w") as tar:
+        for path in sorted(root.rglob("*")):
+            if path.is_file():
+                member = tar.gettarinfo(path)
+                member.name = "/home/jane/" + path.relative_to(root).as_posix()
+                with path.open("rb") as stream:
+                    tar.addfile(member, stream)
+    found = inventory(tmp_path / "oai.tar")
+    assert [p.where for p in found.problems] == [f"oai.tar/{folder(Path(), barcode=10000003)}"]
+    assert len(found.series) == 2
+
+
+def test_inventory__archives_of_other_kinds(delivery):
+    root, _ = delivery
+    inner = pack(root, root.parent / "inner.tar", "w")
+    with tarfile.open(root / "outer.tar", "w") as tar:
+        tar.add(inner, "inner.tar")
+    with zipfile.ZipFile(root / "more.zip", "w") as zipped:
+        zipped.writestr("x", "y")
+    found = inventory(root)
+    assert [(p.reason, p.where) for p in found.problems] == [
+        (Reason.UNREADABLE_FILE, "more.zip"),
+        (Reason.UNREADABLE_FILE, "outer.tar/inner.tar"),
+    ]
+    assert len(found.series) == 3
+
+
+def test_inventory__short_file_beside_slices(delivery):
+    root, written = delivery
+    (written["9000001-000m-right", "dess"].folder / "MD5SUMS").write_text("abc")
+    found = inventory(root)
+    assert found.problems == ()
+    assert found.ignored == {"not DICOM": 1}
+    (written["9000001-000m-right", "dess"].folder / "007").write_text("abc")
+    assert [p.reason for p in inventory(root).problems] == [Reason.TRUNCATED_FILE]
+
+
+def test_read_series__messages_hold_no_uid_and_no_absolute_path(delivery):
+    root, written = delivery
+    series = {(s.exam, s.group): s for s in inventory(root).series}
+    right, left = (f"9000001-000m-{side}" for side in ("right", "left"))
+    written[right, "dess"].paths[2].unlink()
+    for mine, other in zip(written[left, "dess"].paths, written[right, "msme"].paths, strict=False):
+        shutil.copy(other, mine)
+    shutil.copy(written[right, "dess"].paths[0], written[right, "msme"].paths[0])
+    for key in written:
+        with pytest.raises(InputError) as error:
+            read_series(series[key])
+        assert str(root) not in str(error.value)
+        assert not any(item.uid in str(error.value) for item in written.values())

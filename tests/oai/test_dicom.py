@@ -92,7 +92,7 @@ def test_read_dicom__transfer_syntax_is_no_matter(write_series, tmp_path, syntax
 def test_read_dicom__several_series_are_named(write_series, tmp_path):
     write_series(tmp_path / "s", uid="1.2.3.4")
     write_series(tmp_path / "s", uid="1.2.3.5", series="SAG_T2_MAP_RIGHT", start=100)
-    with pytest.raises(InputError, match=r"2 series: .*1\.2\.3\.5.*expected one series"):
+    with pytest.raises(InputError, match=r"2 series: .*SAG_T2_MAP_RIGHT.*expected one"):
         read_dicom(tmp_path / "s")
 
 
