@@ -6,17 +6,21 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from qmri_lake.errors import InputError, Problem, Reason
 from qmri_lake.oai.dicom import Volume, read_volume
 from qmri_lake.oai.files import Files
 from qmri_lake.oai.gather import Candidate, Progress, gather
-from qmri_lake.oai.identity import Identity, identify
+from qmri_lake.oai.identity import PATIENTS, Identity, identify
 from qmri_lake.oai.listing import Listed
 from qmri_lake.oai.protocol import classify, ignored_kind
 
 __all__ = ["Inventory", "Repeat", "Series", "inventory", "read_series"]
 
 GROUPS = ("dess", "msme")
+_TIMEPOINTS = (0, 1200)
+"""Smallest and largest timepoint [months]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +120,7 @@ def inventory(
     InputError
         The source is neither a folder nor a tar, or an option has a value that it can't have.
     """
-    _check_options(knee, group)
+    _check_options(patient, timepoint, knee, group)
     gathered = gather(source, progress)
     listing = gathered.listing
     problems, ignored = gathered.problems, gathered.ignored
@@ -182,7 +186,21 @@ def read_series(series: Series) -> Volume:
     return replace(volume, image=volume.image[0]) if series.group == "dess" else volume
 
 
-def _check_options(knee: str | None, group: str | None) -> None:
+def _check_options(
+    patient: int | None, timepoint: int | None, knee: str | None, group: str | None
+) -> None:
+    for name, number, (low, high) in (
+        ("patient", patient, PATIENTS),
+        ("timepoint", timepoint, _TIMEPOINTS),
+    ):
+        whole = isinstance(number, (int, np.integer)) and not isinstance(number, bool)
+        if number is not None and not (whole and low <= number <= high):
+            raise InputError(
+                f"{name}={number!r}",
+                expected=f"a whole number from {low} to {high}",
+                where="inventory",
+                reason=Reason.UNREADABLE_VALUE,
+            )
     for name, value, allowed in (("knee", knee, ("left", "right")), ("group", group, GROUPS)):
         if value is not None and value not in allowed:
             raise InputError(

@@ -350,6 +350,21 @@ def test_inventory__options_never_override(tmp_path, write_series, options, reas
     assert "by the option" in problem.found
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"timepoint": 100_000},
+        {"timepoint": -1},
+        {"timepoint": 12.5},
+        {"patient": 2**70},
+        {"patient": 0},
+    ],
+)
+def test_inventory__options_out_of_range(tmp_path, options):
+    with pytest.raises(InputError, match="a whole number from"):
+        inventory(tmp_path, **options)
+
+
 def test_inventory__unknown_options(tmp_path):
     with pytest.raises(InputError, match="'left' or 'right'"):
         inventory(tmp_path, knee="both")
