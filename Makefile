@@ -46,6 +46,7 @@ bench: env
 	$(BIN)/python benchmarks/t2_fit.py
 	$(BIN)/python benchmarks/dicom_read.py
 	$(BIN)/python benchmarks/lake_scale.py
+	$(BIN)/python benchmarks/mask_metrics.py
 
 docs: env
 	$(BIN)/python -m docs.generate

@@ -32,6 +32,7 @@ REASONS: Mapping[Reason, str] = {
     Reason.ABSENT_EXAM: "An exam lacks what a computation needs, such as a mask.",
     Reason.DISK_FULL: "No space left, a quota or a limit on file size. What is committed is safe.",
     Reason.DUPLICATE_POSITION: "Two files claim the same slice and echo.",
+    Reason.EMPTY_MASK: "A mask has no voxel, or no surface, to measure.",
     Reason.GRID_MISMATCH: "A mask does not lie on its image's grid.",
     Reason.INCONSISTENT_GEOMETRY: "The files are not parallel slices of one grid.",
     Reason.KL_PROSTHESIS: "A KL grade of `.P`: the knee is a prosthesis, and counts as replaced.",

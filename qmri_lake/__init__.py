@@ -28,7 +28,9 @@ _HOME = {
     "step": "steps",
     "tissue": "masks",
 }
-_MODULES = ("catalog", "errors", "oai", "phantom", "relaxometry", "report", "tissues")
+_MODULES = (
+    "catalog", "errors", "oai", "phantom", "relaxometry", "report", "segmentation", "tissues"
+)  # fmt: skip
 
 __all__ = [
     "Cohort",
@@ -49,13 +51,14 @@ __all__ = [
     "read_dicom",
     "relaxometry",
     "report",
+    "segmentation",
     "step",
     "tissue",
     "tissues",
 ]
 
 if TYPE_CHECKING:
-    from qmri_lake import catalog, errors, oai, phantom, relaxometry, report, tissues
+    from qmri_lake import catalog, errors, oai, phantom, relaxometry, report, segmentation, tissues
     from qmri_lake.cohort import Cohort
     from qmri_lake.compute import cluster
     from qmri_lake.ingestion import ingest

@@ -38,6 +38,7 @@ class Reason(StrEnum):
     ABSENT_EXAM = "absent_exam"
     DISK_FULL = "disk_full"
     DUPLICATE_POSITION = "duplicate_position"
+    EMPTY_MASK = "empty_mask"
     GRID_MISMATCH = "grid_mismatch"
     INCONSISTENT_GEOMETRY = "inconsistent_geometry"
     KL_PROSTHESIS = "kl_prosthesis"

@@ -34,6 +34,7 @@ def workers() -> Iterator[Any]:
 
     with (
         LocalCluster(2, threads_per_worker=1, dashboard_address=":0") as cluster,
-        Client(cluster) as client,
+        # Not the default of other tests, whose lazy work would go there as long as it lives.
+        Client(cluster, set_as_default=False) as client,
     ):
         yield client
