@@ -14,6 +14,9 @@ from qmri_lake.errors import RunError
 
 __all__ = ["cluster", "gpu_count", "map_tasks", "memory_per_task", "running"]
 
+_DASHBOARD = "127.0.0.1:0"
+"""Any free port of this machine alone: ``client.dashboard_link`` says which."""
+
 _IN_FLIGHT = 2
 """Tasks submitted per worker thread: enough to keep it busy, few enough to bound memory."""
 
@@ -73,12 +76,12 @@ def cluster(which: str | Any = "auto") -> Iterator[Any]:
     if which != "cpu" and gpu_count():
         from dask_cuda import LocalCUDACluster
 
-        local = LocalCUDACluster(resources={"GPU": 1})
+        local = LocalCUDACluster(resources={"GPU": 1}, dashboard_address=_DASHBOARD)
     else:
         local = LocalCluster(
             n_workers=psutil.cpu_count(logical=True) or 1,
             threads_per_worker=1,
-            dashboard_address=None,
+            dashboard_address=_DASHBOARD,
         )
     with local, Client(local) as client:
         yield client
