@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
-__all__ = ["main"]
+__all__ = ["entry", "main"]
 
-FINISHED, SOME_FAILED, NOT_DONE = 0, 1, 2
-"""Exit codes: all well; finished, but some exams or files failed and are listed; could not run."""
+FINISHED, SOME_FAILED, NOT_DONE, STOPPED = 0, 1, 2, 130
+"""Exit codes: all well; finished, but some exams or files failed and are listed; could not run;
+stopped by Ctrl-C or SIGTERM."""
+
+
+def entry() -> NoReturn:
+    """Run the command of this process and end it."""
+    # Batch systems stop a job by SIGTERM: treat it as Ctrl-C, so that what has arrived is kept.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Without the interpreter's shutdown: storage threads that outlive it have crashed there, and
+    # turned exit code 2 into 134. Clusters and locks have been closed by their context managers.
+    os._exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,8 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(f"error: {_one_line(error.format_message())} See `{where} --help`.")
         return NOT_DONE
     except (Abort, KeyboardInterrupt):
-        _say("stopped; what was committed is safe, and the same command goes on from there")
-        return 130
+        code = STOPPED
     except BrokenPipeError:
         return FINISHED  # the reader, such as `head`, has seen enough
     except (QmriLakeError, OSError) as error:
@@ -46,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "--debug shows where."
         )
         return NOT_DONE
+    if code == STOPPED:  # which is also how the command line library reports Ctrl-C
+        _say("stopped; what was committed is safe, and the same command goes on from there")
     return int(code or FINISHED)
 
 
@@ -55,7 +72,3 @@ def _one_line(error: object) -> str:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -38,7 +38,7 @@ def command() -> Any:
         ("Start", (demo.demo, data.phantom)),
         ("Data", (data.ingest, work.run, work.report)),
         ("Look", (care.info, care.cohort, care.failures)),
-        ("Care", (care.tag, care.validate, care.doctor)),
+        ("Care", (care.tag, care.catalog, care.validate, care.doctor)),
     ):
         for function in commands:
             app.command(rich_help_panel=panel)(function)

@@ -12,10 +12,14 @@ from qmri_lake.cli.options import LakeArgument, LakeOption, RefOption
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["cohort", "doctor", "failures", "info", "tag", "validate"]
+__all__ = ["catalog", "cohort", "doctor", "failures", "info", "tag", "validate"]
 
 
-def info(lake: LakeArgument, ref: RefOption = None) -> None:
+def info(
+    lake: LakeArgument,
+    ref: RefOption = None,
+    commits: Annotated[int, typer.Option(min=1, help="How many of the last commits to show.")] = 5,
+) -> None:
     """Show a lake: exams, arrays, what has been computed, its last commits."""
     from qmri_lake.cli.progress import console
     from qmri_lake.lake import open_lake
@@ -35,7 +39,7 @@ def info(lake: LakeArgument, ref: RefOption = None) -> None:
     if len(status):
         shown = status.loc[:, (status != 0).any()]
         _show(shown.rename_axis(index="step").reset_index(), "Steps")
-    history = opened.history(5)
+    history = opened.history(commits)
     when = [ago(row["time"].to_pydatetime()) for row in history.to_dict("records")]
     history = history.assign(time=when, snapshot=history["snapshot"].str[:8])
     _show(history, "Last commits")
@@ -97,6 +101,18 @@ def tag(
 
     snapshot = open_lake(lake).tag(name)
     console.print(f"{name} is {snapshot}: open it with --ref {name}")
+
+
+def catalog(
+    out: Annotated[Path, typer.Argument(metavar="OUT.yaml", help="The file to write.")],
+    lake: LakeOption,
+) -> None:
+    """Write an intake catalog of a lake: one entry for each group that it has."""
+    from qmri_lake.catalog import write_catalog
+    from qmri_lake.cli.progress import console
+
+    written = write_catalog(lake, out)
+    console.print(f"wrote {written}: intake.open_catalog({str(written)!r})")
 
 
 def validate(

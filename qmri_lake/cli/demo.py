@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import resource
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from qmri_lake.cli.options import shape
-from qmri_lake.errors import InputError, Reason
 
 __all__ = ["demo"]
 
 QUERY = "knee == 'right' and kl >= 2"
-MARK = "demo.txt"
-"""File that says what the archive holds; written last."""
 
 
 def demo(
@@ -40,11 +38,8 @@ def demo(
 
     archive, url = out / "archive", str(out / "oai.lake")
     console.rule("1. a synthetic OAI")
-    settings = f"{exams} exams of {shape_}, seed {seed}"
-    if not _is_made(archive, settings):
-        with counting("exams") as progress:
-            write_archive(archive, exams=exams, shape=shape(shape_), seed=seed, progress=progress)
-        (archive / MARK).write_text(settings)
+    with counting("exams") as progress:
+        write_archive(archive, exams=exams, shape=shape(shape_), seed=seed, progress=progress)
     console.print(f"{exams} exams as DICOM and clinical tables in {archive}")
 
     console.rule("2. ingest")
@@ -82,29 +77,14 @@ def demo(
     console.print(f"archive  {archive}  (truth in {archive / 'truth'})")
     console.print(f"CPU      {_cpu_minutes():.1f} minutes")
     console.print("\nnext:")
+    quoted = shlex.quote(url)
     for command in (
-        f"qmri-lake info {url}",
-        f'qmri-lake cohort "{QUERY}" --lake {url} --require msme/t2',
-        f"qmri-lake run t2 --lake {url} --set skip_first_echo=false --variant all_echoes",
+        f"qmri-lake info {quoted}",
+        f'qmri-lake cohort "{QUERY}" --lake {quoted} --require msme/t2',
+        f"qmri-lake run t2 --lake {quoted} --set skip_first_echo=false --variant all_echoes",
     ):
         console.print(f"  {command}", soft_wrap=True)
     return int(bool(result.problems) or run.failed > 0)
-
-
-def _is_made(archive: Path, settings: str) -> bool:
-    """Tell whether the archive is there and whole; refuse one that was made otherwise."""
-    mark = archive / MARK
-    if not mark.is_file():
-        return False  # not begun, or stopped half way: the same exams are written again
-    if mark.read_text() != settings:
-        raise InputError(
-            f"a demo of {mark.read_text()}",
-            expected=settings,
-            where=str(archive.parent),
-            todo="Choose another folder, or remove this one.",
-            reason=Reason.OTHER_SERIES,
-        )
-    return True
 
 
 def _cpu_minutes() -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,14 @@ import typer
 from qmri_lake.cli.options import ClusterOption, LakeOption, RefOption, parameters
 
 __all__ = ["report", "run"]
+
+_WAITING = {
+    "ingest_msme": "these exams have no multi-echo series.",
+    "ingest_dess": "these exams have no DESS series.",
+    "register": "no cartilage mask on the MSME grid; import one by `ingest --masks`, or use "
+    "`--set within=all`.",
+}
+"""What a user can do for exams that wait for a step that no command runs."""
 
 
 def run(
@@ -52,8 +61,13 @@ def run(
             listeners=[bar], **values,
         )  # fmt: skip
     console.print(str(result))
+    if cohort and not len(opened.cohort(cohort)):
+        console.print(f"no exam matches {cohort}")
+    for needed in result.waiting:
+        if hint := _WAITING.get(needed):
+            console.print(f"waiting for {needed}: {hint}")
     if result.failed:
-        console.print(f"why: qmri-lake failures {lake} --step {result.step}")
+        console.print(f"why: qmri-lake failures {shlex.quote(lake)} --step {result.step}")
     return int(result.failed > 0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ from .signal import ECHO_TIMES
 from .tables import write_tables
 
 __all__ = ["Archive", "write_archive"]
+
+MARK = "phantom.json"
+"""File that says what an archive was made of, and how many exams it has when it is whole."""
 
 _RELEASES = {
     0: ("0.C.2", "0.E.1"),
@@ -71,6 +75,7 @@ def write_archive(
     """Write a synthetic OAI of `exams` exams.
 
     The same arguments give the same bytes, and a longer archive holds the exams of a shorter one.
+    An archive that is whole is left as it is; one that is not is written again.
 
     Parameters
     ----------
@@ -100,7 +105,7 @@ def write_archive(
     Raises
     ------
     InputError
-        If `exams` is less than 1, or the shape too small for a knee.
+        If `exams` is less than 1, the shape too small for a knee, or the folder holds other files.
     """
     from ..errors import InputError
 
@@ -109,9 +114,17 @@ def write_archive(
     if signal not in ("epg", "mono"):
         raise InputError(f"signal = {signal!r}", expected="'epg' or 'mono'", where="phantom")
     root = Path(out)
-    truth = root / "truth"
-    truth.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "shape": list(shape), "seed": seed, "signal": signal, "compress": compress,
+        "dess_noise": dess_noise, "msme_noise": msme_noise,
+    }  # fmt: skip
     chosen = first_exams(exams, seed)
+    truth = root / "truth"
+    archive = Archive(root, tuple(e.key for e in chosen), truth, root / "clinical")
+    if _check_folder(root, settings) == exams:
+        return archive
+    truth.mkdir(parents=True, exist_ok=True)
+    _write_mark(root, settings, 0)
     rows: list[tuple[str, ...]] = []
     table: list[dict[str, Any]] = []
     barcodes: dict[int, int] = {}
@@ -151,9 +164,38 @@ def write_archive(
     _write_csv(truth / "exams.csv", table)
     _write_inventory(root / "contents.csv", rows)
     patients: dict[int, Patient] = {e.patient.index: e.patient for e in chosen}
-    clinical = root / "clinical"
-    write_tables(clinical, list(patients.values()), seed)
-    return Archive(root, tuple(e.key for e in chosen), truth, clinical)
+    write_tables(archive.clinical, list(patients.values()), seed)
+    _write_mark(root, settings, exams)
+    return archive
+
+
+def _check_folder(root: Path, settings: dict[str, Any]) -> int:
+    """Return how many exams of these settings the folder has; refuse one that holds other things.
+
+    Two archives in one folder would be read as one, with files of both in a series.
+    """
+    from ..errors import InputError, Reason
+
+    if not root.exists() or not any(root.iterdir()):
+        return 0
+    try:
+        known = json.loads((root / MARK).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        known = {}
+    if known.get("settings") == settings:
+        return int(known["exams"])
+    raise InputError(
+        "a folder with " + ("an archive of other settings" if known else "other files"),
+        expected="a new or empty folder, or an archive of the same settings to go on with",
+        where=str(root),
+        todo="Choose another folder, or remove this one.",
+        reason=Reason.OTHER_SERIES,
+    )
+
+
+def _write_mark(root: Path, settings: dict[str, Any], exams: int) -> None:
+    text = json.dumps({"settings": settings, "exams": exams}, indent=1)
+    (root / MARK).write_text(text + "\n", encoding="utf-8")
 
 
 def _folder(exam: Exam, number: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -149,6 +150,42 @@ def test_validate_doctor_tag_failures__on_a_sound_lake(tmp_path: Path, capsys: C
     assert main(["doctor", url]) == 0
     assert main(["tag", "v2", "--lake", url]) == 0
     assert ql.open_lake(url).tags() == ["v2"]
+
+
+def test_catalog__is_written(url: str, tmp_path: Path, capsys: Capture) -> None:
+    import intake
+
+    path = str(tmp_path / "c.yaml")
+    assert main(["catalog", path, "--lake", url]) == 0
+    assert intake.open_catalog(path)(query="knee == 'left'").msme.read().sizes["exam"] >= 1
+
+
+def test_run__says_what_exams_wait_for(archive: Archive, tmp_path: Path, capsys: Capture) -> None:
+    lake = str(tmp_path / "l.lake")
+    ql.ingest(archive.path, lake)
+    assert main(["run", "t2", "--lake", lake]) == 0
+    printed = capsys.readouterr().out
+    assert "3 waiting for register" in printed
+    assert "--set within=all" in printed
+    assert main(["run", "t2", "--lake", lake, "--cohort", "timepoint == 7"]) == 0
+    assert "no exam matches timepoint == 7" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_run__stopped_by_a_signal_keeps_what_has_arrived(tmp_path: Path, name: str) -> None:
+    lake = array_lake(tmp_path / "l.lake", 40, (6, 160, 160))
+    command = [sys.executable, "-m", "qmri_lake.cli", "run", "t2", "--lake", lake.url]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    started = len(lake.history())
+    while process.poll() is None and len(lake.refresh().history()) == started:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    process.send_signal(getattr(signal, name))
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.startswith("stopped; what was committed is safe")
+    done = int(lake.refresh().status()["done"].get("t2", 0))
+    assert str(lake.run("t2")).startswith(f"t2: {40 - done} done")
 
 
 def test_report__is_written(url: str, tmp_path: Path, capsys: Capture) -> None:

@@ -222,3 +222,24 @@ def test_truth__table_matches_its_arrays(small_archive: Archive) -> None:
         mean = np.average(truth["surface_thickness"][here], weights=truth["surface_area"][here])
         assert float(row["thickness_tibia_medial"]) == pytest.approx(mean, abs=1e-3)
         assert not (truth["dess_bone"].astype(bool) & truth["dess_cartilage"].astype(bool)).any()
+
+
+def test_write_archive__whole_is_left_and_other_files_are_refused(tmp_path: Path) -> None:
+    shape = (16, 48, 48)
+    first = write_archive(tmp_path / "a", exams=1, shape=shape)
+    seen: list[tuple[int, int]] = []
+    again = write_archive(
+        tmp_path / "a", exams=1, shape=shape, progress=lambda *count: seen.append(count)
+    )
+    assert (again, seen) == (first, [])
+    with pytest.raises(InputError, match="an archive of other settings"):
+        write_archive(tmp_path / "a", exams=1, shape=(16, 48, 50))
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "mine.txt").write_text("keep")
+    with pytest.raises(InputError, match="other files"):
+        write_archive(tmp_path / "b", exams=1, shape=shape)
+    (tmp_path / "a" / "truth" / "exams.csv").unlink()  # as if stopped before its end
+    mark = tmp_path / "a" / "phantom.json"
+    mark.write_text(mark.read_text().replace('"exams": 1', '"exams": 0'))
+    write_archive(tmp_path / "a", exams=1, shape=shape)
+    assert (tmp_path / "a" / "truth" / "exams.csv").is_file()
