@@ -220,9 +220,9 @@ def load_own_steps() -> None:
 
 def find_step(which: str | Step) -> Step:
     """Return a step by its name."""
+    load_own_steps()  # for a step of the user's too: it may read what ours declare
     if isinstance(which, Step):
         return which
-    load_own_steps()
     if which not in _KNOWN:
         raise NotFoundError(
             f"no step {which!r}",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -395,3 +397,28 @@ def test_step__declared_twice() -> None:
         )(double)  # fmt: skip
     with pytest.raises(VariableError, match="exactly one group"):
         ql.step(reads={}, writes=[])
+
+
+READS_T2 = """
+import sys
+import qmri_lake as ql
+
+@ql.step(
+    reads={"msme": ["t2"]},
+    writes=[ql.Variable("msme", "t2_mean", (), "float32", "Mean T2", unit="ms")],
+)
+def t2_mean(msme):
+    return {"t2_mean": msme["t2"].mean()}
+
+print(ql.open_lake(sys.argv[1]).run(t2_mean))
+"""
+
+
+def test_run__a_step_of_ones_own_reads_ours_in_a_fresh_process(tmp_path):
+    lake = array_lake(tmp_path / "l.lake", 2)
+    lake.run("t2")
+    command = [sys.executable, "-c", READS_T2, lake.url]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("t2_mean: 2 done")
+    assert np.isfinite(lake.refresh().load("msme").t2_mean).all()
