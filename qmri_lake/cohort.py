@@ -15,6 +15,7 @@ from qmri_lake import query as language
 from qmri_lake.errors import NotFoundError
 from qmri_lake.status import STATE, read_status
 from qmri_lake.steps import load_own_steps
+from qmri_lake.summary import counted
 from qmri_lake.variables import REGISTRY, Variable
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ class Cohort:
         return data.reset_index(drop=True)
 
     def __repr__(self) -> str:
-        head = f"<Cohort: {len(self):,} exams of {self.patients:,} patients>"
+        head = f"<Cohort: {counted(len(self), 'exam')} of {counted(self.patients, 'patient')}>"
         lines = [f"  {r.exams:>8,}  {r.condition}" + (f"  ({r.why})" if r.why else "")
                  for r in self.rows_of_flow]  # fmt: skip
         return "\n".join([head, *lines])

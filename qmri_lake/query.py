@@ -255,5 +255,5 @@ def unknown_column(name: str, known: Mapping[str, Any]) -> QueryError:
         f"no column {name!r}",
         expected=f"one of {', '.join(known)}",
         where="query",
-        todo=f"Did you mean {' or '.join(near)}?" if near else "",
+        todo=f"Did you mean {' or '.join(near)}?" if near else f"A word needs quotes: '{name}'.",
     )

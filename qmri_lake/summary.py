@@ -10,12 +10,25 @@ import pandas as pd
 if TYPE_CHECKING:
     from qmri_lake.lake import Lake
 
-__all__ = ["ago", "array_sizes", "describe", "exams_by_visit", "human_size", "stored_bytes"]
+__all__ = [
+    "ago",
+    "array_sizes",
+    "counted",
+    "describe",
+    "exams_by_visit",
+    "human_size",
+    "stored_bytes",
+]
 
 
 def exams_by_visit(exams: pd.DataFrame) -> pd.DataFrame:
     """Count exams: a row for each timepoint [months], a column for each knee."""
     return pd.crosstab(exams["timepoint"], exams["knee"])
+
+
+def counted(n: int, noun: str) -> str:
+    """Count things in words: ``1 exam``, ``2,000 exams``."""
+    return f"{n:,} {noun}{'s' * (n != 1)}"
 
 
 def human_size(n: float) -> str:
@@ -41,7 +54,8 @@ def describe(lake: Lake) -> str:
     exams = lake.exams
     at = f" at {lake.ref}" if lake.ref else ""
     lines = [
-        f"<Lake {lake.url}{at}: {len(exams):,} exams of {exams['patient'].nunique():,} patients>"
+        f"<Lake {lake.url}{at}: {counted(len(exams), 'exam')} of "
+        f"{counted(exams['patient'].nunique(), 'patient')}>"
     ]
     lines += _section("exams by timepoint [months] and knee", exams_by_visit(exams))
     status = lake.status()

@@ -23,12 +23,20 @@ def info(
     """Show a lake: exams, arrays, what has been computed, its last commits."""
     from qmri_lake.cli.progress import console
     from qmri_lake.lake import open_lake
-    from qmri_lake.summary import ago, array_sizes, exams_by_visit, human_size, stored_bytes
+    from qmri_lake.summary import (
+        ago,
+        array_sizes,
+        counted,
+        exams_by_visit,
+        human_size,
+        stored_bytes,
+    )
 
     opened = open_lake(lake, ref=ref, mode="r")
     patients = opened.exams["patient"].nunique()
     at = f" at {ref}" if ref else ""
-    console.print(f"{opened.url}{at}: {len(opened):,} exams of {patients:,} patients", style="bold")
+    what = f"{counted(len(opened), 'exam')} of {counted(patients, 'patient')}"
+    console.print(f"{opened.url}{at}: {what}", style="bold")
     console.print(f"  {human_size(stored_bytes(opened))} of chunks", style="dim")
     for group, size in array_sizes(opened).items():
         console.print(f"  {group:<6} {size}", style="dim")
@@ -66,9 +74,11 @@ def cohort(
     """
     from qmri_lake.cli.progress import console
     from qmri_lake.lake import open_lake
+    from qmri_lake.summary import counted
 
     chosen = open_lake(lake, ref=ref, mode="r").cohort(query).require(*(require or []))
-    _show(chosen.flow(), f"{len(chosen):,} exams of {chosen.patients:,} patients")
+    found = f"{counted(len(chosen), 'exam')} of {counted(chosen.patients, 'patient')}"
+    _show(chosen.flow(), found)
     if csv is not None:
         chosen.table().to_csv(csv, index=False)
         console.print(f"wrote {csv}")
@@ -83,12 +93,13 @@ def failures(
     """List exams that failed, were skipped or flagged in a step, with the reason."""
     from qmri_lake.cli.progress import console
     from qmri_lake.lake import open_lake
+    from qmri_lake.summary import counted
 
     found = open_lake(lake, mode="r").failures(step)
     if found.empty:
         console.print("nothing failed")
         return 0
-    _show(found, f"{len(found):,} exams")
+    _show(found, counted(len(found), "exam"))
     return int((found["state"] == "failed").any())
 
 
@@ -122,11 +133,12 @@ def validate(
     """Check a lake against the declarations of its variables; list all faults."""
     from qmri_lake.cli.progress import console
     from qmri_lake.lake import open_lake
+    from qmri_lake.summary import counted
 
     faults = open_lake(lake, mode="r").validate(deep=deep)
     for fault in faults:
         console.print(fault, soft_wrap=True)
-    console.print(f"{len(faults)} faults" if faults else "no faults")
+    console.print(counted(len(faults), "fault") if faults else "no faults")
     return int(bool(faults))
 
 
