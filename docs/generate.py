@@ -33,8 +33,8 @@ REASONS: Mapping[Reason, str] = {
     Reason.DISK_FULL: "No space left, a quota or a limit on file size. What is committed is safe.",
     Reason.DUPLICATE_POSITION: "Two files claim the same slice and echo.",
     Reason.EMPTY_MASK: "A mask has no voxel, or no surface, to measure.",
-    Reason.GRID_MISMATCH: "A mask does not lie on its image's grid.",
-    Reason.INCONSISTENT_GEOMETRY: "The files are not parallel slices of one grid.",
+    Reason.GRID_MISMATCH: "A mask does not lie on its image's grid, or doesn't say where it lies.",
+    Reason.INCONSISTENT_GEOMETRY: "The files are not parallel slices and echoes of one grid.",
     Reason.KL_PROSTHESIS: "A KL grade of `.P`: the knee is a prosthesis, and counts as replaced.",
     Reason.LARGER_THAN_LAKE: "The series is larger than the arrays of this lake.",
     Reason.MISSING_SLICE: "A gap between slices is wider than the others.",
@@ -49,8 +49,8 @@ REASONS: Mapping[Reason, str] = {
     Reason.UNKNOWN_REF: "No tag, branch or snapshot of that name; those that there are are listed.",
     Reason.UNKNOWN_RELEASE: "The release folder is none of OAI's.",
     Reason.OTHER_SERIES: "The lake has another series of this exam; nothing was replaced.",
-    Reason.UNREADABLE_FILE: "A file can't be opened or is not what it should be.",
-    Reason.UNREADABLE_VALUE: "A cell or an option has a value that it can't have.",
+    Reason.UNREADABLE_FILE: "A file, link or archive can't be opened or is not what it should be.",
+    Reason.UNREADABLE_VALUE: "A cell, header element, mask or option has a value it can't have.",
 }
 
 
