@@ -186,7 +186,7 @@ def write_catalog(lake: Lake | str | os.PathLike[str], path: str | Path | None =
     NotALakeError
         There is no lake.
     """
-    url = _resolved(lake.url if isinstance(lake, Lake) else os.fspath(lake))
+    url = _resolved(lake.location if isinstance(lake, Lake) else os.fspath(lake))
     groups = open_lake(url, mode="r").groups()
     if is_local(url):
         url = str(Path(url).expanduser().resolve())

@@ -115,7 +115,7 @@ def diagnose(
     lake: Lake, *, repair: bool = False, older_than: timedelta = timedelta(days=1)
 ) -> Diagnosis:
     """Look for what killed writers left behind; see `Lake.doctor`."""
-    writer, writing = lock_owner(lake.url), is_locked(lake.url)
+    writer, writing = lock_owner(lake.location), is_locked(lake.location)
     if repair:
         with lake.writing():  # which takes the name of a dead writer away when it ends
             orphans = _orphans(lake, older_than, remove=True)
@@ -195,7 +195,7 @@ def _orphans(lake: Lake, older_than: timedelta, *, remove: bool) -> Orphans:
         + found.transaction_logs_deleted
     )
     partial, size = 0, found.bytes_deleted
-    for path in partial_files(lake.url, limit):
+    for path in partial_files(lake.location, limit):
         partial, size = partial + 1, size + path.stat().st_size
         if remove:
             path.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from qmri_lake.lake import PROFILES, Lake, create_lake, open_lake
 from qmri_lake.run import Listener, Outcome, execute, one_line
 from qmri_lake.status import declare_status, read_runs, read_status
 from qmri_lake.steps import write_exam
-from qmri_lake.storage import commit, disk_full, is_local, open_root, translated_errors
+from qmri_lake.storage import commit, disk_full, is_local, local_path, open_root, translated_errors
 from qmri_lake.variables import REGISTRY, sizes_of
 from qmri_lake.visits import store_visits
 from qmri_lake.writing import append_exams, declare, exam_count, group_sizes
@@ -173,8 +173,10 @@ def ingest(
 
 def _existing(url: str) -> Lake | None:
     """Open the lake at `url`, None where there is nothing yet."""
-    if is_local(url) and not (Path(url).is_dir() and any(Path(url).iterdir())):
-        return None
+    if is_local(url):
+        folder = local_path(url)
+        if not (folder.is_dir() and any(folder.iterdir())):
+            return None
     try:
         return open_lake(url)
     except NotALakeError:

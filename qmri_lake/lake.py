@@ -36,6 +36,7 @@ from qmri_lake.storage import (
     open_repository,
     open_root,
     readonly_session,
+    resolve,
     translated_errors,
     writer_lock,
 )
@@ -116,6 +117,8 @@ class Lake:
 
     def __init__(self, url: str, repo: icechunk.Repository, ref: str | None, mode: Mode) -> None:
         self.url, self.repo, self.ref, self.mode = url, repo, ref, mode
+        self.location = resolve(url)
+        """Where `url`, as its user spelled it, pointed to when the lake was opened."""
         self.refresh()
 
     # -- where it is ---------------------------------------------------------------------------
@@ -284,7 +287,7 @@ class Lake:
                 expected="lake.cohort(...) or a query",
                 where=self.url,
             )
-        if cohort.lake.url != self.url:
+        if cohort.lake.location != self.location:
             raise RunError(f"a cohort of {cohort.lake.url}", expected="one of this lake",
                            where=self.url)  # fmt: skip
         if beyond := int((cohort.rows >= len(self.exams)).sum()):
@@ -439,7 +442,7 @@ class Lake:
                 where=self.url,
                 todo=f"ql.open_lake({self.url!r}).",
             )
-        with writer_lock(self.url):
+        with writer_lock(self.location, self.url):
             self.refresh()
             yield
 

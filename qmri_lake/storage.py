@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import icechunk
 import numpy as np
@@ -45,11 +45,13 @@ __all__ = [
     "create_repository",
     "is_local",
     "is_locked",
+    "local_path",
     "lock_owner",
     "open_repository",
     "open_root",
     "partial_files",
     "readonly_session",
+    "resolve",
     "translated_errors",
     "writer_lock",
 ]
@@ -73,8 +75,25 @@ def is_local(url: str) -> bool:
     return urlsplit(url).scheme in ("", "file")
 
 
-def _local_path(url: str) -> Path:
-    return Path(urlsplit(url).path if url.startswith("file://") else url).expanduser()
+def local_path(url: str) -> Path:
+    """Return the absolute path of a local `url`; a later change of folder leaves it alone."""
+    if not url.startswith("file://"):
+        return Path(url).expanduser().resolve()
+    host, slash, path = url.removeprefix("file://").partition("/")
+    if host not in ("", "localhost"):
+        raise NotALakeError(
+            f"the host {host!r}",
+            expected="file:///folder/name.lake, with three slashes",
+            where=url,
+            todo="Give a path that is not absolute without file://.",
+            reason=Reason.NOT_A_LAKE,
+        )
+    return Path(unquote(slash + path))
+
+
+def resolve(url: str) -> str:
+    """Return where `url` points to now, wherever this process goes later."""
+    return str(local_path(url)) if is_local(url) else url
 
 
 def _storage(url: str) -> icechunk.Storage:
@@ -83,7 +102,7 @@ def _storage(url: str) -> icechunk.Storage:
     Credentials come from the environment. For an S3-compatible server set ``AWS_ENDPOINT_URL``.
     """
     if is_local(url):
-        return icechunk.local_filesystem_storage(str(_local_path(url)))
+        return icechunk.local_filesystem_storage(str(local_path(url)))
     parts = urlsplit(url)
     prefix = parts.path.strip("/")
     if parts.scheme == "s3":
@@ -119,7 +138,7 @@ def create_repository(url: str) -> icechunk.Repository:
     the lake grows.
     """
     if is_local(url):
-        path = _local_path(url)
+        path = local_path(url)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise NotALakeError(
                 "a file or a folder that is not empty",
@@ -143,8 +162,8 @@ def create_repository(url: str) -> icechunk.Repository:
 
 def open_repository(url: str) -> icechunk.Repository:
     """Open an existing repository; needs no write permission."""
-    if is_local(url) and not (_local_path(url) / "refs").is_dir():
-        path = _local_path(url)
+    if is_local(url) and not (local_path(url) / "refs").is_dir():
+        path = local_path(url)
         found = "an ordinary file" if path.is_file() else "no such folder"
         raise NotALakeError(
             "a folder without a lake in it" if path.is_dir() else found,
@@ -246,15 +265,17 @@ def commit(
 
 
 @contextlib.contextmanager
-def writer_lock(url: str) -> Iterator[None]:
+def writer_lock(url: str, shown: str | None = None) -> Iterator[None]:
     """Hold the right to commit to a local lake; a second process gets an error naming the first.
 
-    The lock is the operating system's: it goes when its process ends, however it ends.
+    The lock is the operating system's: it goes when its process ends, however it ends. Errors call
+    the lake as its user does, which is `shown`.
     """
+    where = shown or url
     if not is_local(url):
         yield
         return
-    folder = _local_path(url)
+    folder = local_path(url)
     lock, owner = FileLock(folder / LOCK_NAME), folder / OWNER_NAME
     try:
         lock.acquire(timeout=0)
@@ -262,14 +283,14 @@ def writer_lock(url: str) -> Iterator[None]:
         raise LakeLockedError(
             f"another writer ({_owner(owner)})",
             expected="one writer at a time",
-            where=url,
+            where=where,
             todo="Wait for it to end, or stop it; reading is possible meanwhile.",
         ) from None
     except OSError as error:
         raise LakeLockedError(
             f"a folder that can't be written ({error.strerror})",
             expected="write permission",
-            where=url,
+            where=where,
             todo='Open it with mode="r" to read.',
         ) from error
     try:
@@ -279,7 +300,7 @@ def writer_lock(url: str) -> Iterator[None]:
             "program": Path(sys.argv[0]).name or "python",
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        with translated_errors(url):
+        with translated_errors(where):
             owner.write_text(json.dumps(record))
         yield
     finally:
@@ -289,7 +310,7 @@ def writer_lock(url: str) -> Iterator[None]:
 
 def lock_owner(url: str) -> dict[str, Any] | None:
     """Return who wrote last without having finished: a running writer, or one that was killed."""
-    path = _local_path(url) / OWNER_NAME if is_local(url) else None
+    path = local_path(url) / OWNER_NAME if is_local(url) else None
     if path is None or not path.exists():
         return None
     try:
@@ -301,7 +322,7 @@ def lock_owner(url: str) -> dict[str, Any] | None:
 
 def is_locked(url: str) -> bool:
     """Tell whether a writer holds the lock of a local lake right now."""
-    path = _local_path(url) / LOCK_NAME
+    path = local_path(url) / LOCK_NAME
     if not is_local(url) or not path.exists():
         return False
     lock = FileLock(path)
@@ -324,7 +345,7 @@ def partial_files(url: str, before: datetime) -> Iterator[Path]:
     """Yield the files of a local lake whose writer was killed while it wrote them."""
     if not is_local(url):
         return
-    for path in _local_path(url).rglob("*#*"):
+    for path in local_path(url).rglob("*#*"):
         if _PARTIAL.fullmatch(path.name) and path.stat().st_mtime < before.timestamp():
             yield path
 

@@ -14,10 +14,12 @@ import zarr
 
 from qmri_lake.errors import (
     CommitConflictError,
+    LakeLockedError,
     NotALakeError,
     RunError,
     UnknownRefError,
 )
+from qmri_lake.ingestion import _existing
 from qmri_lake.lake import create_lake, open_lake
 from qmri_lake.status import STATE, declare_status, read_status
 from qmri_lake.storage import (
@@ -50,6 +52,33 @@ def test_create_lake__in_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     create_lake("~/a.lake")
     assert (tmp_path / "a.lake" / "refs").is_dir()
     assert len(open_lake("~/a.lake")) == 0
+    # An ingest asks whether there is a lake before it makes one.
+    for url in ("~/a.lake", f"file://{tmp_path}/a.lake"):
+        assert _existing(url).url == url
+
+
+def test_open_lake__quoted_url(tmp_path: Path) -> None:
+    create_lake(f"file://{tmp_path}/a%20lake%23")
+    assert (tmp_path / "a lake#" / "refs").is_dir()
+    assert len(open_lake(f"file://localhost{tmp_path}/a%20lake%23")) == 0
+    with pytest.raises(NotALakeError, match=r"the host 'a\.lake'; expected file:///folder"):
+        open_lake("file://a.lake")
+
+
+def test_open_lake__then_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    array_lake(Path("a.lake"), 2)
+    lake = open_lake("a.lake")
+    cohort = lake.cohort("knee == 'left'")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert lake.run("t2").counts["done"] == 2
+    assert repr(lake).startswith("<Lake a.lake:")
+    same = open_lake("../a.lake")
+    assert len(same.load("msme", cohort).exam) == 1
+    with same.writing(), pytest.raises(LakeLockedError, match=r"^a\.lake: found another writer"):
+        lake.run("t2")
+    assert not list(Path().iterdir())
 
 
 def test_create_lake__over_something(tmp_path: Path) -> None:
