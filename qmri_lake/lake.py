@@ -435,6 +435,12 @@ class Lake:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Hold the writer's lock, at the newest commit."""
+        self._refuse_if_read_only()
+        with writer_lock(self.location, self.url):
+            self.refresh()
+            yield
+
+    def _refuse_if_read_only(self) -> None:
         if self.mode == "r":
             raise LakeLockedError(
                 "a lake opened for reading" + (f" at {self.ref!r}" if self.ref else ""),
@@ -442,9 +448,6 @@ class Lake:
                 where=self.url,
                 todo=f"ql.open_lake({self.url!r}).",
             )
-        with writer_lock(self.location, self.url):
-            self.refresh()
-            yield
 
     def status(self, cohort: Cohort | str | None = None) -> pd.DataFrame:
         """Count exams by state: a row for each step, a column for each state."""
@@ -504,6 +507,7 @@ class Lake:
 
     def tag(self, name: str) -> str:
         """Name the current snapshot, for ever; return its id."""
+        self._refuse_if_read_only()
         if name in self.repo.list_tags():
             raise UnknownRefError(
                 f"a tag {name!r} already, at {self.repo.lookup_tag(name)}",

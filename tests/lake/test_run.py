@@ -187,6 +187,9 @@ def test_run__read_only(tmp_path: Path) -> None:
     for reader in (open_lake(lake.url, mode="r"), open_lake(lake.url, ref="v1")):
         with pytest.raises(LakeLockedError, match="opened for reading"):
             reader.run("t2")
+        with pytest.raises(LakeLockedError, match="opened for reading"):
+            reader.tag("v2")
+    assert lake.tags() == ["v1"]
     assert open_lake(lake.url).snapshot == first
 
 
