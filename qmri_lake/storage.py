@@ -43,6 +43,8 @@ __all__ = [
     "commit",
     "create_array",
     "create_repository",
+    "disk_full",
+    "first_line",
     "is_local",
     "is_locked",
     "local_path",
@@ -176,7 +178,7 @@ def open_repository(url: str) -> icechunk.Repository:
         return icechunk.Repository.open(_storage(url))
     except icechunk.IcechunkError as error:
         raise NotALakeError(
-            f"something that can't be opened ({_first_line(error)})",
+            f"something that can't be opened ({first_line(error)})",
             expected="a lake",
             where=url,
             todo="Check the URL and the credentials.",
@@ -337,16 +339,22 @@ def is_locked(url: str) -> bool:
     return False
 
 
-_PARTIAL = re.compile(r".+#\d+")
-"""A local object is written under such a name, then renamed. Icechunk lists no such files."""
+_PARTIAL = re.compile(
+    rf"(chunks|manifests|snapshots|transactions|attributes)/{_SNAPSHOT_ID.pattern}#\d+"
+    r"|refs/[^/]+/ref\.json#\d+"
+)
+"""A local object is written under such a path, then renamed. Icechunk lists no such files, and
+whatever else is there is its owner's."""
 
 
 def partial_files(url: str, before: datetime) -> Iterator[Path]:
     """Yield the files of a local lake whose writer was killed while it wrote them."""
     if not is_local(url):
         return
-    for path in local_path(url).rglob("*#*"):
-        if _PARTIAL.fullmatch(path.name) and path.stat().st_mtime < before.timestamp():
+    folder = local_path(url)
+    for path in folder.rglob("*#*"):
+        ours = _PARTIAL.fullmatch(path.relative_to(folder).as_posix())
+        if ours and path.is_file() and path.stat().st_mtime < before.timestamp():
             yield path
 
 
@@ -404,6 +412,7 @@ def _errno(error: BaseException | None) -> int | None:
     return int(match[1]) if match else None
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text without the drawing that Icechunk puts around."""
     lines = [line.strip(" |─╰▶×") for line in str(error).splitlines() if line.strip(" |─╰▶×")]
     return (lines[0] if lines else type(error).__name__)[:200]

@@ -146,6 +146,18 @@ def test_doctor__failures_and_ingest(tmp_path: Path) -> None:
     assert not found.healthy
 
 
+def test_doctor__touches_no_file_of_others(tmp_path: Path) -> None:
+    url = tmp_path / "a.lake"
+    lake = array_lake(url, 1)
+    kept = [url / "notes#1", url / "chunks" / "notes#1", url / "mine" / "0000000000000000000G#1"]
+    gone = [url / "chunks" / "0000000000000000000G#1", url / "refs" / "branch.main" / "ref.json#2"]
+    for path in kept + gone:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+    assert lake.doctor(repair=True, older_than=NOW).orphans.partial == 2
+    assert [path.exists() for path in kept + gone] == [True] * 3 + [False] * 2
+
+
 def test_doctor__half_written_name(tmp_path: Path) -> None:
     lake = array_lake(tmp_path / "a.lake")
     name = tmp_path / "a.lake" / "writer.json"
