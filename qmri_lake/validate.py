@@ -9,6 +9,7 @@ import numpy as np
 
 from qmri_lake.index import KEYS, exam_key
 from qmri_lake.status import STATE, read_runs, read_status, status_steps
+from qmri_lake.storage import first_line
 from qmri_lake.variables import Variable
 from qmri_lake.writing import OWN_AXIS
 
@@ -22,11 +23,23 @@ _SMALLEST_VOXEL_MM3 = 1e-9
 
 def faults(lake: Lake, *, deep: bool = False) -> Iterator[str]:
     """Yield one line for each fault: where, found, expected."""
-    yield from _key_faults(lake)
-    yield from _status_faults(lake)
+    yield from _with_lost_chunks("exam", _key_faults(lake))
+    yield from _with_lost_chunks("status", _status_faults(lake))
     for path, variable in lake.variables().items():
-        yield from _array_faults(lake, path, variable, deep)
-    yield from _image_faults(lake)
+        yield from _with_lost_chunks(path, _array_faults(lake, path, variable, deep))
+    yield from _with_lost_chunks("images", _image_faults(lake))
+
+
+def _with_lost_chunks(place: str, found: Iterator[str]) -> Iterator[str]:
+    """Yield faults, the last of them what can't be read: a chunk that is lost, or damaged."""
+    try:
+        yield from found
+    except Exception as error:  # each codec has errors of its own
+        yield _unreadable(place, error)
+
+
+def _unreadable(place: str, error: Exception) -> str:
+    return f"{place}: found a chunk that can't be read ({first_line(error)}); expected one that can"
 
 
 def _key_faults(lake: Lake) -> Iterator[str]:
@@ -61,9 +74,18 @@ def _array_faults(lake: Lake, path: str, variable: Variable, deep: bool) -> Iter
         for fault in variable.faults(array[:]):
             yield f"{path}: found {fault}; expected {variable.expectation}"
     elif deep:
+        ingested = path in ("dess/image", "msme/image")
+        done = read_status(lake.root, variable.step, len(lake)).usable & ingested
         for row, exam in enumerate(lake.exams["exam"]):
-            for fault in variable.faults(array[row]):
+            try:
+                values = array[row]
+            except Exception as error:  # that of one exam: the others are read too
+                yield _unreadable(f"{path} of {exam}", error)
+                continue
+            for fault in variable.faults(values):
                 yield f"{path} of {exam}: found {fault}; expected {variable.expectation}"
+            if done[row] and np.isnan(values).all():
+                yield f"{path} of {exam}: found no value at all; expected an image, which is done"
 
 
 def _image_faults(lake: Lake) -> Iterator[str]:

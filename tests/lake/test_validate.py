@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qmri_lake.lake import Lake
+from qmri_lake.lake import Lake, open_lake
 from qmri_lake.storage import commit, open_root
 from qmri_lake.variables import REGISTRY
 from qmri_lake.writing import declare
@@ -107,6 +107,21 @@ def test_validate__doubled_key(lake: Lake) -> None:
     assert corrupt(lake, double).validate() == [
         f"exam {KEYS[0]}: found twice; expected each key once"
     ]
+
+
+def test_validate__lost_and_empty_images(lake: Lake, tmp_path: Path) -> None:
+    corrupt(lake, put("msme/image", 2, np.nan))
+    before = set((tmp_path / "a.lake" / "chunks").iterdir())
+    noise = np.random.default_rng(0).random(lake.root["msme/image"].shape[1:])
+    corrupt(lake, put("msme/image", 3, noise))
+    (lost,) = set((tmp_path / "a.lake" / "chunks").iterdir()) - before
+    lost.unlink()
+    found = open_lake(lake.url).validate(deep=True)
+    assert found[0] == f"msme/image of {KEYS[2]}: found no value at all; expected an image, " \
+        "which is done"  # fmt: skip
+    assert found[1].startswith(f"msme/image of {KEYS[3]}: found a chunk that can't be read (")
+    assert "\n" not in found[1]
+    assert len(found) == 2
 
 
 def test_validate__deep(lake: Lake) -> None:
