@@ -139,7 +139,9 @@ def map_tasks(
         return future
 
     window = [submit(task) for task in itertools.islice(waiting, _IN_FLIGHT * threads)]
-    arriving = as_completed(window)
+    arriving = as_completed(
+        window, loop=cluster.loop
+    )  # of this client, which need not be the default
     del window  # which would hold their results
     for future in arriving:
         task = in_flight.pop(future.key)
