@@ -201,7 +201,7 @@ def test_table__has_words_and_missing_values(lake):
 
 def test_repr__is_the_flow(lake):
     assert repr(lake.cohort("kl >= 3").exclude("kl == 4", reason="late")).splitlines() == [
-        "<Cohort: 1 exams of 1 patients>",
+        "<Cohort: 1 exam of 1 patient>",
         "         8  all exams",
         "         2  kl >= 3  (5 not so, 1 without kl)",
         "         1  exclude kl == 4  (1 late)",

@@ -65,8 +65,10 @@ def exam_figure(dess: xr.Dataset | None, msme: xr.Dataset) -> Figure:
         axes[2].set_ylim(bottom, top)
         axes[2].set_title("the same, enlarged", fontsize=9)
     else:
+        # T2 of the whole slice needs no magnifier; without any T2 there is nothing to enlarge.
         axes[2].set_axis_off()
-        axes[2].text(0.5, 0.5, "no T2 was accepted", ha="center", transform=axes[2].transAxes)
+        if not np.isfinite(t2).any():
+            axes[2].text(0.5, 0.5, "no T2 was accepted", ha="center", transform=axes[2].transAxes)
     bar = fig.colorbar(shown, ax=axes[2], shrink=0.85, extend="both")
     bar.set_label("T2 [ms]")
     return fig
@@ -225,7 +227,10 @@ def _direction(vector: np.ndarray[Any, Any]) -> tuple[str, str]:
 def _zoom(
     inside: np.ndarray[Any, Any], spacing: np.ndarray[Any, Any]
 ) -> tuple[tuple[float, float], tuple[float, float]] | None:
-    """Return ((top, bottom), (left, right)) in mm around what is to be seen."""
+    """Return ((top, bottom), (left, right)) in mm around what is to be seen.
+
+    None if that is nothing, or so much of the slice that enlarging shows no more.
+    """
     if not inside.any():
         return None
     edges = []
@@ -234,6 +239,9 @@ def _zoom(
         size = inside.shape[axis] * spacing[axis]
         low = max(found[0] * spacing[axis] - _MARGIN_MM, 0.0)
         edges.append((low, min((found[-1] + 1) * spacing[axis] + _MARGIN_MM, size)))
+    shown = (edges[0][1] - edges[0][0]) * (edges[1][1] - edges[1][0])
+    if shown > 0.7 * inside.size * spacing[0] * spacing[1]:
+        return None
     return edges[0], edges[1]
 
 

@@ -208,6 +208,8 @@ def _runs(lake: Lake) -> pd.DataFrame:
     runs = lake.runs().reset_index()
     for name in ("parameters", "counts"):
         runs[name] = [_listed(record) for record in runs[name]]
+    for name in ("started", "finished"):
+        runs[name] = [text[:19].replace("T", " ") if text == text else "" for text in runs[name]]
     return runs.drop(columns=["snapshot"]).fillna("")
 
 
