@@ -135,6 +135,15 @@ def ingest(
     if target is None:
         # A source that can't be read leaves no empty lake behind.
         found = take_inventory()
+        if not (found.series or found.problems or any(Path(source).rglob("*.txt"))):
+            other = ", ".join(f"{n} {kind}" for kind, n in found.ignored.items())
+            raise InputError(
+                f"no series and no table ({other or 'no file'})",
+                expected="DESS or multi-echo DICOM series, or clinical tables",
+                where=os.fspath(source),
+                todo="Give the folder that holds the delivery.",
+                reason=Reason.UNREADABLE_FILE,
+            )
         target = create_lake(os.fspath(lake), profile=profile)  # type: ignore[arg-type]
     elif profile not in (None, target.profile):
         raise RunError(
@@ -216,6 +225,11 @@ def _new_series(
     row_of = {key: row for row, key in enumerate(lake.exams["exam"])}
     usable = {g: read_status(lake.root, f"ingest_{g}", len(lake.exams)).usable for g in GROUPS}
     uids = {g: lake.root[f"{g}/series_uid"][:] for g in GROUPS if g in lake.root}
+    owner = {
+        (g, uids[g][row]): lake.exams["exam"].iloc[row]
+        for g in uids
+        for row in np.flatnonzero(usable[g])
+    }
     new, present = [], 0
     for item in series:
         row = row_of.get(item.exam)
@@ -235,6 +249,17 @@ def _new_series(
                         item.exam,
                     )
                 )
+        elif item.uid and owner.get((item.group, item.uid), item.exam) != item.exam:
+            problems.append(
+                Problem(
+                    Reason.OTHER_SERIES,
+                    item.where,
+                    f"a series that the lake has as {owner[item.group, item.uid]}",
+                    "one exam for each series",
+                    "Check patient, timepoint and knee: a scan is of one knee at one visit.",
+                    item.exam,
+                )
+            )
         elif any(n > m for n, m in zip(item.shape, largest, strict=True)):
             problems.append(
                 Problem(
@@ -242,13 +267,19 @@ def _new_series(
                     item.where,
                     f"{item.group} of {_by(item.shape)}",
                     f"at most {_by(largest)}, fixed when the lake was made",
-                    "Ingest it into a larger lake: qmri-lake ingest ... --profile oai.",
+                    _larger(lake),
                     item.exam,
                 )
             )
         else:
             new.append(item)
     return new, present
+
+
+def _larger(lake: Lake) -> str:
+    if lake.profile:
+        return "Ingest it into a new lake without a profile, whose arrays fit its first delivery."
+    return "Ingest it into a new lake: with --profile oai, or with its largest series first."
 
 
 def _by(shape: Sequence[int]) -> str:

@@ -337,6 +337,29 @@ def test_ingest__folder_names_in_another_encoding(tmp_path: Path) -> None:
     assert result.lake.failures()["message"].iloc[0].startswith(r"caf\udce9/9000001/003: found")
 
 
+def test_ingest__one_series_is_of_one_knee(real_data: Path, tmp_path: Path) -> None:
+    series = real_data / "knee_mese"
+    lake = ql.ingest(series, tmp_path / "l.lake", **WHOSE).lake
+    result = ql.ingest(series, lake, **{**WHOSE, "knee": "left"})
+    assert [problem.reason for problem in result.problems] == [Reason.OTHER_SERIES]
+    assert "has as 0000001-000m-right" in result.problems[0].found
+    assert len(result.lake) == 1
+
+
+def test_ingest__nothing_to_ingest_leaves_no_lake(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"no series and no table \(no file\)"):
+        ql.ingest(tmp_path / "empty", tmp_path / "l.lake")
+    assert not (tmp_path / "l.lake").exists()
+
+
+def test_ingest__lakes_beside_a_delivery_are_passed_over(copy: Path, ingested: Path) -> None:
+    shutil.copytree(ingested, copy / "old.lake")
+    result = ql.ingest(copy, copy / "new.lake")
+    assert result.problems == ()
+    assert result.added["dess"] == COUNT
+
+
 def test_ingest__source_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing there"):
         ql.ingest(tmp_path / "nowhere", tmp_path / "l.lake")

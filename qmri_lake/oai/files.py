@@ -140,7 +140,8 @@ def walk(source: str | os.PathLike[str]) -> Iterator[Iterator[Entry]]:
     ------
     iterator of Entry
         The files directly inside one folder, sorted by name, or all members of one tar in their
-        order. Links to folders are followed, a folder reached twice is listed once.
+        order. Links to folders are followed, a folder reached twice is listed once, lakes
+        are passed over.
 
     Raises
     ------
@@ -175,6 +176,9 @@ def _walk_folder(root: Path) -> Iterator[Iterator[Entry]]:
             subfolders.clear()
             continue
         seen.add(real)
+        if {"refs", "snapshots", "manifests"} <= set(subfolders):
+            subfolders.clear()  # a lake, which lies beside a delivery and is no part of it
+            continue
         subfolders.sort()
         relative = os.path.relpath(folder, root).replace(os.sep, "/")
         prefix = "" if relative == "." else relative + "/"
