@@ -15,6 +15,7 @@ import xarray as xr
 
 from qmri_lake import __version__
 from qmri_lake.cohort import Cohort
+from qmri_lake.columns import column_names, read_column
 from qmri_lake.errors import (
     LakeLockedError,
     NotALakeError,
@@ -25,9 +26,10 @@ from qmri_lake.errors import (
     UnknownRefError,
 )
 from qmri_lake.index import KEYS
+from qmri_lake.ledger import count_states, list_failures, list_runs
 from qmri_lake.query import unknown_column
 from qmri_lake.reading import load_group, load_groups, load_tree
-from qmri_lake.status import STATE, read_messages, read_runs, read_status, status_steps
+from qmri_lake.status import status_steps
 from qmri_lake.storage import (
     BRANCH,
     Node,
@@ -40,7 +42,7 @@ from qmri_lake.storage import (
     translated_errors,
     writer_lock,
 )
-from qmri_lake.variables import REGISTRY, Variable, decode_flags
+from qmri_lake.variables import Variable
 from qmri_lake.writing import FORMAT, initialise
 
 if TYPE_CHECKING:
@@ -303,12 +305,7 @@ class Lake:
 
     def column_names(self) -> list[str]:
         """Names that a query may use."""
-        clinical = self.root["clinical"].array_keys() if "clinical" in self.root else ()
-        flat = [n for n in clinical if self.root[f"clinical/{n}"].ndim == 1]
-        # The store lists arrays in no order.
-        declared = [variable.name for variable in REGISTRY.group("clinical")]
-        flat.sort(key=lambda n: (declared.index(n) if n in declared else len(declared), n))
-        return ["exam", *KEYS, *flat]
+        return column_names(self.root)
 
     def columns(self, names: Sequence[str]) -> dict[str, pd.Series[Any]]:
         """Read columns by name, flags as words, with nullable types."""
@@ -316,40 +313,13 @@ class Lake:
         for name in names:
             if name not in known:
                 raise unknown_column(name, dict.fromkeys(known))
-        return {name: self._column(name) for name in names}
+            if name not in self._column_cache:
+                self._column_cache[name] = read_column(self.root, self.exams, name)
+        return {name: self._column_cache[name] for name in names}
 
     @cached_property
     def _column_cache(self) -> dict[str, pd.Series[Any]]:
         return {}
-
-    def _column(self, name: str) -> pd.Series[Any]:
-        if name not in self._column_cache:
-            self._column_cache[name] = self._read_column(name)
-        return self._column_cache[name]
-
-    def _read_column(self, name: str) -> pd.Series[Any]:
-        if name in self.exams:
-            number = pd.api.types.is_numeric_dtype(self.exams[name])
-            keys = self.exams[name].astype("Int64" if number else "string")
-            if name == "knee":
-                keys.attrs["words"] = ["left", "right"]
-            return keys
-        array = self.root[f"clinical/{name}"]
-        variable = Variable.from_array("clinical", name, array)
-        values = array[:]
-        if variable.flags is not None:
-            words = pd.Series(decode_flags(values, variable.flags), dtype="string")
-            words.attrs["words"] = sorted(variable.flags)
-            return words
-        if values.dtype.kind == "T":
-            return pd.Series(values.astype(object), dtype="string").replace("", pd.NA)
-        if values.dtype == np.float32:
-            # By the shortest decimal: bmi == 27.4 finds what was written as 27.4.
-            values = values.astype(str).astype(np.float64)
-        column = pd.Series(values)
-        if values.dtype.kind in "iu":
-            column = column.mask(column == variable.fill)
-        return column.astype("Float64")
 
     # -- steps ---------------------------------------------------------------------------------
 
@@ -451,12 +421,7 @@ class Lake:
 
     def status(self, cohort: Cohort | str | None = None) -> pd.DataFrame:
         """Count exams by state: a row for each step, a column for each state."""
-        rows = self._cohort(cohort).rows
-        counts = {}
-        for step in status_steps(self.root):
-            state = read_status(self.root, step, len(self.exams)).state[rows]
-            counts[step] = {name: int((state == value).sum()) for name, value in STATE.items()}
-        return pd.DataFrame.from_dict(counts, orient="index", columns=list(STATE))
+        return count_states(self.root, self._cohort(cohort).rows, len(self.exams))
 
     def failures(self, step: str | None = None) -> pd.DataFrame:
         """List exams that failed, were skipped or flagged: step, state, run and the reason."""
@@ -467,25 +432,11 @@ class Lake:
                 expected=f"one of {', '.join(known)}",
                 where=self.url,
             )
-        found: list[tuple[Any, ...]] = []
-        names = {value: name for name, value in STATE.items()}
-        bad = [STATE["failed"], STATE["skipped"], STATE["flagged"]]
-        for name in [step] if step else known:
-            status = read_status(self.root, name, len(self.exams))
-            rows = np.flatnonzero(np.isin(status.state, bad))
-            messages = read_messages(self.root, name)
-            for row, message in zip(rows, messages[rows], strict=True):
-                found.append(
-                    (self.exams["exam"].iloc[row], name, names[int(status.state[row])],
-                     int(status.run[row]), message)
-                )  # fmt: skip
-        return pd.DataFrame(found, columns=["exam", "step", "state", "run", "message"])
+        return list_failures(self.root, self.exams["exam"], [step] if step else known)
 
     def runs(self) -> pd.DataFrame:
         """List all runs: number, step, parameters, code, the snapshot they read, counts."""
-        columns = ["step", "parameters", "code", "snapshot", "started", "finished", "counts"]
-        frame = pd.DataFrame.from_dict(read_runs(self.root), orient="index")
-        return frame.reindex(columns=columns).rename_axis("run")
+        return list_runs(self.root)
 
     # -- time ----------------------------------------------------------------------------------
 

@@ -1,0 +1,45 @@
+"""Tables of what has been done: exams by state, failures with their reasons, runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from qmri_lake.status import STATE, read_messages, read_runs, read_status, status_steps
+from qmri_lake.storage import Node
+
+__all__ = ["count_states", "list_failures", "list_runs"]
+
+
+def count_states(root: Node, rows: np.ndarray[Any, Any], length: int) -> pd.DataFrame:
+    """Count the exams at `rows` by state: a row for each step, a column for each state."""
+    counts = {}
+    for step in status_steps(root):
+        state = read_status(root, step, length).state[rows]
+        counts[step] = {name: int((state == value).sum()) for name, value in STATE.items()}
+    return pd.DataFrame.from_dict(counts, orient="index", columns=list(STATE))
+
+
+def list_failures(root: Node, exams: pd.Series[Any], steps: Sequence[str]) -> pd.DataFrame:
+    """List exams that failed, were skipped or flagged: exam, step, state, run, message."""
+    names = {value: name for name, value in STATE.items()}
+    bad = [STATE["failed"], STATE["skipped"], STATE["flagged"]]
+    found: list[tuple[Any, ...]] = []
+    for step in steps:
+        status = read_status(root, step, len(exams))
+        rows = np.flatnonzero(np.isin(status.state, bad))
+        messages = read_messages(root, step)
+        for row, message in zip(rows, messages[rows], strict=True):
+            state = names[int(status.state[row])]
+            found.append((exams.iloc[row], step, state, int(status.run[row]), message))
+    return pd.DataFrame(found, columns=["exam", "step", "state", "run", "message"])
+
+
+def list_runs(root: Node) -> pd.DataFrame:
+    """List runs by number: step, parameters, code, the snapshot they read, times, counts."""
+    columns = ["step", "parameters", "code", "snapshot", "started", "finished", "counts"]
+    frame = pd.DataFrame.from_dict(read_runs(root), orient="index")
+    return frame.reindex(columns=columns).rename_axis("run")
