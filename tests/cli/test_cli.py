@@ -329,5 +329,7 @@ def test_demo__small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Ca
     for line in lines[lines.index("next:") + 1 :]:
         assert main(shlex.split(line)[1:]) == 0
     capsys.readouterr()
-    assert main(["demo", "d", "--exams", "3", "--shape", "16x48x48"]) == 2
+    assert main(["demo", "d", "--exams", "3", "--shape", "16x48x48"]) == 0  # one more
+    assert "added 1 dess series" in capsys.readouterr().out
+    assert main(["demo", "d", "--exams", "3", "--shape", "16x48x50"]) == 2
     assert "Choose another folder" in capsys.readouterr().err
