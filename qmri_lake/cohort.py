@@ -52,8 +52,8 @@ class Cohort:
     @classmethod
     def everything(cls, lake: Lake) -> Cohort:
         """All exams of a lake."""
-        rows = np.arange(len(lake.exams))
-        patients = lake.exams["patient"].nunique()
+        rows = np.arange(len(lake))
+        patients = int(np.unique(lake.patients).size)
         return cls(lake, rows, (FlowRow("all exams", len(rows), patients, 0, ""),))
 
     def __len__(self) -> int:
@@ -62,12 +62,12 @@ class Cohort:
     @property
     def exams(self) -> pd.DataFrame:
         """Keys of the exams: exam, patient, timepoint, knee."""
-        return self.lake.exams.iloc[self.rows].reset_index(drop=True)
+        return self.lake.keys_at(self.rows).reset_index(drop=True)
 
     @property
     def patients(self) -> int:
         """Number of patients."""
-        return int(np.unique(self.lake.exams["patient"].to_numpy()[self.rows]).size)
+        return int(np.unique(self.lake.patients[self.rows]).size)
 
     def where(self, query: str) -> Cohort:
         """Keep the exams for which `query` is true.
@@ -129,7 +129,7 @@ class Cohort:
         for path in paths:
             plain, _, variant = path.partition("__")
             step = self._declared(plain, path).step + (f"__{variant}" if variant else "")
-            status = read_status(self.lake.root, step, len(self.lake.exams))
+            status = read_status(self.lake.root, step, len(self.lake))
             state = status.state[cohort.rows]
             keep = status.usable[cohort.rows]
             reasons = [
@@ -159,7 +159,7 @@ class Cohort:
 
     def _keep(self, keep: np.ndarray[Any, np.dtype[np.bool_]], condition: str, why: str) -> Cohort:
         rows = self.rows[keep]
-        patients = np.unique(self.lake.exams["patient"].to_numpy()[rows]).size
+        patients = np.unique(self.lake.patients[rows]).size
         dropped = int((~keep).sum())
         row = FlowRow(condition, len(rows), patients, dropped, why if dropped else "")
         return replace(self, rows=rows, rows_of_flow=(*self.rows_of_flow, row))

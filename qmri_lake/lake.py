@@ -63,6 +63,9 @@ PROFILES: Mapping[str, Mapping[str, Mapping[str, int]]] = {
 
 Mode = Literal["r", "r+"]
 
+_FEW = 64
+"""Exams whose keys are read one by one; more are cheaper as whole columns, which are kept."""
+
 
 def open_lake(url: str, *, ref: str | None = None, mode: Mode = "r+") -> Lake:
     """Open an existing lake; nothing but metadata is read.
@@ -130,7 +133,7 @@ class Lake:
         session = readonly_session(self.repo, self.ref, self.url)
         self.snapshot: str = session.snapshot_id
         self.store: Any = session.store
-        for cached in ("root", "exams", "_column_cache"):
+        for cached in ("root", "exams", "patients", "_column_cache"):
             self.__dict__.pop(cached, None)
         return self
 
@@ -164,6 +167,21 @@ class Lake:
     def exams(self) -> pd.DataFrame:
         """Keys of all exams, in the lake's order: exam, patient, timepoint, knee."""
         return pd.DataFrame({name: self.root[name][:] for name in ("exam", *KEYS)})
+
+    @cached_property
+    def patients(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Patient number of each exam: one array, where `exams` reads and decodes four."""
+        values = self.exams["patient"].to_numpy() if "exams" in self.__dict__ else None
+        return self.root["patient"][:] if values is None else values
+
+    def keys_at(self, rows: np.ndarray[Any, np.dtype[np.intp]]) -> pd.DataFrame:
+        """Return the keys of the exams at `rows`; for a few of them, only theirs are read."""
+        if len(rows) > _FEW or "exams" in self.__dict__:
+            return self.exams.iloc[rows]
+        return pd.DataFrame({name: self._at(name, rows) for name in ("exam", *KEYS)}, index=rows)
+
+    def _at(self, name: str, rows: np.ndarray[Any, np.dtype[np.intp]]) -> Any:
+        return self.root[name].oindex[rows] if rows.size else self.root[name][:0]
 
     @property
     def profile(self) -> str | None:
@@ -209,14 +227,18 @@ class Lake:
         """Choose exams by their keys."""
         given = {"patient": patient, "timepoint": timepoint, "knee": knee, "exam": exam}
         wanted = {name: value for name, value in given.items() if value is not None}
-        keep = np.ones(len(self.exams), dtype=bool)
+        keep = np.ones(len(self), dtype=bool)
+        if patient is not None:
+            keep &= self.patients == patient
+        rows = np.flatnonzero(keep)
+        keys = self.keys_at(rows)
         for name, value in wanted.items():
-            keep &= (self.exams[name] == value).to_numpy()
+            keep[rows] &= (keys[name] == value).to_numpy()
         if wanted and not keep.any():
             asked = ", ".join(f"{name}={value!r}" for name, value in wanted.items())
             raise NotFoundError(
                 f"no exam with {asked}",
-                expected=f"one of the lake's {len(self.exams):,} exams",
+                expected=f"one of the lake's {len(self):,} exams",
                 where=self.url,
                 todo="lake.exams lists them.",
             )
@@ -292,10 +314,10 @@ class Lake:
         if cohort.lake.location != self.location:
             raise RunError(f"a cohort of {cohort.lake.url}", expected="one of this lake",
                            where=self.url)  # fmt: skip
-        if beyond := int((cohort.rows >= len(self.exams)).sum()):
+        if beyond := int((cohort.rows >= len(self)).sum()):
             raise RunError(
                 f"a cohort with {beyond:,} exams that this lake has not",
-                expected=f"some of its {len(self.exams):,} exams",
+                expected=f"some of its {len(self):,} exams",
                 where=f"{self.url} at {self.ref or self.snapshot}",
                 todo="Choose the cohort from this lake, or refresh it.",
             )
@@ -421,7 +443,7 @@ class Lake:
 
     def status(self, cohort: Cohort | str | None = None) -> pd.DataFrame:
         """Count exams by state: a row for each step, a column for each state."""
-        return count_states(self.root, self._cohort(cohort).rows, len(self.exams))
+        return count_states(self.root, self._cohort(cohort).rows, len(self))
 
     def failures(self, step: str | None = None) -> pd.DataFrame:
         """List exams that failed, were skipped or flagged: step, state, run and the reason."""
@@ -507,7 +529,7 @@ class Lake:
         return diagnose(self, repair=repair, older_than=older_than)
 
     def __len__(self) -> int:
-        return len(self.exams)
+        return int(self.root["exam"].shape[0])
 
     def __repr__(self) -> str:
         from qmri_lake.summary import describe

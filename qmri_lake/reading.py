@@ -33,9 +33,9 @@ def load_group(lake: Lake, group: str, cohort: Cohort) -> xr.Dataset:
     if group in OWN_AXIS:
         return _visits(lake, group, cohort)
     ds = _open(lake, group)
-    ds = ds.isel(exam=_indexer(cohort.rows, len(lake.exams)))
+    ds = ds.isel(exam=_indexer(cohort.rows, len(lake)))
     ds = crop(ds)
-    keys = lake.exams.iloc[cohort.rows]
+    keys = lake.keys_at(cohort.rows)
     ds = ds.assign_coords({name: ("exam", keys[name].to_numpy()) for name in ("exam", *KEYS)})
     # Voxel indices stay with the voxels that are selected: `inside` compares them with the extent.
     ds = ds.assign_coords({dim: np.arange(ds.sizes[dim]) for dim in _VOXELS if dim in ds.dims})
@@ -103,7 +103,7 @@ def _visits(lake: Lake, group: str, cohort: Cohort) -> xr.Dataset:
     ds = _open(lake, group)
     if len(cohort.rows_of_flow) == 1:  # no condition at all: patients without an MRI too
         return ds.chunk()
-    chosen = np.unique(lake.exams["patient"].to_numpy()[cohort.rows])
+    chosen = np.unique(lake.patients[cohort.rows])
     rows = np.flatnonzero(np.isin(ds["patient"].values, chosen))
     return ds.isel(visit=rows).chunk()
 
@@ -151,7 +151,7 @@ def load_tree(lake: Lake, cohort: Cohort) -> xr.DataTree:
     """
     groups = {group: load_group(lake, group, cohort) for group in lake.groups()}
     shared = ["exam", *KEYS]
-    keys = lake.exams.iloc[cohort.rows]
+    keys = lake.keys_at(cohort.rows)
     root = attach_index(
         xr.Dataset(coords={name: ("exam", keys[name].to_numpy()) for name in shared})
     )
