@@ -43,10 +43,10 @@ accept: env
 	$(BIN)/python -m tests.acceptance
 
 bench: env
-	$(BIN)/python benchmarks/t2_fit.py
-	$(BIN)/python benchmarks/dicom_read.py
-	$(BIN)/python benchmarks/lake_scale.py
-	$(BIN)/python benchmarks/mask_metrics.py
+	$(BIN)/python -m benchmarks.t2_fit
+	$(BIN)/python -m benchmarks.dicom_read
+	$(BIN)/python -m benchmarks.lake_scale
+	$(BIN)/python -m benchmarks.mask_metrics
 
 docs: env
 	$(BIN)/python -m docs.generate

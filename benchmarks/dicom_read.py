@@ -1,6 +1,6 @@
 """Reading one series: ours against stacking pydicom's `pixel_array`, side by side.
 
-Usage: python benchmarks/dicom_read.py [FOLDER]; without a folder a DESS-sized series
+Usage: python -m benchmarks.dicom_read [FOLDER]; without a folder a DESS-sized series
 (160 x 384 x 384, 12 bits in 16) is written to a temporary one. Times are CPU seconds of this
 process, best of five, interleaved; only the ratios mean anything.
 """
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
+from benchmarks.timing import best
 from qmri_lake.oai.archive import inventory, read_series
 
 
@@ -49,16 +48,6 @@ def stack_pixel_arrays(paths: list[Path]) -> np.ndarray:
     datasets = [pydicom.dcmread(path) for path in paths]
     datasets.sort(key=lambda ds: (ds.get("EchoTime", 0), ds.ImagePositionPatient[0]))
     return np.stack([ds.pixel_array for ds in datasets]).astype(np.float32)
-
-
-def best(actions: dict[str, Callable[[], object]], repeats: int = 5) -> dict[str, float]:
-    seconds = dict.fromkeys(actions, np.inf)
-    for _ in range(repeats):
-        for name, action in actions.items():
-            start = time.process_time()
-            action()
-            seconds[name] = min(seconds[name], time.process_time() - start)
-    return seconds
 
 
 def report(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """A lake as large as the OAI's against one of a hundredth: opening, asking, planning, committing.
 
-Usage: python benchmarks/lake_scale.py [COMMITS]. The lakes are made in a temporary folder by
+Usage: python -m benchmarks.lake_scale [COMMITS]. The lakes are made in a temporary folder by
 direct array writes. Times are CPU seconds of this process, best of five; only the ratios mean
 anything.
 """

@@ -1,6 +1,6 @@
 """Overlap and surface distance of masks: ours against MONAI's, side by side.
 
-Usage: python benchmarks/mask_metrics.py [SLICESxROWSxCOLUMNS]
+Usage: python -m benchmarks.mask_metrics [SLICESxROWSxCOLUMNS]
 
 Masks are the bones and cartilage of one synthetic knee, against the same pushed by a voxel and
 with an end of 5 mm cut off. Times are CPU seconds of this process, best of three, interleaved;
@@ -10,14 +10,13 @@ only the ratios mean anything.
 from __future__ import annotations
 
 import sys
-import time
 import warnings
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from monai.metrics import compute_average_surface_distance, compute_dice
 
+from benchmarks.timing import best
 from qmri_lake.phantom import exams, knee
 from qmri_lake.segmentation.metrics import dice, mean_surface_distance
 
@@ -55,16 +54,6 @@ def monai_distance(a: torch.Tensor, b: torch.Tensor, spacing: tuple[float, ...])
     return float(sum(both)) / 2
 
 
-def best(actions: dict[str, Callable[[], float]], repeats: int = 3) -> dict[str, float]:
-    seconds = dict.fromkeys(actions, np.inf)
-    for _ in range(repeats):
-        for name, action in actions.items():
-            start = time.process_time()
-            action()
-            seconds[name] = min(seconds[name], time.process_time() - start)
-    return seconds
-
-
 def main(text: str = "160x384x384") -> None:
     shape = tuple(int(n) for n in text.split("x"))
     chosen, spacing = masks(shape)  # type: ignore[arg-type]
@@ -86,7 +75,8 @@ def main(text: str = "160x384x384") -> None:
                 "MONAI distance": lambda a=a, b=b: monai_distance(a, b, spacing),
                 "dice": lambda m=mask, o=other: dice(m, o),
                 "MONAI dice": lambda a=a, b=b: float(compute_dice(a, b)),
-            }
+            },
+            repeats=3,
         )
         ratios = (
             seconds["MONAI distance"] / seconds["distance"],

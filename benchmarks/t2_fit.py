@@ -1,6 +1,6 @@
 """The T2 fit: ours against DOSMA's and scipy's per voxel, side by side.
 
-Usage: python benchmarks/t2_fit.py [--dosma PYTHON | --without-dosma]
+Usage: python -m benchmarks.t2_fit [--dosma PYTHON | --without-dosma]
 
 DOSMA 0.1.2 needs numpy < 2: without PYTHON, an interpreter that has it, a throwaway environment is
 built by pip. Every fit gets the same saved signals: cartilage of 20 to 60 ms at an SNR of 20 to 60,

@@ -6,7 +6,6 @@ A catalog is a YAML file. It names the classes below by module path, so plain
 
 from __future__ import annotations
 
-import difflib
 import os
 import posixpath
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from intake.readers.entry import Catalog
 from intake.readers.readers import BaseReader
 from intake.readers.user_parameters import BaseUserParameter
 
-from qmri_lake.errors import NotALakeError, NotFoundError, QueryError, Reason
+from qmri_lake.errors import NotALakeError, NotFoundError, QueryError, Reason, did_you_mean
 from qmri_lake.lake import Lake, open_lake
 from qmri_lake.storage import is_local
 
@@ -118,12 +117,11 @@ class LakeCatalog(Catalog):
     def __getitem__(self, name: str) -> Any:
         if name not in self:
             entries = sorted(self)
-            near = difflib.get_close_matches(name, entries, n=1)
             raise _NoEntryError(
                 f"no entry {name!r}",
                 expected=f"one of {', '.join(entries) or '(the catalog is empty)'}",
                 where=str(self.user_parameters.get("CATALOG_PATH", "catalog")),
-                todo=f"Did you mean {near[0]}?" if near else "",
+                todo=did_you_mean(name, entries, n=1),
             )
         return Catalog.__getitem__(self, name)
 
@@ -262,10 +260,9 @@ def _text(name: str, value: Any) -> str | None:
 
 def _refuse(unknown: Mapping[str, Any], known: Sequence[str] = tuple(PARAMETERS)) -> None:
     for name in unknown:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         raise QueryError(
             f"no parameter {name!r}",
             expected=f"one of {', '.join(known)}",
             where="catalog",
-            todo=f"Did you mean {near[0]}?" if near else "",
+            todo=did_you_mean(name, known, n=1, cutoff=0.5),
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -12,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from qmri_lake import query as language
-from qmri_lake.errors import NotFoundError
+from qmri_lake.errors import NotFoundError, did_you_mean
 from qmri_lake.status import STATE, read_status
 from qmri_lake.steps import load_own_steps
 from qmri_lake.summary import counted
-from qmri_lake.variables import REGISTRY, Variable
+from qmri_lake.variables import REGISTRY, Variable, with_variant
 
 if TYPE_CHECKING:
     from qmri_lake.lake import Lake
@@ -128,7 +127,7 @@ class Cohort:
         cohort = self
         for path in paths:
             plain, _, variant = path.partition("__")
-            step = self._declared(plain, path).step + (f"__{variant}" if variant else "")
+            step = with_variant(self._declared(plain, path).step, variant)
             status = read_status(self.lake.root, step, len(self.lake))
             state = status.state[cohort.rows]
             keep = status.usable[cohort.rows]
@@ -149,12 +148,11 @@ class Cohort:
         if plain in stored:
             return stored[plain]
         known = sorted({*stored, *(variable.path for variable in REGISTRY)})
-        near = difflib.get_close_matches(plain, known, n=3)
         raise NotFoundError(
             f"no variable {path!r}",
             expected=f"one of {', '.join(known)}",
             where="require",
-            todo=f"Did you mean {' or '.join(near)}?" if near else "",
+            todo=did_you_mean(plain, known),
         )
 
     def _keep(self, keep: np.ndarray[Any, np.dtype[np.bool_]], condition: str, why: str) -> Cohort:

@@ -139,9 +139,8 @@ def map_tasks(
         return future
 
     window = [submit(task) for task in itertools.islice(waiting, _IN_FLIGHT * threads)]
-    arriving = as_completed(
-        window, loop=cluster.loop
-    )  # of this client, which need not be the default
+    # The loop of this client, which need not be the default one.
+    arriving = as_completed(window, loop=cluster.loop)
     del window  # which would hold their results
     for future in arriving:
         task = in_flight.pop(future.key)

@@ -8,6 +8,8 @@ ten thousand series can be counted and filtered.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -87,6 +89,12 @@ def printable(text: str) -> str:
     'caf\\udce9'
     """
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def did_you_mean(name: str, known: Iterable[str], *, n: int = 3, cutoff: float = 0.6) -> str:
+    """Return a question with the nearest of the known names; "" where none is near."""
+    near = difflib.get_close_matches(name, list(known), n=n, cutoff=cutoff)
+    return f"Did you mean {' or '.join(near)}?" if near else ""
 
 
 def _sentence(found: str, expected: str, todo: str) -> str:

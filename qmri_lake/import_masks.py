@@ -24,10 +24,9 @@ from typing import TYPE_CHECKING, Any
 import icechunk
 import numpy as np
 
-from qmri_lake import __version__
 from qmri_lake.errors import InputError, Problem, QmriLakeError, Reason
 from qmri_lake.run import Listener, Outcome, execute, one_line
-from qmri_lake.status import declare_status, read_runs, read_status
+from qmri_lake.status import declare_status, new_run, read_status
 from qmri_lake.steps import write_exam
 from qmri_lake.storage import Node, open_root
 from qmri_lake.tissues import NO_MASK
@@ -100,9 +99,7 @@ def import_masks(
             declare(root, REGISTRY.made_by(step))
             declare_status(root, step, exam_count(root))
 
-    run = max(read_runs(lake.root), default=0) + 1
-    record = {"step": "import", "parameters": {}, "code": f"qmri_lake {__version__}",
-              "version": "1", "snapshot": lake.snapshot}  # fmt: skip
+    run, record = new_run(lake.root, "import", lake.snapshot)
     result = execute(lake, "import", run, record, prepare, _import_exam, tasks, listeners=listeners)
     imported = result.counts["done"] + result.counts["flagged"]
     return imported, list(result.problems)

@@ -29,7 +29,11 @@ KEYS = ("patient", "timepoint", "knee")
 
 
 def exam_key(patient: int, timepoint: int, knee: str) -> str:
-    """Return the readable key of an exam: ``9000798-024m-right``."""
+    """Return the readable key of an exam.
+
+    >>> exam_key(9000798, 24, "right")
+    '9000798-024m-right'
+    """
     return f"{patient:07d}-{timepoint:03d}m-{knee}"
 
 

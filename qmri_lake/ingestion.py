@@ -12,13 +12,12 @@ import icechunk
 import numpy as np
 import pandas as pd
 
-from qmri_lake import __version__
 from qmri_lake.compute import running
 from qmri_lake.errors import InputError, NotALakeError, NotFoundError, Problem, Reason, RunError
 from qmri_lake.index import KEYS
 from qmri_lake.lake import PROFILES, Lake, create_lake, open_lake
 from qmri_lake.run import Listener, Outcome, execute, one_line
-from qmri_lake.status import declare_status, read_runs, read_status
+from qmri_lake.status import declare_status, new_run, read_status
 from qmri_lake.steps import write_exam
 from qmri_lake.storage import commit, disk_full, is_local, local_path, open_root, translated_errors
 from qmri_lake.variables import REGISTRY, sizes_of
@@ -225,11 +224,8 @@ def _new_series(
     row_of = {key: row for row, key in enumerate(lake.exams["exam"])}
     usable = {g: read_status(lake.root, f"ingest_{g}", len(lake.exams)).usable for g in GROUPS}
     uids = {g: lake.root[f"{g}/series_uid"][:] for g in GROUPS if g in lake.root}
-    owner = {
-        (g, uids[g][row]): lake.exams["exam"].iloc[row]
-        for g in uids
-        for row in np.flatnonzero(usable[g])
-    }
+    keys = lake.exams["exam"].to_numpy()
+    owner = {g: dict(zip(uids[g][usable[g]], keys[usable[g]], strict=True)) for g in uids}
     new, present = [], 0
     for item in series:
         row = row_of.get(item.exam)
@@ -249,12 +245,12 @@ def _new_series(
                         item.exam,
                     )
                 )
-        elif item.uid and owner.get((item.group, item.uid), item.exam) != item.exam:
+        elif item.uid and owner[item.group].get(item.uid, item.exam) != item.exam:
             problems.append(
                 Problem(
                     Reason.OTHER_SERIES,
                     item.where,
-                    f"a series that the lake has as {owner[item.group, item.uid]}",
+                    f"a series that the lake has as {owner[item.group][item.uid]}",
                     "one exam for each series",
                     "Check patient, timepoint and knee: a scan is of one knee at one visit.",
                     item.exam,
@@ -358,9 +354,7 @@ def _write_series(
     lake.refresh()
     row_of = {key: row for row, key in enumerate(lake.exams["exam"])}
     tasks = [_SeriesTask(row_of[key], key, tuple(items)) for key, items in by_exam.items()]
-    run = max(read_runs(lake.root), default=0) + 1
-    record = {"step": "ingest", "parameters": {}, "code": f"qmri_lake {__version__}",
-              "version": "1", "snapshot": lake.snapshot}  # fmt: skip
+    run, record = new_run(lake.root, "ingest", lake.snapshot)
     with running(cluster) as client:
         done = execute(
             lake, "ingest", run, record, _nothing, _read_and_write, tasks, cluster=client,

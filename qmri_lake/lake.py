@@ -171,8 +171,8 @@ class Lake:
     @cached_property
     def patients(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Patient number of each exam: one array, where `exams` reads and decodes four."""
-        values = self.exams["patient"].to_numpy() if "exams" in self.__dict__ else None
-        return self.root["patient"][:] if values is None else values
+        read = "exams" in self.__dict__
+        return self.exams["patient"].to_numpy() if read else np.asarray(self.root["patient"][:])
 
     def keys_at(self, rows: np.ndarray[Any, np.dtype[np.intp]]) -> pd.DataFrame:
         """Return the keys of the exams at `rows`; for a few of them, only theirs are read."""

@@ -11,7 +11,7 @@ import numpy as np
 from qmri_lake.errors import RunError
 from qmri_lake.status import STATE, canonical, read_runs, read_status
 from qmri_lake.steps import Step
-from qmri_lake.variables import REGISTRY
+from qmri_lake.variables import REGISTRY, with_variant
 from qmri_lake.writing import group_sizes
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Plan:
     @property
     def name(self) -> str:
         """Name of the step's status: with its variant."""
-        return self.step.name + (f"__{self.variant}" if self.variant else "")
+        return with_variant(self.step.name, self.variant)
 
     @property
     def stale(self) -> int:
@@ -91,7 +91,7 @@ def make_plan(
     inputs = step.inputs(values)
     root, length = lake.root, len(lake.exams)
     runs = read_runs(root)
-    name = step.name + (f"__{variant}" if variant else "")
+    name = with_variant(step.name, variant)
     status = read_status(root, name, length)
     chosen = np.zeros(length, dtype=bool)
     chosen[cohort.rows] = True

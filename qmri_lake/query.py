@@ -8,14 +8,13 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
 
-from qmri_lake.errors import QueryError
+from qmri_lake.errors import QueryError, did_you_mean
 
 __all__ = ["clauses", "evaluate", "names", "parse"]
 
@@ -250,10 +249,9 @@ def _column(name: str, columns: Mapping[str, pd.Series[Any]]) -> pd.Series[Any]:
 
 def unknown_column(name: str, known: Mapping[str, Any]) -> QueryError:
     """Return the error for a name that is no column, with the nearest ones."""
-    near = difflib.get_close_matches(name, known, n=3)
     return QueryError(
         f"no column {name!r}",
         expected=f"one of {', '.join(known)}",
         where="query",
-        todo=f"Did you mean {' or '.join(near)}?" if near else f"A word needs quotes: '{name}'.",
+        todo=did_you_mean(name, known) or f"A word needs quotes: '{name}'.",
     )

@@ -17,20 +17,21 @@ from typing import TYPE_CHECKING, Any, Protocol
 import icechunk
 
 from qmri_lake.compute import map_tasks
-from qmri_lake.errors import DiskFullError, Problem, QmriLakeError
+from qmri_lake.errors import DiskFullError, Problem, QmriLakeError, printable
 from qmri_lake.plan import Plan
 from qmri_lake.status import STATE, declare_status
-from qmri_lake.steps import Skip, Step, code_version, read_exam, variable_path, write_exam
+from qmri_lake.steps import Skip, Step, code_version, read_exam, write_exam
 from qmri_lake.storage import BRANCH, commit, disk_full, open_root, translated_errors
+from qmri_lake.variables import with_variant
 from qmri_lake.writing import Change, declare, exam_count
 
 if TYPE_CHECKING:
     from qmri_lake.lake import Lake
 
+__all__ = ["Committed", "ExamDone", "Listener", "Outcome", "RunEnded", "RunResult", "RunStarted"]
+
 _LONGEST_MESSAGE = 1000
 """Characters: a message shares its chunk with those of 4,095 other exams."""
-
-__all__ = ["Committed", "ExamDone", "Listener", "Outcome", "RunEnded", "RunResult", "RunStarted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +177,7 @@ class StepWork:
             return _without_product(task, "failed", one_line(error))
         flag = getattr(product, "attrs", {}).get("flag", "")
         mark = ("flagged", in_one_line(flag)) if flag else ("done", "")
-        made = {variable_path(v, self.variant) for v in self.step.writes if v.name in product}
+        made = {with_variant(v.path, self.variant) for v in self.step.writes if v.name in product}
         left_out = [path for path in task.replaced if path not in made]
         return Outcome(task.row, task.exam, dict.fromkeys(task.steps, mark), fork, small, left_out)
 
@@ -218,7 +219,7 @@ def in_one_line(said: object) -> str:
         return ""
     if len(text) > _LONGEST_MESSAGE:
         text = text[:_LONGEST_MESSAGE] + " ..."
-    return text.encode("utf-8", "backslashreplace").decode()
+    return printable(text)
 
 
 def run_step(
@@ -259,7 +260,7 @@ def run_step(
 
     work = StepWork(plan.step, plan.inputs, plan.parameters, plan.variant)
     exams = lake.exams["exam"].to_numpy()[plan.rows]
-    paths = tuple(variable_path(v, plan.variant) for v in plan.step.writes)
+    paths = tuple(with_variant(v.path, plan.variant) for v in plan.step.writes)
     tasks = [
         _StepTask(int(row), exam, (name,), paths if replaces else ())
         for row, exam, replaces in zip(plan.rows, exams, plan.replaced, strict=True)

@@ -17,11 +17,20 @@ from typing import Any
 
 import numpy as np
 
+from qmri_lake import __version__
 from qmri_lake.errors import RunError
 from qmri_lake.storage import Node
 from qmri_lake.variables import EXAM_CHUNK, Variable
 
-__all__ = ["STATE", "StepStatus", "declare_status", "read_runs", "read_status", "status_steps"]
+__all__ = [
+    "STATE",
+    "StepStatus",
+    "declare_status",
+    "new_run",
+    "read_runs",
+    "read_status",
+    "status_steps",
+]
 
 STATE: Mapping[str, int] = MappingProxyType(
     {"pending": 0, "done": 1, "failed": 2, "skipped": 3, "flagged": 4}
@@ -99,6 +108,18 @@ def read_runs(root: Node) -> dict[int, dict[str, Any]]:
         return {}
     records = root["status/runs"][:].tolist()
     return {number: json.loads(text) for number, text in enumerate(records) if text}
+
+
+def new_run(root: Node, step: str, snapshot: str) -> tuple[int, dict[str, Any]]:
+    """Return the number and the record of a run of the package itself, without parameters."""
+    record = {
+        "step": step,
+        "parameters": {},
+        "code": f"qmri_lake {__version__}",
+        "version": "1",
+        "snapshot": snapshot,
+    }
+    return max(read_runs(root), default=0) + 1, record
 
 
 def write_run(root: Node, number: int, record: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ import xarray as xr
 from qmri_lake import __version__
 from qmri_lake.errors import NotFoundError, RunError, VariableError
 from qmri_lake.storage import Node
-from qmri_lake.variables import REGISTRY, Variable
+from qmri_lake.variables import REGISTRY, Variable, with_variant
 from qmri_lake.writing import fill_shape
 
 __all__ = ["Skip", "Step", "find_step", "load_own_steps", "read_exam", "step", "write_exam"]
@@ -270,11 +270,6 @@ def _extent(group: Node, row: int) -> dict[str, int]:
     return box
 
 
-def variable_path(variable: Variable, variant: str) -> str:
-    """Return ``group/name`` of a variable's array, in a variant where there is one."""
-    return variable.path + (f"__{variant}" if variant else "")
-
-
 def write_exam(
     root: Node,
     variables: Sequence[Variable],
@@ -313,7 +308,7 @@ def write_exam(
         if isinstance(value, xr.DataArray):
             value = value.transpose(*variable.dims).values
         checked = variable.check(value, exam)
-        path = variable_path(variable, variant)
+        path = with_variant(variable.path, variant)
         array = root[path]
         _check_shape(variable, checked.shape, array.shape[1:], box, exam)
         full = fill_shape(checked, array.shape[1:], variable.fill)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from qmri_lake import tissues
-from qmri_lake.errors import NotFoundError, VariableError
+from qmri_lake.errors import NotFoundError, VariableError, printable
 
 __all__ = ["FIXED_SIZES", "REGISTRY", "Registry", "Variable", "decode_flags", "sizes_of"]
 
@@ -226,7 +226,7 @@ class Variable:
         words = values.astype(object)
         for word in words.flat:
             # A lone surrogate, as of a file name in another encoding, can't be stored.
-            if not isinstance(word, str) or word != word.encode("utf-8", "replace").decode():
+            if not isinstance(word, str) or word != printable(word):
                 raise VariableError(
                     repr(word), expected="valid Unicode text", where=f"{self.path} of {where}"
                 )
@@ -306,6 +306,11 @@ class Registry:
     def made_by(self, step: str) -> tuple[Variable, ...]:
         """All variables that a step produces."""
         return tuple(v for v in self if v.step == step)
+
+
+def with_variant(name: str, variant: str) -> str:
+    """Return the name of a product, or of its step, in a variant: ``t2__epg``; "" is none."""
+    return f"{name}__{variant}" if variant else name
 
 
 def sizes_of(group: str, shape: tuple[int, ...]) -> dict[str, int]:

@@ -11,10 +11,9 @@ import icechunk
 import numpy as np
 import pandas as pd
 
-from qmri_lake import __version__
 from qmri_lake.errors import Problem
 from qmri_lake.index import KEYS
-from qmri_lake.status import read_runs
+from qmri_lake.status import new_run
 from qmri_lake.storage import Node, commit, open_root, translated_errors
 from qmri_lake.variables import REGISTRY
 from qmri_lake.writing import Change, declare, write_table
@@ -145,21 +144,14 @@ def _join(lake: Lake, visits: pd.DataFrame) -> Change:
     change = Change()
     if not rows.size or not _differs(lake, joined, rows):
         return change
-    run = max(read_runs(lake.root), default=0) + 1
+    run, record = new_run(lake.root, STEP, lake.snapshot)
     for variable in REGISTRY.group("clinical"):
         column = joined[variable.name].astype(float).to_numpy()[rows]
         stored = np.where(np.isnan(column), variable.fill, column).astype(variable.dtype)
         change.set_column(variable.path, rows.tolist(), stored)
     for row in rows.tolist():
         change.set_state(STEP, row, "done", run)
-    change.runs[run] = {
-        "step": STEP,
-        "parameters": {},
-        "code": f"qmri_lake {__version__}",
-        "version": "1",
-        "snapshot": lake.snapshot,
-        "counts": {"done": len(rows)},
-    }
+    change.runs[run] = {**record, "counts": {"done": len(rows)}}
     return change
 
 

@@ -19,7 +19,7 @@ from qmri_lake.errors import NotFoundError, printable
 from qmri_lake.index import KEYS, exam_key
 from qmri_lake.status import STATE, declare_status, write_run
 from qmri_lake.storage import Node, create_array, open_root
-from qmri_lake.variables import EXAM_CHUNK, Variable
+from qmri_lake.variables import EXAM_CHUNK, Variable, with_variant
 
 __all__ = ["Change", "append_exams", "declare", "fill_shape", "write_table"]
 
@@ -101,7 +101,7 @@ def declare(
         group.attrs["sizes"] = dict(sizes)
     fixed = dict(group.attrs.get("sizes", {}))
     for variable in variables:
-        name = variable.name + (f"__{variant}" if variant else "")
+        name = with_variant(variable.name, variant)
         if name not in group:
             length = 0 if variable.group in OWN_AXIS else exam_count(root)
             create_array(group, variable, name, length, fixed)

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from qmri_lake.errors import InputError, Problem, Reason
-from qmri_lake.oai.identity import VISIT_MONTHS, exam_key
+from qmri_lake.index import exam_key
+from qmri_lake.oai.identity import VISIT_MONTHS
 from qmri_lake.oai.tables import Table, find_tables, parse_coded, read_table
 from qmri_lake.variables import REGISTRY, Variable
 

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from qmri_lake.errors import InputError, Reason
+from qmri_lake.index import exam_key
 from qmri_lake.oai.files import tar_stem
 from qmri_lake.oai.header import Header
 from qmri_lake.oai.listing import Listed
 
-__all__ = ["PATIENTS", "VISIT_MONTHS", "Identity", "exam_key", "identify"]
+__all__ = ["PATIENTS", "VISIT_MONTHS", "Identity", "identify"]
 
 VISIT_MONTHS = {
     0: 0,
@@ -59,15 +60,6 @@ class Identity:
     def exam(self) -> str:
         """Readable key of the exam."""
         return exam_key(self.patient, self.timepoint, self.knee)
-
-
-def exam_key(patient: int, timepoint: int, knee: str) -> str:
-    """Return the key of an exam.
-
-    >>> exam_key(9000798, 12, "right")
-    '9000798-012m-right'
-    """
-    return f"{patient:07d}-{timepoint:03d}m-{knee}"
 
 
 def identify(

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from qmri_lake import __version__
@@ -86,7 +87,7 @@ def write_report(
         pictures=_pictures(lake, ready, exams),
         plots=_plots(lake, summary),
         tissues=_html(_by_tissue(summary.table), digits=1),
-        per_exam=_html(_by_exam(lake, summary.table), digits=1),
+        per_exam=_html(_by_exam(summary.table), digits=1),
         outcomes=_html(_outcomes(summary)),
         runs=_html(_runs(lake)),
         history=_html(_history(lake)),
@@ -124,17 +125,15 @@ def _pictures(lake: Lake, ready: Cohort | None, count: int) -> list[dict[str, st
     picked = ready.exams["exam"].iloc[
         sorted({int(k * step) for k in range(min(count, len(ready)))})
     ]
-    grades = lake.columns(["kl"])["kl"] if "kl" in lake.column_names() else None
+    grades = _grades(lake)
     found = []
     for exam in picked:
         has_dess = "dess" in lake.groups() and len(lake.select(exam=exam).require("dess/image"))
         dess = lake.load("dess", exam=exam).isel(exam=0) if has_dess else None
         figure = exam_figure(dess, lake.load("msme", exam=exam).isel(exam=0))
-        row = int(lake.exams.index[lake.exams["exam"] == exam][0])
-        grade = (
-            "" if grades is None or pd.isna(grades.iloc[row]) else f", KL {grades.iloc[row]:.0f}"
-        )
-        found.append({"exam": f"{exam}{grade}", "png": _png(figure)})
+        grade = grades.get(exam)
+        title = exam if grade is None else f"{exam}, KL {grade:.0f}"
+        found.append({"exam": title, "png": _png(figure)})
     return found
 
 
@@ -155,11 +154,17 @@ def _plots(lake: Lake, summary: T2Summary) -> list[dict[str, str]]:
 def _graded(lake: Lake, table: pd.DataFrame, tissue: str) -> pd.DataFrame:
     """Join each exam's mean T2 of a tissue with its KL grade; empty without grades."""
     rows = table[table["tissue"] == tissue]
-    if "kl" not in lake.column_names() or rows.empty:
-        return rows.iloc[:0]
-    grades = dict(zip(lake.exams["exam"], lake.columns(["kl"])["kl"], strict=True))
-    joined = rows.assign(kl=[grades[exam] for exam in rows["exam"]])
+    grades = _grades(lake)
+    joined = rows.assign(kl=[grades.get(exam, np.nan) for exam in rows["exam"]])
     return joined.dropna(subset=["kl", "mean"]).astype({"kl": float})
+
+
+def _grades(lake: Lake) -> dict[str, float]:
+    """Return the KL grade of each exam that has one."""
+    if "kl" not in lake.column_names():
+        return {}
+    graded = lake.columns(["kl"])["kl"].dropna()
+    return dict(zip(lake.exams["exam"].iloc[graded.index], graded.astype(float), strict=True))
 
 
 def _by_tissue(table: pd.DataFrame) -> pd.DataFrame:
@@ -178,7 +183,7 @@ def _by_tissue(table: pd.DataFrame) -> pd.DataFrame:
     ).reset_index()
 
 
-def _by_exam(lake: Lake, table: pd.DataFrame) -> pd.DataFrame:
+def _by_exam(table: pd.DataFrame) -> pd.DataFrame:
     if table.empty:
         return table
     shown = table.assign(accepted=100 * table["accepted"] / table["voxels"])
