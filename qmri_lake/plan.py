@@ -87,7 +87,7 @@ def make_plan(
     if variant and not variant.isidentifier():
         raise RunError(f"variant {variant!r}", expected="a name such as epg", where=step.name)
     values = step.parameters(parameters)
-    wanted = (canonical(values, f"step {step.name}"), step.version)
+    wanted = (canonical(step.record(values), f"step {step.name}"), step.version)
     inputs = step.inputs(values)
     root, length = lake.root, len(lake.exams)
     runs = read_runs(root)

@@ -247,7 +247,7 @@ def run_step(
         )
     record = {
         "step": name,
-        "parameters": dict(plan.parameters),
+        "parameters": plan.step.record(plan.parameters),
         "code": code_version(plan.step),
         "version": plan.step.version,
         "snapshot": lake.snapshot,

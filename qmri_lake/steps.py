@@ -25,6 +25,7 @@ import xarray as xr
 
 from qmri_lake import __version__
 from qmri_lake.errors import NotFoundError, RunError, VariableError
+from qmri_lake.index import KEYS
 from qmri_lake.storage import Node
 from qmri_lake.variables import REGISTRY, Variable, with_variant
 from qmri_lake.writing import fill_shape
@@ -64,6 +65,10 @@ class Step:
     """Whether tasks ask the workers for the resource ``GPU``."""
     check: Callable[..., None] | None = None
     """Called with all parameters before anything runs; it raises what is wrong with them."""
+    recorded: Callable[..., Mapping[str, Any]] | None = None
+    """What a run records of the parameters, and compares; default: all of them, as they are."""
+    memory: Callable[..., int] | None = None
+    """Peak bytes of a task by the sizes and the parameters, where `copies` says too little."""
 
     def __post_init__(self) -> None:
         for name in self.defaults:
@@ -117,6 +122,10 @@ class Step:
             self.check(**values)
         return values
 
+    def record(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a run records of its parameters: with others, an exam is stale."""
+        return dict(self.recorded(**parameters) if self.recorded is not None else parameters)
+
     def inputs(self, parameters: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
         """Return what is read with these parameters: names of variables by group."""
         reads = self.reads(**parameters) if callable(self.reads) else self.reads
@@ -131,6 +140,8 @@ class Step:
         self, parameters: Mapping[str, Any], sizes: Callable[[str], Mapping[str, int]]
     ) -> int:
         """Estimate a task's peak memory from the sizes of the arrays that it reads and writes."""
+        if self.memory is not None:
+            return self.memory(sizes(self.group), **parameters)
         read = [REGISTRY[f"{g}/{n}"] for g, ns in self.inputs(parameters).items() for n in ns]
         total = sum(v.nbytes(sizes(v.group)) for v in (*read, *self.writes))
         return int(self.copies * total)
@@ -148,6 +159,8 @@ def step(
     copies: float = 3.0,
     gpu: bool = False,
     check: Callable[..., None] | None = None,
+    recorded: Callable[..., Mapping[str, Any]] | None = None,
+    memory: Callable[..., int] | None = None,
 ) -> Callable[[Callable[..., Product | xr.Dataset]], Step]:
     """Make a step of a function of one exam.
 
@@ -155,7 +168,8 @@ def step(
     ----------
     reads : mapping of group to names, or a function of the parameters that returns one
         What the function gets: a Dataset for each group, as positional arguments in this order,
-        without the ``exam`` axis, in memory, cropped to the exam's true extent.
+        of one exam, in memory, cropped to the exam's true extent, with the exam's key as
+        coordinates: ``ds.knee.item()``.
     writes : sequence of Variable
         What it returns, all in one group: a Dataset, or a mapping from name to array, with the
         declared dims. Leave a name out, and the exam has no value there. No other step may make
@@ -171,6 +185,11 @@ def step(
     check : function of the parameters, optional
         Raises what is wrong with them, when a run is planned: a wrong value that only fails in the
         function marks every exam as failed.
+    recorded : function of the parameters, optional
+        Returns what a run records of them and what makes an exam stale: a digest of a file rather
+        than the place where it lies.
+    memory : function of (sizes, parameters), optional
+        Returns a task's peak bytes, from the sizes of the group's dimensions; instead of `copies`.
 
     Returns
     -------
@@ -190,7 +209,7 @@ def step(
         for variable in writes:
             _refuse_second_maker(variable, title)
         made = tuple(REGISTRY.add(replace(variable, step=title)) for variable in writes)
-        result = Step(title, function, reads, made, version, copies, gpu, check)
+        result = Step(title, function, reads, made, version, copies, gpu, check, recorded, memory)
         _KNOWN[title] = result
         return result
 
@@ -243,7 +262,8 @@ def read_exam(root: Node, group: str, names: Sequence[str], row: int) -> xr.Data
     Returns
     -------
     Dataset
-        Without the ``exam`` axis. Spatial arrays have the exam's own number of slices, rows and
+        Of one exam, whose key is in the scalar coordinates `exam`, `patient`, `timepoint` and
+        `knee`. Spatial arrays have the exam's own number of slices, rows and
         columns, echo arrays its own number of echoes.
     """
     source = root[group]
@@ -254,7 +274,8 @@ def read_exam(root: Node, group: str, names: Sequence[str], row: int) -> xr.Data
         dims = array.metadata.dimension_names[1:]
         index = tuple(slice(0, box.get(dim)) for dim in dims)
         arrays[name] = (dims, np.asarray(array[(row, *index)]), dict(array.attrs))
-    return xr.Dataset(arrays)
+    coords = {name: root[name][row].item() for name in ("exam", *KEYS)}
+    return xr.Dataset(arrays, coords)
 
 
 def _extent(group: Node, row: int) -> dict[str, int]:
