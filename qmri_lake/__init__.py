@@ -25,6 +25,7 @@ _HOME = {
     "inside": "masks",
     "open_lake": "lake",
     "read_dicom": "oai.dicom",
+    "register": "registration",
     "step": "steps",
     "tissue": "masks",
 }
@@ -49,6 +50,7 @@ __all__ = [
     "open_lake",
     "phantom",
     "read_dicom",
+    "register",
     "relaxometry",
     "report",
     "segmentation",
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
     from qmri_lake.lake import Lake, create_lake, open_lake
     from qmri_lake.masks import inside, tissue
     from qmri_lake.oai.dicom import read_dicom
+    from qmri_lake.registration import register
     from qmri_lake.relaxometry.step import fit_t2
     from qmri_lake.steps import Skip, step
     from qmri_lake.variables import Variable

@@ -9,16 +9,28 @@ from typing import Any
 
 import icechunk
 import psutil
+import xarray as xr
 
 from qmri_lake.errors import RunError
 
-__all__ = ["cluster", "gpu_count", "map_tasks", "memory_per_task", "running"]
+__all__ = ["cluster", "gpu_count", "map_tasks", "memory_per_task", "one_exam_a_block", "running"]
 
 _DASHBOARD = "127.0.0.1:0"
 """Any free port of this machine alone: ``client.dashboard_link`` says which."""
 
 _IN_FLIGHT = 2
 """Tasks submitted per worker thread: enough to keep it busy, few enough to bound memory."""
+
+
+def one_exam_a_block(array: xr.DataArray) -> xr.DataArray:
+    """Chunk an array in memory, and join chunks inside an exam: kernels take whole exams."""
+    chunks = {str(dim): -1 for dim in array.dims}
+    if "exam" in chunks:
+        if array.chunks is None or array["exam"].size == 0:
+            chunks["exam"] = 1
+        else:
+            del chunks["exam"]
+    return array.chunk(chunks)
 
 
 def gpu_count() -> int:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
+from qmri_lake.compute import one_exam_a_block
 from qmri_lake.errors import InputError, NotFoundError, Reason, RunError
 from qmri_lake.masks import inside
 from qmri_lake.relaxometry.mono_exponential import FitStatus, fit_mono_exponential
@@ -208,7 +209,7 @@ def fit_t2(
     core = {"image": ["echo", *_VOLUME], "echo_time": ["echo"]}
     maps = xr.apply_ufunc(
         _fit_block,
-        *map(_one_exam_a_block, inputs.values()),
+        *map(one_exam_a_block, inputs.values()),
         input_core_dims=[core.get(name, list(_VOLUME)) for name in inputs],
         output_core_dims=[list(_VOLUME)] * len(VARIABLES),
         kwargs={
@@ -226,17 +227,6 @@ def fit_t2(
         for variable, array in zip(t2.writes, maps, strict=True)
     }
     return ds.assign(added)
-
-
-def _one_exam_a_block(array: xr.DataArray) -> xr.DataArray:
-    """Chunk an array that is in memory, and join chunks inside an exam: fits are whole exams."""
-    chunks = {str(dim): -1 for dim in array.dims}
-    if "exam" in chunks:
-        if array.chunks is None or array["exam"].size == 0:
-            chunks["exam"] = 1
-        else:
-            del chunks["exam"]
-    return array.chunk(chunks)
 
 
 def _fit_block(*arrays: Any, names: list[str], **options: Any) -> Any:
