@@ -15,10 +15,10 @@ __all__ = ["report", "run"]
 _WAITING = {
     "ingest_msme": "these exams have no multi-echo series.",
     "ingest_dess": "these exams have no DESS series.",
-    "register": "no cartilage mask on the MSME grid; import one by `ingest --masks`, or use "
-    "`--set within=all`.",
+    "register": "no cartilage mask on the MSME grid; carry one over by `run register`, import one "
+    "by `ingest --masks`, or use `--set within=all`.",
 }
-"""What a user can do for exams that wait for a step that no command runs."""
+"""What a user can do for exams that wait for another step."""
 
 
 def run(
