@@ -25,6 +25,7 @@ import icechunk
 import numpy as np
 
 from qmri_lake.errors import InputError, Problem, QmriLakeError, Reason
+from qmri_lake.masks.grids import GRID_TOLERANCE_MM, corner_distance
 from qmri_lake.run import Listener, Outcome, execute, one_line
 from qmri_lake.status import declare_status, new_run, read_status
 from qmri_lake.steps import write_exam
@@ -47,8 +48,6 @@ PRODUCTS = {
 
 _BROKEN = (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 """What NumPy raises for a file that is damaged or something else."""
-_GRID_TOLERANCE_MM = 0.01
-"""Largest distance of the corners of mask and image: far below a voxel, above rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,13 +225,10 @@ def _check_grid(
                 reason=Reason.GRID_MISMATCH,
             )
     mine = root[f"{group}/affine"][task.row]
-    corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], float)
-    corners[:, :3] *= extent - 1
-    distance = np.abs(corners @ (affine - mine).T).max()
-    if distance > _GRID_TOLERANCE_MM:
+    if (distance := corner_distance(extent, affine, mine)) > GRID_TOLERANCE_MM:
         raise InputError(
             f"a {group} grid that is {distance:.2f} mm off",
-            expected=f"the image's, to {_GRID_TOLERANCE_MM} mm",
+            expected=f"the image's, to {GRID_TOLERANCE_MM} mm",
             where=task.where,
             todo="Check that the mask belongs to this series.",
             reason=Reason.GRID_MISMATCH,
