@@ -22,9 +22,11 @@ _HOME = {
     "create_lake": "lake",
     "fit_t2": "relaxometry.step",
     "ingest": "ingestion",
+    "ingest_masks": "masks.ingest",
     "inside": "masks",
     "open_lake": "lake",
     "read_dicom": "oai.dicom",
+    "read_mask": "masks.files",
     "register": "registration",
     "step": "steps",
     "tissue": "masks",
@@ -45,11 +47,13 @@ __all__ = [
     "errors",
     "fit_t2",
     "ingest",
+    "ingest_masks",
     "inside",
     "oai",
     "open_lake",
     "phantom",
     "read_dicom",
+    "read_mask",
     "register",
     "relaxometry",
     "report",
@@ -66,6 +70,8 @@ if TYPE_CHECKING:
     from qmri_lake.ingestion import ingest
     from qmri_lake.lake import Lake, create_lake, open_lake
     from qmri_lake.masks import inside, tissue
+    from qmri_lake.masks.files import read_mask
+    from qmri_lake.masks.ingest import ingest_masks
     from qmri_lake.oai.dicom import read_dicom
     from qmri_lake.registration import register
     from qmri_lake.relaxometry.step import fit_t2

@@ -16,18 +16,28 @@ from qmri_lake.compute import running
 from qmri_lake.errors import InputError, NotALakeError, NotFoundError, Problem, Reason, RunError
 from qmri_lake.index import KEYS
 from qmri_lake.lake import PROFILES, Lake, create_lake, open_lake
+from qmri_lake.masks.grids import GRID_TOLERANCE_MM, corner_distance
 from qmri_lake.run import Listener, Outcome, execute, one_line
 from qmri_lake.status import declare_status, new_run, read_status
 from qmri_lake.steps import write_exam
-from qmri_lake.storage import commit, disk_full, is_local, local_path, open_root, translated_errors
+from qmri_lake.storage import (
+    Node,
+    commit,
+    disk_full,
+    is_local,
+    local_path,
+    open_root,
+    translated_errors,
+)
 from qmri_lake.variables import REGISTRY, sizes_of
 from qmri_lake.visits import store_visits
 from qmri_lake.writing import append_exams, declare, exam_count, group_sizes
 
 if TYPE_CHECKING:
     from qmri_lake.oai.archive import Inventory, Repeat, Series
+    from qmri_lake.oai.dicom import Volume
 
-__all__ = ["IngestResult", "ingest"]
+__all__ = ["IngestResult", "existing_lake", "ingest", "problem_table"]
 
 GROUPS = ("dess", "msme")
 
@@ -55,9 +65,7 @@ class IngestResult:
 
     def table(self) -> pd.DataFrame:
         """Problems as a table: reason, where, found, expected, todo, exam."""
-        columns = ["reason", "where", "found", "expected", "todo", "exam"]
-        rows = [[str(getattr(p, name)) for name in columns] for p in self.problems]
-        return pd.DataFrame(rows, columns=columns)
+        return problem_table(self.problems)
 
     def __str__(self) -> str:
         parts = [f"{n} {group} series" for group, n in self.added.items() if n]
@@ -67,6 +75,13 @@ class IngestResult:
         text += f"; {self.present} series were there before" if self.present else ""
         text += f"; {len(self.repeats)} repeats left out" if self.repeats else ""
         return f"{text}; {len(self.problems)} problems"
+
+
+def problem_table(problems: Sequence[Problem]) -> pd.DataFrame:
+    """Return problems as a table: reason, where, found, expected, todo, exam."""
+    columns = ["reason", "where", "found", "expected", "todo", "exam"]
+    rows = [[str(getattr(p, name)) for name in columns] for p in problems]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def ingest(
@@ -97,7 +112,7 @@ def ingest(
         A URL without a lake is made into one.
     masks : path, optional
         Folder of ``<exam key>.npz`` files with labels on both grids, as the synthetic OAI writes
-        them; see `qmri_lake.import_masks`.
+        them; see `qmri_lake.masks.imports`.
     patient, timepoint, knee : optional
         For series whose headers don't say. A header that says otherwise is a listed problem.
     group : {"dess", "msme"}, optional
@@ -130,7 +145,7 @@ def ingest(
         )
 
     found: Inventory | None = None
-    target = lake if isinstance(lake, Lake) else _existing(os.fspath(lake))
+    target = lake if isinstance(lake, Lake) else existing_lake(os.fspath(lake))
     if target is None:
         # A source that can't be read leaves no empty lake behind.
         found = take_inventory()
@@ -169,7 +184,7 @@ def ingest(
             problems += faults
         imported = 0
         if masks is not None:
-            from qmri_lake.import_masks import import_masks
+            from qmri_lake.masks.imports import import_masks
 
             imported, unfit = import_masks(target, Path(masks), listeners=listeners)
             problems += unfit
@@ -179,7 +194,7 @@ def ingest(
     )  # fmt: skip
 
 
-def _existing(url: str) -> Lake | None:
+def existing_lake(url: str) -> Lake | None:
     """Open the lake at `url`, None where there is nothing yet."""
     if is_local(url):
         folder = local_path(url)
@@ -316,6 +331,7 @@ def _read_and_write(fork: icechunk.ForkSession, task: _SeriesTask) -> Outcome:
             }
             if series.group == "msme":
                 product["echo_time"] = volume.echo_time
+            _check_known_grid(root, series.group, task.row, volume)
             outcome.small |= write_exam(root, REGISTRY.made_by(step), product, task.row, task.exam)
         except InputError as error:
             outcome.problems.append(error.problem(series.where, task.exam))
@@ -332,6 +348,23 @@ def _read_and_write(fork: icechunk.ForkSession, task: _SeriesTask) -> Outcome:
         else:
             outcome.states[step] = ("done", "")
     return outcome
+
+
+def _check_known_grid(root: Node, group: str, row: int, volume: Volume) -> None:
+    """Refuse an image on another grid than the masks that came before it, and made its exam."""
+    extent = root[f"{group}/extent"][row]
+    if (extent < 1).any():
+        return
+    shape = volume.image.shape[-3:]
+    distance = corner_distance(shape, volume.affine, root[f"{group}/affine"][row])
+    if shape == tuple(extent) and distance <= GRID_TOLERANCE_MM:
+        return
+    raise InputError(
+        f"an image of {_by(shape)}, its corners up to {distance:.2f} mm off",
+        expected=f"{_by(extent)} on the grid of the masks that were imported before it",
+        todo="Ingest it into a new lake, and import the masks after it.",
+        reason=Reason.GRID_MISMATCH,
+    )
 
 
 def _write_series(

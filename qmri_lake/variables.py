@@ -395,6 +395,10 @@ REGISTRY = Registry(
         _labels("dess", "bone", "Bone labels", tissues.BONE, "segment_bones"),
         _labels("dess", "cartilage", "Cartilage and meniscus labels", tissues.CARTILAGE,
                 "segment_cartilage"),
+        _labels("dess", "reference_bone", "Bone labels by people, imported: networks learn from "
+                "them and are judged by them", tissues.BONE, "import_reference_bone"),
+        _labels("dess", "reference_cartilage", "Cartilage and meniscus labels by people, likewise",
+                tissues.CARTILAGE, "import_reference_cartilage"),
         *_image("msme", ("echo", *_VOLUME), "Multi-echo spin-echo (MSME)"),
         Variable("msme", "echo_time", ("echo",), "float64", "Echo time", "ms",
                  "no such echo", valid_range=(0, 1000), step="ingest_msme"),

@@ -36,7 +36,7 @@ def command() -> Any:
     app.callback()(_options)
     for panel, commands in (
         ("Start", (demo.demo, data.phantom)),
-        ("Data", (data.ingest, work.run, work.report)),
+        ("Data", (data.ingest, data.ingest_masks, work.run, work.report)),
         ("Look", (care.info, care.cohort, care.failures)),
         ("Care", (care.tag, care.catalog, care.validate, care.doctor)),
     ):

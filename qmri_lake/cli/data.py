@@ -1,7 +1,8 @@
-"""Commands that bring data in: phantom, ingest."""
+"""Commands that bring data in: phantom, ingest, ingest-masks."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,9 +11,10 @@ import typer
 from qmri_lake.cli.options import ClusterOption, LakeOption, shape
 
 if TYPE_CHECKING:
+    from qmri_lake.errors import Problem
     from qmri_lake.ingestion import IngestResult
 
-__all__ = ["ingest", "phantom"]
+__all__ = ["ingest", "ingest_masks", "phantom"]
 
 
 def phantom(
@@ -93,10 +95,69 @@ def ingest(
     return int(bool(result.problems))
 
 
+def ingest_masks(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="A mask, or a folder of them, searched deeply.")
+    ],
+    lake: LakeOption,
+    labels: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|FILE|TABLE",
+            help="What the numbers mean: oai-zib, oaizib-cm, bone-lesion, imorphics, iwoai, "
+            "pymskt, qmri-lake; a .yaml file; or a table such as 1=femur,2=femoral.",
+        ),
+    ],
+    into: Annotated[
+        str,
+        typer.Option(
+            "--as",
+            metavar="reference|mask",
+            help="reference: what networks learn from and are judged by. "
+            "mask: the lake's own bone and cartilage, instead of segmenting.",
+        ),
+    ] = "reference",
+    patient: Annotated[int | None, typer.Option(help="Patient number, if no name says it.")] = None,
+    timepoint: Annotated[int | None, typer.Option(help="Months after enrolment, likewise.")] = None,
+    knee: Annotated[str | None, typer.Option(help="left or right, likewise.")] = None,
+    profile: Annotated[str | None, typer.Option(help="oai: array sizes of a new lake.")] = None,
+    cluster: ClusterOption = None,
+    problems: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Write the list of problems to a file too.")
+    ] = None,
+) -> int:
+    """Import masks that were made elsewhere: NIfTI, NRRD, .npz, iMorphics .mat, IWOAI HDF5.
+
+    A mask goes to the exam that its name or the options say: an exam key such as
+    9000798-024m-right.nii.gz, or number, visit and side such as 9000798_V03_RIGHT.nrrd. It must lie
+    on the grid of the exam's DESS image; axes in another order are put in order, nothing is
+    resampled. A label that the table does not name is an error, never background.
+
+    Tissues for a table: background, femur, tibia, patella; femoral, tibial, patellar (cartilage),
+    meniscus. Several numbers may go to one.
+
+    Without an image: --patient, --timepoint and --knee together make the exam from the mask's own
+    grid.
+    """
+    from qmri_lake.cli.progress import console, run_bar
+    from qmri_lake.masks.ingest import ingest_masks as run
+
+    with run_bar() as bar:
+        result = run(
+            source, lake, labels=labels, into=into, patient=patient,  # type: ignore[arg-type]
+            timepoint=timepoint, knee=knee, profile=profile, cluster=cluster, listeners=[bar],
+        )  # fmt: skip
+    console.print(str(result))
+    for note in result.notes:
+        console.print(f"  note: {note}", style="dim")
+    show_problems(result.problems)
+    if problems is not None:
+        result.table().to_csv(problems, index=False)
+    return int(bool(result.problems))
+
+
 def show_ingest(result: IngestResult) -> None:
     """Print what an ingest did and what it could not do."""
-    from rich.table import Table
-
     from qmri_lake.cli.progress import console
 
     console.print(str(result))
@@ -107,20 +168,27 @@ def show_ingest(result: IngestResult) -> None:
         console.print(f"  passed over: {kinds}", style="dim")
     for note in result.notes:
         console.print(f"  note: {note}", style="dim")
-    if not result.problems:
+    show_problems(result.problems)
+
+
+def show_problems(problems: Sequence[Problem]) -> None:
+    """Print a table of problems, the first 50."""
+    from rich.table import Table
+
+    from qmri_lake.cli.progress import console
+
+    if not problems:
         return
-    table = Table(title=f"{len(result.problems)} problems", title_justify="left")
+    table = Table(title=f"{len(problems)} problems", title_justify="left")
     columns: list[tuple[str, dict[str, Any]]] = [
         ("reason", {"style": "yellow", "no_wrap": True}), ("where", {"overflow": "fold"}),
         ("found; expected", {}), ("what to do", {}),
     ]  # fmt: skip
     for name, options in columns:
         table.add_column(name, **options)
-    for problem in result.problems[:50]:
+    for problem in problems[:50]:
         said = "; ".join(part for part in (problem.found, problem.expected) if part)
         table.add_row(str(problem.reason), problem.where, said, problem.todo)
     console.print(table)
-    if len(result.problems) > 50:
-        console.print(
-            f"... and {len(result.problems) - 50} more: --problems FILE.csv keeps them all"
-        )
+    if len(problems) > 50:
+        console.print(f"... and {len(problems) - 50} more: --problems FILE.csv keeps them all")
