@@ -72,15 +72,7 @@ def in_lake_order(labels: NDArray[Any], affine: Affine) -> tuple[NDArray[Any], A
         A view, and its affine.
     """
     check_affine(affine, "affine")
-    cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    along = _TOWARDS @ cosines  # (slice | row | column, array axis)
-    # Left-right first, then up-down: an oblique mask is still the sagittal one that it is nearest.
-    axes: list[int] = []
-    for wanted in along:
-        left = [axis for axis in range(3) if axis not in axes]
-        axes.append(max(left, key=lambda axis: abs(wanted[axis])))
-    flips = [along[index, axis] < 0 for index, axis in enumerate(axes)]
-    return _reorder(labels, affine, axes, flips)
+    return _reorder(labels, affine, *_order(_TOWARDS @ _directions(affine)))
 
 
 def onto(labels: NDArray[Any], affine: Affine, grid: Grid, where: str) -> NDArray[Any]:
@@ -92,22 +84,14 @@ def onto(labels: NDArray[Any], affine: Affine, grid: Grid, where: str) -> NDArra
         ``grid_mismatch``: no order of its axes lies on the grid, to 0.01 mm at its corners.
     """
     check_affine(affine, where)
-    step = np.linalg.solve(grid.affine[:3, :3], affine[:3, :3])
-    turn = np.rint(step)
-    if not np.array_equal(turn @ turn.T, np.eye(3)):
+    along = _directions(grid.affine).T @ _directions(affine)
+    ordered, moved = _reorder(labels, affine, *_order(along))
+    spacings = [np.linalg.norm(one[:3, :3], axis=0) for one in (moved, grid.affine)]
+    if ordered.shape != grid.shape or not np.allclose(spacings[0], spacings[1], rtol=1e-3):
+        mine, theirs = (" x ".join(f"{n:.4g}" for n in one) for one in spacings)
         raise _mismatch(
-            f"a mask of {_by(labels.shape)} voxels with a spacing of {_spacing(affine)} mm",
-            f"{_by(grid.shape)} with {_spacing(grid.affine)} mm, as the exam's image",
-            where,
-            "Resample the mask on the image's grid (nearest neighbour).",
-        )
-    axes = [int(np.flatnonzero(row)[0]) for row in turn]
-    flips = [bool(turn[index, axis] < 0) for index, axis in enumerate(axes)]
-    ordered, moved = _reorder(labels, affine, axes, flips)
-    if ordered.shape != grid.shape:
-        raise _mismatch(
-            f"a mask of {_by(ordered.shape)}",
-            f"{_by(grid.shape)}, as the exam's image",
+            f"a mask of {_by(ordered.shape)} voxels of {mine} mm",
+            f"{_by(grid.shape)} of {theirs} mm, as the exam's image",
             where,
             "Resample the mask on the image's grid (nearest neighbour).",
         )
@@ -141,6 +125,24 @@ def check_affine(affine: Affine, where: str) -> None:
         )
 
 
+def _directions(affine: Affine) -> Affine:
+    """Return unit vectors of the axes, as columns."""
+    return np.asarray(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))
+
+
+def _order(along: Affine) -> tuple[list[int], list[bool]]:
+    """Return which array axis each wanted axis is, and whether it runs backwards.
+
+    `along` holds cosines (wanted axis, array axis). The first axis chooses first: an oblique
+    sagittal mask is still the sagittal one that it is nearest.
+    """
+    axes: list[int] = []
+    for wanted in along:
+        left = [axis for axis in range(3) if axis not in axes]
+        axes.append(max(left, key=lambda axis: abs(wanted[axis])))
+    return axes, [bool(along[index, axis] < 0) for index, axis in enumerate(axes)]
+
+
 def _reorder(
     labels: NDArray[Any], affine: Affine, axes: list[int], flips: list[bool]
 ) -> tuple[NDArray[Any], Affine]:
@@ -153,10 +155,6 @@ def _reorder(
             moved[:3, 3] += (ordered.shape[index] - 1) * moved[:3, index]
             moved[:3, index] = 0.0 - moved[:3, index]
     return ordered, moved
-
-
-def _spacing(affine: Affine) -> str:
-    return " x ".join(f"{n:.4g}" for n in np.linalg.norm(affine[:3, :3], axis=0))
 
 
 def _by(shape: tuple[int, ...]) -> str:

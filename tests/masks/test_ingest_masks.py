@@ -1,0 +1,372 @@
+"""Masks of other people in a lake: as references, as masks, and as all there is of an exam."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import qmri_lake as ql
+from qmri_lake.cli import main
+from qmri_lake.errors import InputError, NotALakeError, Reason, RunError
+from qmri_lake.masks.grids import Grid
+from tests.conftest import Judge
+from tests.masks.writers import (
+    SHAPE,
+    affine_of,
+    dess_lake,
+    label_map,
+    turned,
+    write_imorphics,
+    write_iwoai,
+    write_nifti,
+    write_nrrd,
+)
+from tests.oai.conftest import write as write_series
+
+KEY = "9000001-000m-right"
+BONE_OF_ZIB = np.array([0, 1, 0, 2, 0], np.uint8)
+CARTILAGE_OF_ZIB = np.array([0, 0, 1, 0, 2], np.uint8)
+
+
+@pytest.fixture(scope="module")
+def without_masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lake of four exams of one patient; never changed by a test."""
+    path: Path = tmp_path_factory.mktemp("lake") / "l.lake"
+    dess_lake(path)
+    return path
+
+
+@pytest.fixture
+def lake(without_masks: Path, tmp_path: Path) -> ql.Lake:
+    """A copy of that lake to add to."""
+    return ql.open_lake(str(shutil.copytree(without_masks, tmp_path / "copy.lake")))
+
+
+def labels_of(lake: ql.Lake, exam: str, name: str) -> np.ndarray:
+    return np.asarray(lake.load("dess", exam=exam)[name][0])
+
+
+def test_ingest_masks__round_trip_through_the_lake(
+    lake: ql.Lake, tmp_path: Path, judge: Judge
+) -> None:
+    """Each exam from another format, its axes in another order."""
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    maps = {exam: label_map(seed) for seed, exam in enumerate(lake.exams["exam"])}
+    right, left = affine_of("right"), affine_of("left")
+    first, second, third, fourth = maps
+    write_nifti(folder / f"{first}.nii.gz", *turned(maps[first], right, (2, 1, 0), (0, 1)))
+    write_nrrd(folder / f"{second}.nrrd", *turned(maps[second], left, (1, 2, 0), (2,)), "RAS")
+    write_nifti(folder / f"{third}.nii", maps[third], right, "float32")
+    write_nrrd(folder / f"{fourth}.seg.nrrd", *turned(maps[fourth], left, (0, 2, 1), ()))
+    result = ql.ingest_masks(folder, lake, labels="oai-zib")
+    same = [
+        np.array_equal(labels_of(result.lake, exam, f"reference_{name}"), table[labels])
+        for exam, labels in maps.items()
+        for name, table in (("bone", BONE_OF_ZIB), ("cartilage", CARTILAGE_OF_ZIB))
+    ]
+    judge(
+        "masks / files of four formats and orders into a lake",
+        required="8 arrays equal bit for bit, 0 problems",
+        measured=f"{sum(same)} of {len(same)} equal, {len(result.problems)} problems",
+        passed=all(same) and not result.problems and result.imported == 4,
+    )
+    assert result.lake.validate(deep=True) == []
+    assert result.notes == (
+        "oai-zib has no patella, patellar, meniscus: background in these masks",
+    )
+    record = result.lake.runs().iloc[-1]
+    assert record["parameters"]["labels"] == "oai-zib"
+    again = ql.ingest_masks(folder, result.lake, labels="oai-zib")
+    assert (again.imported, again.present, again.lake.snapshot) == (0, 4, result.lake.snapshot)
+
+
+def test_ingest_masks__contours_and_channels(lake: ql.Lake, tmp_path: Path) -> None:
+    labels = label_map(numbers=(1, 4, 5, 6))
+    write_imorphics(tmp_path / f"{KEY}.mat", labels)
+    seg = write_iwoai(tmp_path / "train_001_V00.seg", labels)
+    result = ql.ingest_masks(tmp_path / f"{KEY}.mat", lake, labels="imorphics")
+    result = ql.ingest_masks(
+        seg, result.lake, labels="iwoai", into="mask", patient=9000001, timepoint=0, knee="left"
+    )
+    assert result.problems == ()
+    expected = np.array([0, 1, 0, 0, 3, 4, 4], np.uint8)[labels]
+    reference = labels_of(result.lake, KEY, "reference_cartilage")
+    np.testing.assert_array_equal(reference, expected)
+    mask = labels_of(result.lake, "9000001-000m-left", "cartilage")
+    np.testing.assert_array_equal(mask, expected)
+    # No bones were segmented: there is no array that says "background".
+    assert not {"bone", "reference_bone"} & set(result.lake.load("dess"))
+    failures = result.lake.failures("import_reference_cartilage")
+    assert failures["message"].tolist() == [
+        "slices in the exam's order: nothing in the file says which way they count"
+    ]
+
+
+def test_ingest_masks__as_mask_counts_as_segmented(lake: ql.Lake, tmp_path: Path) -> None:
+    labels = label_map()
+    path = write_nifti(tmp_path / f"{KEY}.nii.gz", labels, affine_of("right"))
+    result = ql.ingest_masks(path, lake, labels="oai-zib", into="mask")
+    chosen = result.lake.cohort().require("dess/bone", "dess/cartilage")
+    assert chosen.exams["exam"].tolist() == [KEY]
+    femoral = ql.tissue(result.lake.load("dess", chosen).cartilage, "femoral")
+    np.testing.assert_array_equal(femoral[0], labels == 2)
+    assert result.lake.runs().iloc[-1]["step"] == "import"
+
+
+def test_ingest_masks__bones_and_cartilage_from_two_sources(lake: ql.Lake, tmp_path: Path) -> None:
+    bones, cartilages = label_map(1, (1, 2)), label_map(2, (1,))
+    write_nifti(tmp_path / f"{KEY}.nii", bones, affine_of("right"))
+    result = ql.ingest_masks(tmp_path / f"{KEY}.nii", lake, labels={1: "femur", 2: "tibia"})
+    cohort = result.lake.cohort()
+    assert len(cohort.require("dess/reference_bone")) == 1
+    assert len(cohort.require("dess/reference_cartilage")) == 0, "it was not segmented"
+    write_nifti(tmp_path / f"{KEY}.nii", cartilages, affine_of("right"))
+    result = ql.ingest_masks(tmp_path / f"{KEY}.nii", result.lake, labels={1: "femoral"})
+    assert len(result.lake.cohort().require("dess/reference_cartilage")) == 1
+    np.testing.assert_array_equal(labels_of(result.lake, KEY, "reference_bone"), bones)
+    np.testing.assert_array_equal(labels_of(result.lake, KEY, "reference_cartilage"), cartilages)
+
+
+def test_ingest_masks__bad_files_are_listed_and_the_others_go_on(
+    lake: ql.Lake, tmp_path: Path, judge: Judge
+) -> None:
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    good, right = label_map(), affine_of("right")
+    first, second, third, fourth = lake.exams["exam"]
+    write_nifti(folder / f"{first}.nii", good, right)
+    write_nifti(folder / f"{second}.nii", good, right)  # a left knee
+    write_nifti(folder / f"{third}.nii", np.zeros(SHAPE), right)
+    strange = np.where(good == 4, 44, good)
+    write_nifti(folder / f"{fourth}.nii", strange, affine_of("left"))
+    write_nifti(folder / "9000009-000m-right.nii", good, right)
+    write_nifti(folder / "unnamed.nii", good, right)
+    (folder / f"{first}.nrrd").write_bytes(b"NRRD0004\nnothing")
+    (folder / "readme.txt").write_text("x")
+    result = ql.ingest_masks(folder, lake, labels="oai-zib")
+    found = {problem.where: str(problem.reason) for problem in result.problems}
+    expected = {
+        f"{first}.nrrd": "other_series", f"{second}.nii": "grid_mismatch",
+        f"{third}.nii": "empty_mask", f"{fourth}.nii": "unknown_label",
+        "9000009-000m-right.nii": "absent_exam", "unnamed.nii": "absent_patient",
+    }  # fmt: skip
+    emptied = len([p for p in result.problems if p.reason == Reason.EMPTY_MASK])
+    done = result.lake.cohort().require("dess/reference_bone", "dess/reference_cartilage")
+    judge(
+        "masks / another grid, an empty mask, labels outside the table, among good ones",
+        required="each listed with its own reason; the good exam imported",
+        measured=f"{', '.join(sorted(found.values()))}; imported {', '.join(done.exams['exam'])}",
+        passed=found == expected and done.exams["exam"].tolist() == [first],
+    )
+    assert emptied == 2, "bone and cartilage"
+    assert result.notes[0] == "1 other file passed over"
+    for problem in result.problems:
+        assert problem.found
+        assert problem.todo
+        assert "\n" not in str(problem)
+        assert str(tmp_path) not in str(problem)
+    assert list(result.table()["reason"]) == [str(p.reason) for p in result.problems]
+    label = next(p for p in result.problems if p.reason == Reason.UNKNOWN_LABEL)
+    assert label.found.startswith("label 44 (")
+    assert result.lake.validate(deep=True) == []
+
+
+def test_ingest_masks__one_empty_array_of_two(lake: ql.Lake, tmp_path: Path) -> None:
+    labels = np.where(label_map() == 1, 1, 0)
+    write_nifti(tmp_path / f"{KEY}.nii", labels, affine_of("right"))
+    result = ql.ingest_masks(tmp_path / f"{KEY}.nii", lake, labels="oai-zib")
+    (problem,) = result.problems
+    assert problem.reason == Reason.EMPTY_MASK
+    assert "reference_cartilage" in problem.found
+    cohort = result.lake.cohort()
+    assert len(cohort.require("dess/reference_bone")) == 1
+    assert len(cohort.require("dess/reference_cartilage")) == 0
+
+
+def test_ingest_masks__an_exam_made_from_its_mask(tmp_path: Path) -> None:
+    labels, affine = label_map(), affine_of("left")
+    path = write_nrrd(tmp_path / "knee.nrrd", *turned(labels, affine, (1, 2, 0), (0,)))
+    whose = {"patient": 9000007, "timepoint": 24, "knee": "left"}
+    result = ql.ingest_masks(path, tmp_path / "l.lake", labels="oai-zib", into="mask", **whose)
+    lake = result.lake
+    assert result.made == ("9000007-024m-left",)
+    assert "9000007-024m-left made from its mask's own grid, without an image" in str(result)
+    assert lake.validate(deep=True) == []
+    assert len(lake.cohort().require("dess/bone", "dess/cartilage")) == 1
+    assert len(lake.cohort().require("dess/image")) == 0, "no image is claimed"
+    ds = lake.load("dess", **whose).isel(exam=0)
+    np.testing.assert_array_equal(ds.bone, BONE_OF_ZIB[labels])
+    np.testing.assert_allclose(ds.affine, affine, atol=1e-12)
+    assert ds.extent.values.tolist() == list(SHAPE)
+    assert np.isnan(ds.image).all()
+    # The other knee, and what else there is of this one, go beside it; a larger one does not.
+    write_nifti(tmp_path / "other.nii", labels[:-2], affine_of("right"))
+    result = ql.ingest_masks(tmp_path / "other.nii", lake, labels="oai-zib",
+                             **{**whose, "knee": "right"})  # fmt: skip
+    assert result.made == ("9000007-024m-right",)
+    result = ql.ingest_masks(path, result.lake, labels="oai-zib", **whose)
+    assert (result.made, result.imported) == ((), 1)
+    write_nifti(tmp_path / "large.nii", label_map(shape=(7, 9, 8)), affine)
+    result = ql.ingest_masks(tmp_path / "large.nii", result.lake, labels="oai-zib",
+                             **{**whose, "timepoint": 0})  # fmt: skip
+    assert [p.reason for p in result.problems] == [Reason.LARGER_THAN_LAKE]
+    assert len(result.lake) == 2
+    assert result.lake.validate(deep=True) == []
+
+
+def test_ingest_masks__an_image_that_comes_later_must_fit(tmp_path: Path) -> None:
+    dess = write_series(tmp_path / "oai/00m/0.C.2/9000001/20040824/1")
+    whose = {"patient": 9000001, "timepoint": 0, "knee": "right"}
+    labels = label_map(shape=(6, 8, 6))
+    path = write_nifti(tmp_path / "a.nii", labels, dess.affine)
+    fits = ql.ingest_masks(path, tmp_path / "fits.lake", labels="oai-zib", **whose)
+    result = ql.ingest(tmp_path / "oai", fits.lake)
+    assert (result.problems, result.added["dess"]) == ((), 1)
+    assert len(result.lake.cohort().require("dess/image", "dess/reference_bone")) == 1
+    moved = dess.affine.copy()
+    moved[1, 3] += 5
+    write_nifti(tmp_path / "a.nii", labels, moved)
+    other = ql.ingest_masks(tmp_path / "a.nii", tmp_path / "o.lake", labels="oai-zib", **whose)
+    result = ql.ingest(tmp_path / "oai", other.lake)
+    (problem,) = result.problems
+    assert problem.reason == Reason.GRID_MISMATCH
+    assert "5.00 mm off" in problem.found
+    np.testing.assert_allclose(result.lake.load("dess").affine[0], moved, atol=1e-4)
+    assert result.lake.validate(deep=True) == []
+
+
+# -- whose a file is -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "exam"),
+    [
+        ("9000001-024m-left.nii", {}, "9000001-024m-left"),
+        ("9000001-024m-left/mask.nii", {}, "9000001-024m-left"),
+        ("9000001_V03_LEFT.nii", {}, "9000001-024m-left"),
+        ("24m/9000001/seg_left.nii", {}, "9000001-024m-left"),
+        ("9000001_V03.nii", {"knee": "left"}, "9000001-024m-left"),
+        ("9000001_left.nii", {}, "9000001-000m-left"),  # all of OAI-ZIB is of the baseline
+        ("mask.nii", {"patient": 9000001, "timepoint": 0, "knee": "left"}, "9000001-000m-left"),
+    ],
+)
+def test_ingest_masks__the_name_says_whose_it_is(
+    lake: ql.Lake, tmp_path: Path, name: str, options: dict[str, Any], exam: str
+) -> None:
+    path = tmp_path / "masks" / name
+    path.parent.mkdir(parents=True)
+    write_nifti(path, label_map(), affine_of("left"))
+    result = ql.ingest_masks(tmp_path / "masks", lake, labels="oai-zib", **options)
+    assert result.problems == ()
+    done = result.lake.cohort().require("dess/reference_bone")
+    assert done.exams["exam"].tolist() == [exam]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "reason", "found"),
+    [
+        ("train_001_V00.nii", {}, Reason.ABSENT_PATIENT, "no patient number"),
+        ("9000001_V00.nii", {}, Reason.ABSENT_SIDE, "a file that may be of 9000001-000m-right, "),
+        ("9000002_V00.nii", {}, Reason.ABSENT_SIDE, "patient 9000002, who has no such exam here"),
+        ("9000001_V00_left.nii", {"knee": "right"}, Reason.SIDE_CONFLICT, "knee left in the name"),
+        ("9000001_V00_V01_left.nii", {}, Reason.TIMEPOINT_CONFLICT, "timepoint 0 and 12 in one"),
+        ("9000001_9000002.nii", {}, Reason.PATIENT_CONFLICT, "patient 9000001 and 9000002 in one"),
+    ],
+)
+def test_ingest_masks__an_ambiguous_name_is_listed(
+    lake: ql.Lake, tmp_path: Path, name: str, options: dict[str, Any], reason: Reason, found: str
+) -> None:
+    path = write_nifti(tmp_path / name, label_map(), affine_of("right"))
+    result = ql.ingest_masks(path, lake, labels="oai-zib", **options)
+    (problem,) = result.problems
+    assert problem.reason == reason
+    assert found in problem.found
+    assert result.lake.snapshot == lake.snapshot
+
+
+def test_ingest_masks__the_only_exam_left_needs_a_position_that_confirms_it(tmp_path: Path) -> None:
+    lake = dess_lake(tmp_path / "l.lake", 1)
+    seg = write_iwoai(tmp_path / "9000001_V00.seg", label_map())
+    result = ql.ingest_masks(seg, lake, labels="iwoai")
+    assert [problem.reason for problem in result.problems] == [Reason.ABSENT_SIDE]
+    path = write_nifti(tmp_path / "9000001_V00.nii", label_map(), affine_of("right"))
+    assert ql.ingest_masks(path, lake, labels="oai-zib").imported == 1
+
+
+# -- what is refused -------------------------------------------------------------------------------
+
+
+def test_ingest_masks__nothing_to_import_leaves_no_lake(tmp_path: Path) -> None:
+    url, good = tmp_path / "l.lake", label_map()
+    whose = {"patient": 9000007, "timepoint": 24, "knee": "left"}
+    (tmp_path / "empty").mkdir()
+    path = write_nifti(tmp_path / "9000001-000m-right.nii", good, affine_of("right"))
+    bad = write_nifti(tmp_path / "bad.nii", good + 90, affine_of("right"))
+    none = write_nifti(tmp_path / "none.nii", good * 0, affine_of("right"))
+    with pytest.raises(InputError, match=r"no mask \(0 files\)"):
+        ql.ingest_masks(tmp_path / "empty", url, labels="oai-zib")
+    with pytest.raises(InputError, match="nothing there"):
+        ql.ingest_masks(tmp_path / "nowhere", url, labels="oai-zib")
+    with pytest.raises(InputError, match="no lake, and 1 mask for it"):
+        ql.ingest_masks(path, url, labels="oai-zib")
+    with pytest.raises(InputError, match="label 90"):
+        ql.ingest_masks(bad, url, labels="oai-zib", **whose)
+    with pytest.raises(InputError, match="no voxel of any tissue of bone and cartilage"):
+        ql.ingest_masks(none, url, labels="oai-zib", **whose)
+    with pytest.raises(NotALakeError):
+        ql.ingest_masks(path, tmp_path, labels="oai-zib", **whose)
+    assert not url.exists()
+
+
+@pytest.mark.parametrize("option", [{"into": "masks"}, {"knee": "RIGHT"}, {"patient": -1}])
+def test_ingest_masks__options_that_can_not_be(
+    lake: ql.Lake, tmp_path: Path, option: dict[str, Any]
+) -> None:
+    path = write_nifti(tmp_path / f"{KEY}.nii", label_map(), affine_of("right"))
+    with pytest.raises(RunError, match="ingest_masks: found"):
+        ql.ingest_masks(path, lake, labels="oai-zib", **option)
+
+
+# -- the command line, and a real knee -------------------------------------------------------------
+
+
+def test_command__imports_and_tells_by_its_exit_code(
+    lake: ql.Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    write_nifti(folder / f"{KEY}.nii", label_map(), affine_of("right"))
+    command = ["ingest-masks", str(folder), "--lake", lake.url, "--labels"]
+    assert main([*command, "1=femur,2=femoral,3=tibia,4=tibial", "--as", "mask"]) == 0
+    assert "imported masks of 1 exam; 0 problems" in capsys.readouterr().out
+    write_nifti(folder / "9000001-000m-left.nii", label_map(), affine_of("right"))
+    csv = tmp_path / "problems.csv"
+    assert main([*command, "oai-zib", "--as", "mask", "--problems", str(csv)]) == 1
+    assert "grid_mismatch" in capsys.readouterr().out
+    assert list(pd.read_csv(csv)["reason"]) == ["grid_mismatch"]
+    assert main([*command, "oai-zip"]) == 2
+    assert "Did you mean oai-zib" in capsys.readouterr().err
+
+
+def test_ingest_masks__real_knee(real_data: Path, tmp_path: Path, judge: Judge) -> None:
+    path = real_data / "knee_segmentation/right_knee_labels.nrrd"
+    whose = {"patient": 1, "timepoint": 0, "knee": "right"}
+    lake = ql.ingest_masks(path, tmp_path / "l.lake", labels="pymskt", **whose).lake
+    ds = lake.load("dess", lake.cohort().require("dess/reference_cartilage")).isel(exam=0)
+    femoral = ql.tissue(ds.reference_cartilage, "femoral").sum().compute()
+    volume = float(femoral * abs(np.linalg.det(ds.affine.values[:3, :3])))
+    judge(
+        "masks / real knee through a lake: femoral cartilage",
+        required="11,845.6 mm3 to 1 %",
+        measured=f"{volume:,.1f} mm3",
+        passed=abs(volume / 11845.6 - 1) < 0.01,
+    )
+    mask = ql.read_mask(path, "pymskt", like=Grid((160, 384, 384), ds.affine.values))
+    np.testing.assert_array_equal(ds.reference_bone, mask.bone)
+    assert lake.validate() == []
