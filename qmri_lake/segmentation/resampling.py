@@ -120,6 +120,6 @@ def sample_slice(image, labels, places, image_out, label_out):  # type: ignore[n
                 upper += by_z * (image[i, j0, k0 + along] - upper)
                 lower = image[i, j0 + down, k0]
                 lower += by_z * (image[i, j0 + down, k0 + along] - lower)
-                weight = by_x if d else np.float32(1) - by_x
-                value += weight * (upper + by_y * (lower - upper))
+                upper += by_y * (lower - upper)
+                value = value + by_x * (upper - value) if d else upper
             image_out[j, k] = value
