@@ -15,6 +15,7 @@ from qmri_lake.errors import InputError, QmriLakeError, Reason
 from qmri_lake.masks.contours import FIELDS, read_contours
 from qmri_lake.masks.grids import Affine, Grid
 from qmri_lake.masks.sources import unknown_label
+from qmri_lake.summary import counted
 from qmri_lake.tissues import BONE, CARTILAGE
 
 __all__ = ["NEED_A_GRID", "SUFFIXES", "Content", "check_shape", "read_content", "suffix_of"]
@@ -237,7 +238,7 @@ NEED_A_GRID = (".mat", ".seg", ".h5", ".hdf5")
 
 
 def _shared(count: int) -> list[str]:
-    return [f"{count:,} voxels of two tissues, given to the first"] if count else []
+    return [f"{counted(count, 'voxel')} of two tissues, given to the first"] if count else []
 
 
 def check_shape(shape: tuple[int, ...], grid: Grid, path: str) -> None:

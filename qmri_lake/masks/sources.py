@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from qmri_lake.errors import InputError, Reason, did_you_mean
+from qmri_lake.summary import counted
 from qmri_lake.tissues import BONE, CARTILAGE
 
 __all__ = ["SOURCES", "Labels", "Source", "find_source", "unknown_label"]
@@ -220,7 +221,7 @@ def _from_mapping(table: Mapping[Any, Any], where: str) -> Source:
 
 def unknown_label(counts: Mapping[int, int], expected: str, where: str, todo: str) -> InputError:
     """Return the error for labels (voxels by number) that a table does not name."""
-    words = ", ".join(f"{number} ({count:,} voxels)" for number, count in counts.items())
+    words = ", ".join(f"{number} ({counted(count, 'voxel')})" for number, count in counts.items())
     return InputError(
         f"label {words}", expected=expected, where=where, todo=todo, reason=Reason.UNKNOWN_LABEL
     )

@@ -176,7 +176,7 @@ def test_read_mask__voxels_in_two_channels_are_counted(tmp_path: Path) -> None:
         file["data"][0, 0, 0] = [0, 1, 0, 0, 1, 0]
     mask = read_mask(path, "iwoai", like=RIGHT)
     assert mask.labels[0, 0, 0] == 2
-    assert mask.notes == ("1 voxels of two tissues, given to the first",)
+    assert mask.notes == ("1 voxel of two tissues, given to the first",)
 
 
 # -- what can't be read --------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def test_read_mask__a_label_outside_the_table_is_named(tmp_path: Path) -> None:
     labels[2, 2, 2:5], labels[0, 0, 0] = 9, 17
     error = error_of(write_nifti(tmp_path / "a.nii", labels, RIGHT.affine))
     assert error.reason == Reason.UNKNOWN_LABEL
-    assert error.found == "label 9 (3 voxels), 17 (1 voxels)"
+    assert error.found == "label 9 (3 voxels), 17 (1 voxel)"
     assert error.expected.startswith("0, 1 femur, 2 femoral")
     seg = write_iwoai(tmp_path / "a.seg", label_map(numbers=SIX))
     assert error_of(seg, {1: "femoral"}).reason == Reason.UNKNOWN_LABEL
