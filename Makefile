@@ -47,6 +47,7 @@ bench: env
 	$(BIN)/python -m benchmarks.dicom_read
 	$(BIN)/python -m benchmarks.lake_scale
 	$(BIN)/python -m benchmarks.mask_metrics
+	$(BIN)/python -m benchmarks.distance_maps
 
 docs: env
 	$(BIN)/python -m docs.generate

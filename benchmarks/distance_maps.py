@@ -1,0 +1,81 @@
+"""Distance maps of labels and rotation of a volume: ours against scipy's, side by side.
+
+Usage: python -m benchmarks.distance_maps [SLICESxROWSxCOLUMNS]
+
+Labels are the cartilage and menisci of one synthetic knee: five classes. Times are CPU seconds of
+this process on one thread, best of two, interleaved; only the ratios mean anything.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+from scipy.ndimage import affine_transform, binary_dilation, distance_transform_edt
+
+from benchmarks.timing import best
+from qmri_lake.phantom import exams, knee
+from qmri_lake.segmentation.augment import augment
+from qmri_lake.segmentation.distance_maps import distance_maps
+
+
+def scipy_map(labels: np.ndarray, value: int, spacing: tuple[float, ...]) -> np.ndarray:
+    inside = labels == value
+    border = (inside & binary_dilation(~inside)) | (~inside & binary_dilation(inside))
+    distance = distance_transform_edt(~border, sampling=spacing)
+    for side in (inside, ~inside):
+        # A side that is all border has no distance above 0.
+        distance[side] = 1 - distance[side] / (distance[side].max() or 1)
+    return distance.astype(np.float32)
+
+
+def scipy_turned(image: np.ndarray, degrees: float) -> np.ndarray:
+    angle = np.radians(degrees)
+    matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    middle = (np.array(image.shape[1:]) - 1) / 2
+    turned = np.empty_like(image)
+    for plane, out in zip(image, turned, strict=True):
+        affine_transform(plane, matrix, middle - matrix @ middle, order=1, output=out)
+    return turned
+
+
+def main(text: str = "160x384x384") -> None:
+    shape = tuple(int(n) for n in text.split("x"))
+    truth = knee(exams(1)[0], shape=shape)  # type: ignore[arg-type]
+    labels = truth.dess_cartilage
+    spacing = tuple(np.linalg.norm(truth.dess_affine[:3, :3], axis=0).tolist())
+    print(f"{text}, {' x '.join(f'{s:.3f}' for s in spacing)} mm")
+
+    maps = distance_maps(labels, 5, spacing)
+    for value in range(5):
+        assert np.abs(maps[value] - scipy_map(labels, value, spacing)).max() < 1e-5
+    seconds = best(
+        {
+            "ours": lambda: distance_maps(labels, 5, spacing),
+            "scipy": lambda: [scipy_map(labels, value, spacing) for value in range(5)],
+        },
+        repeats=2,
+    )
+    report("distance maps of five classes", seconds)
+
+    image, no_maps = 100.0 * labels.astype(np.float32), np.zeros((0, *labels.shape), np.float32)
+
+    def turn() -> np.ndarray:
+        rng = np.random.default_rng(0)
+        return augment(image, labels, no_maps, rng, flip=0, rotation=1)[0]
+
+    found = turn()
+    inner = np.s_[:, shape[1] // 8 : -shape[1] // 8, shape[2] // 8 : -shape[2] // 8]
+    angle = min(range(-5, 6), key=lambda a: np.abs(found - scipy_turned(image, a))[inner].max())
+    assert np.abs(found - scipy_turned(image, angle))[inner].max() < 0.1
+    seconds = best({"ours": turn, "scipy": lambda: scipy_turned(image, angle)}, repeats=2)
+    report("rotation of an image (ours: and its labels)", seconds)
+
+
+def report(name: str, seconds: dict[str, float]) -> None:
+    ratio = seconds["scipy"] / seconds["ours"]
+    print(f"{name:45s} {seconds['ours']:6.2f} s, scipy {seconds['scipy']:6.2f} s {ratio:6.1f}x")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
