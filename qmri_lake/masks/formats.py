@@ -191,19 +191,22 @@ def _hdf5(path: str, grid: Grid | None) -> Content:
             todo="Give the .seg files of the challenge, not its .im images.",
             reason=Reason.UNREADABLE_FILE,
         )
-    if strange := set(np.unique(channels).tolist()) - {0, 1}:
-        raise InputError(
-            f"the value {sorted(strange)[0]} in a channel",
-            expected="0 and 1",
-            where=path,
-            todo="Threshold probabilities first.",
-            reason=Reason.UNREADABLE_VALUE,
-        )
-    inside = channels != 0
-    # The first channel that a voxel is in [A]: argmax finds the first of the largest.
-    number = np.where(inside.any(axis=3), inside.argmax(axis=3) + 1, 0).astype(np.uint8)
-    shared = int((inside.sum(axis=3) > 1).sum())
-    return Content(number.transpose(2, 0, 1), None, notes=_shared(shared))
+    number = np.zeros(channels.shape[:3], np.uint8)
+    count = np.zeros(channels.shape[:3], np.uint8)
+    for channel in reversed(range(channels.shape[3])):  # the first one that a voxel is in stays [A]
+        inside = channels[..., channel] == 1
+        strange = channels[..., channel][~inside & (channels[..., channel] != 0)]
+        if strange.size:
+            raise InputError(
+                f"the value {strange[0]} in a channel",
+                expected="0 and 1",
+                where=path,
+                todo="Threshold probabilities first.",
+                reason=Reason.UNREADABLE_VALUE,
+            )
+        number[inside] = channel + 1
+        count += inside
+    return Content(number.transpose(2, 0, 1), None, notes=_shared(int((count > 1).sum())))
 
 
 def _mat(path: str, grid: Grid | None) -> Content:

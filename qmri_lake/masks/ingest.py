@@ -367,7 +367,12 @@ def _find_files(source: str | os.PathLike[str]) -> tuple[list[tuple[str, str]], 
     if root.is_file():
         return [(str(root), root.name)], 0
     everything = sorted(path for path in root.rglob("*") if path.is_file())
-    found = [(str(p), str(p.relative_to(root))) for p in everything if suffix_of(p.name)]
+    # A name that starts with a dot is what a file system or an archive left behind.
+    found = [
+        (str(p), str(p.relative_to(root)))
+        for p in everything
+        if suffix_of(p.name) and not p.name.startswith(".")
+    ]
     if found:
         return found, len(everything) - len(found)
     raise InputError(

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
@@ -149,6 +150,7 @@ def test_ingest_masks__bad_files_are_listed_and_the_others_go_on(
     write_nifti(folder / "unnamed.nii", good, right)
     (folder / f"{first}.nrrd").write_bytes(b"NRRD0004\nnothing")
     (folder / "readme.txt").write_text("x")
+    (folder / f"._{fourth}.nii").write_bytes(b"left by a file system")
     result = ql.ingest_masks(folder, lake, labels="oai-zib")
     found = {problem.where: str(problem.reason) for problem in result.problems}
     expected = {
@@ -165,7 +167,7 @@ def test_ingest_masks__bad_files_are_listed_and_the_others_go_on(
         passed=found == expected and done.exams["exam"].tolist() == [first],
     )
     assert emptied == 2, "bone and cartilage"
-    assert result.notes[0] == "1 other file passed over"
+    assert result.notes[0] == "2 other files passed over"
     for problem in result.problems:
         assert problem.found
         assert problem.todo
@@ -352,6 +354,31 @@ def test_command__imports_and_tells_by_its_exit_code(
     assert list(pd.read_csv(csv)["reason"]) == ["grid_mismatch"]
     assert main([*command, "oai-zip"]) == 2
     assert "Did you mean oai-zib" in capsys.readouterr().err
+
+
+def test_ingest_masks__on_the_grid_that_dcm2niix_writes(
+    real_data: Path, tmp_path: Path, judge: Judge
+) -> None:
+    """A mask drawn on a NIfTI of a DICOM series lies on the lake's image of that series."""
+    whose = {"patient": 1, "timepoint": 0, "knee": "right"}
+    folder = real_data / "dicom_geometry"
+    lake = ql.ingest(folder / "sagittal_gre", tmp_path / "l.lake", group="dess", **whose).lake
+    image = nibabel.load(folder / "sagittal_gre_reference.nii")
+    bright = (np.asanyarray(image.dataobj) > 300).astype(np.uint8)
+    path = tmp_path / "0000001-000m-right.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(bright, image.affine), path)
+    result = ql.ingest_masks(path, lake, labels={1: "femur"})
+    ds = result.lake.load("dess").isel(exam=0)
+    wrong = int(((ds.image > 300) != ql.tissue(ds.reference_bone, "femur")).sum())
+    judge(
+        "masks / drawn on dcm2niix's NIfTI of real slices, imported onto the lake's image",
+        required="every voxel on its own pixel, 0 problems",
+        measured=f"{wrong} of {bright.size:,} elsewhere, {len(result.problems)} problems",
+        passed=wrong == 0 and not result.problems and 0 < bright.sum() < bright.size,
+    )
+    alone = ql.read_mask(path, {1: "femur"})
+    np.testing.assert_array_equal(alone.labels, ds.reference_bone)
+    np.testing.assert_allclose(alone.affine, ds.affine, atol=1e-5)
 
 
 def test_ingest_masks__real_knee(real_data: Path, tmp_path: Path, judge: Judge) -> None:
