@@ -116,8 +116,7 @@ def _copy(
     number: int,
     seed: int | Sequence[int],
 ) -> Copy:
-    seeds = [seed] if isinstance(seed, int) else list(seed)
-    rng = np.random.default_rng([*seeds, number])
+    rng = np.random.default_rng([*np.atleast_1d(seed).tolist(), number])
     name = COPY_NAMES[number]
     kind = name.rpartition("_")[0]
     if kind in _ARTEFACTS:
