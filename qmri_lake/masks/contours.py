@@ -101,9 +101,13 @@ def fill_contour(points: NDArray[Any], rows: int, columns: int) -> NDArray[np.bo
     share = (row + 0.5 - y[edge]) / (y_next - y)[edge]
     crossing = x[edge] + share * (x_next - x)[edge]
     column = np.clip(np.ceil(crossing - 0.5), 0, columns).astype(int)
-    changes = np.zeros((rows, columns + 1), np.int32)
-    np.add.at(changes, (row, column), 1)
-    return np.asarray(np.cumsum(changes[:, :columns], axis=1) % 2 == 1)
+    inside = np.zeros((rows, columns), dtype=bool)
+    if len(row):
+        top, bottom = row.min(), row.max() + 1
+        changes = np.zeros((bottom - top, columns + 1), np.int32)
+        np.add.at(changes, (row - top, column), 1)
+        inside[top:bottom] = np.cumsum(changes[:, :columns], axis=1) % 2 == 1
+    return inside
 
 
 def _contours(field: Any) -> list[Any]:
