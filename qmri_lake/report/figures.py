@@ -18,7 +18,7 @@ from matplotlib.patheffects import withStroke
 from qmri_lake.report.t2 import BINS, EVERYWHERE
 from qmri_lake.tissues import BONE, CARTILAGE, NO_MASK
 
-__all__ = ["exam_figure", "histogram_figure", "kl_figure"]
+__all__ = ["directions", "exam_figure", "histogram_figure", "kl_figure", "placed"]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 TISSUE_COLOURS = {
@@ -51,8 +51,8 @@ def exam_figure(dess: xr.Dataset | None, msme: xr.Dataset) -> Figure:
     t2 = plane["t2"].values
     spacing = _spacing(msme)[1:]
     _gray(axes[1], image, spacing)
-    _directions(axes[1], msme, image.shape)
-    shown = axes[1].imshow(t2, **_placed(image.shape, spacing), **_t2_scale())
+    directions(axes[1], msme["affine"].values)
+    shown = axes[1].imshow(t2, **placed(image.shape, spacing), **_t2_scale())
     axes[1].set_title("MSME, second echo, with T2", fontsize=9)
     box = _zoom(np.isfinite(t2), spacing)
     if box is not None:
@@ -60,7 +60,7 @@ def exam_figure(dess: xr.Dataset | None, msme: xr.Dataset) -> Figure:
         place = (left, top), right - left, bottom - top
         axes[1].add_patch(Rectangle(*place, fill=False, edgecolor="white", linewidth=0.8))
         _gray(axes[2], image, spacing)
-        axes[2].imshow(t2, **_placed(image.shape, spacing), **_t2_scale())
+        axes[2].imshow(t2, **placed(image.shape, spacing), **_t2_scale())
         axes[2].set_xlim(left, right)
         axes[2].set_ylim(bottom, top)
         axes[2].set_title("the same, enlarged", fontsize=9)
@@ -128,14 +128,14 @@ def _draw_dess(ax: Axes, dess: xr.Dataset | None, msme: xr.Dataset, chosen: int)
     plane = dess[names].isel(slice=index).compute(scheduler="synchronous")
     image, spacing = plane["image"].values, _spacing(dess)[1:]
     _gray(ax, image, spacing)
-    _directions(ax, dess, image.shape)
+    directions(ax, dess["affine"].values)
     handles: list[Any] = []
     if "bone" in plane and not (plane["bone"].values == NO_MASK).any():
         for name, colour in BONE_COLOURS.items():
             inside = plane["bone"].values == BONE[name]
             if inside.any():
                 ax.contour(inside, [0.5], colors=colour, linewidths=1.0,
-                           **_placed(image.shape, spacing, filled=False))  # fmt: skip
+                           **placed(image.shape, spacing, filled=False))  # fmt: skip
                 handles.append(Line2D([], [], color=colour, label=name))
     if "cartilage" in plane and not (plane["cartilage"].values == NO_MASK).any():
         for name, value in CARTILAGE.items():
@@ -144,7 +144,7 @@ def _draw_dess(ax: Axes, dess: xr.Dataset | None, msme: xr.Dataset, chosen: int)
                 continue
             layer = np.zeros((*inside.shape, 4))
             layer[inside] = to_rgba(TISSUE_COLOURS[name], 0.75)
-            ax.imshow(layer, interpolation="nearest", **_placed(image.shape, spacing))
+            ax.imshow(layer, interpolation="nearest", **placed(image.shape, spacing))
             handles.append(Patch(color=TISSUE_COLOURS[name], label=name))
     ax.set_title("DESS with masks" if handles else "DESS", fontsize=9)
     if handles:
@@ -180,7 +180,7 @@ def _spacing(ds: xr.Dataset) -> np.ndarray[Any, np.dtype[np.float64]]:
     return lengths
 
 
-def _placed(
+def placed(
     shape: tuple[int, ...], spacing: np.ndarray[Any, Any], filled: bool = True
 ) -> dict[str, Any]:
     """Return matplotlib's extent in mm, rows downwards; of pixel centres for a contour."""
@@ -193,7 +193,7 @@ def _placed(
 def _gray(ax: Axes, image: np.ndarray[Any, Any], spacing: np.ndarray[Any, Any]) -> None:
     finite = image[np.isfinite(image)]
     top = float(np.percentile(finite, 99.5)) if finite.size else 1.0
-    ax.imshow(image, cmap="gray", vmin=0, vmax=top, **_placed(image.shape, spacing))
+    ax.imshow(image, cmap="gray", vmin=0, vmax=top, **placed(image.shape, spacing))
     ax.set_xticks([])
     ax.set_yticks([])
 
@@ -203,9 +203,8 @@ def _t2_scale() -> dict[str, Any]:
     return {"cmap": "viridis", "vmin": low, "vmax": high, "interpolation": "nearest"}
 
 
-def _directions(ax: Axes, ds: xr.Dataset, shape: tuple[int, ...]) -> None:
-    """Write the anatomical directions at the edges, from the affine."""
-    affine = ds["affine"].values
+def directions(ax: Axes, affine: np.ndarray[Any, Any]) -> None:
+    """Write the anatomical directions at the edges of a slice, from the affine."""
     down, right = _direction(affine[:3, 1]), _direction(affine[:3, 2])
     outline = [withStroke(linewidth=2, foreground="black")]  # readable on any gray
     style: dict[str, Any] = {

@@ -89,6 +89,7 @@ def write_report(
         tissues=_html(_by_tissue(summary.table), digits=1),
         per_exam=_html(_by_exam(summary.table), digits=1),
         outcomes=_html(_outcomes(summary)),
+        segmentation=_segmentation(lake, chosen),
         runs=_html(_runs(lake)),
         history=_html(_history(lake)),
     )
@@ -113,6 +114,22 @@ def _template() -> Any:
 
 def _with_t2(lake: Lake, cohort: Cohort) -> Cohort | None:
     return cohort.require("msme/t2") if "msme/t2" in lake.variables() else None
+
+
+def _segmentation(lake: Lake, cohort: Cohort) -> dict[str, Any] | None:
+    """Return the section on masks that have a reference, if there are any."""
+    from qmri_lake.report.segmentation import segmentation_parts
+
+    parts = segmentation_parts(lake, cohort)
+    if parts is None:
+        return None
+    figures = [{"caption": text, "png": _png(figure)} for text, figure in parts["figures"].items()]
+    return {
+        **parts,
+        "table": _html(parts["table"]),
+        "per_exam": _html(parts["per_exam"]),
+        "figures": figures,
+    }
 
 
 def _pictures(lake: Lake, ready: Cohort | None, count: int) -> list[dict[str, str]]:
@@ -215,7 +232,9 @@ def _runs(lake: Lake) -> pd.DataFrame:
         runs[name] = [_listed(record) for record in runs[name]]
     for name in ("started", "finished"):
         runs[name] = [text[:19].replace("T", " ") if text == text else "" for text in runs[name]]
-    return runs.drop(columns=["snapshot"]).fillna("")
+    runs = runs.drop(columns=["snapshot"])
+    # A column of nothing is of floats, which can't hold words.
+    return runs.assign(**dict.fromkeys(runs.columns[runs.isna().all()], "")).fillna("")
 
 
 def _listed(record: Any) -> str:

@@ -1,0 +1,194 @@
+"""Segmentation in the report: Table S1, Figure S2, Table 1's splits, and when they appear."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+
+import qmri_lake as ql
+from qmri_lake.report import write_report
+from qmri_lake.report.published import SEGMENTATION, SPLITS
+from qmri_lake.report.segmentation import (
+    COLOURS,
+    _panel,
+    _picked,
+    _slice,
+    agreement_figure,
+    agreement_table,
+    segmentation_parts,
+    split_table,
+)
+from qmri_lake.segmentation.scores import TISSUES, score_exams, summarise_scores
+from qmri_lake.segmentation.splits import split_by_patient
+from tests.fixtures import add_clinical, array_lake
+from tests.segmentation.scored_lake import lake_of, masks
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> ql.Lake:
+    """Four exams with masks and references; each mask is further off than the one before."""
+    return lake_of(tmp_path_factory.mktemp("report") / "l.lake")
+
+
+@pytest.fixture(scope="module")
+def scores(lake: ql.Lake) -> dict[str, pd.DataFrame]:
+    return {kind: score_exams(lake, kind=kind) for kind in ("bone", "cartilage")}
+
+
+def test_agreement_table__means_intervals_and_the_paper(scores: dict[str, pd.DataFrame]) -> None:
+    table = agreement_table(scores).set_index("structure")
+    assert table.index.tolist() == [
+        "femur", "tibia", "patella", "femoral cartilage", "tibial cartilage",
+        "patellar cartilage", "meniscus",
+    ]  # fmt: skip
+    row = summarise_scores(scores["bone"]).loc["femur"]
+    assert table.loc["femur", "DSC [%]"] == (
+        f"{100 * row.dsc:.1f} [{100 * row.dsc_low:.1f}, {100 * row.dsc_high:.1f}]"
+    )
+    assert table.loc["femur", "MPTS [mm]"] == (
+        f"{row.mpts_mm:.3f} [{row.mpts_low:.3f}, {row.mpts_high:.3f}]"
+    )
+    assert (table["n"] == "4").all()
+    assert table.loc["patellar cartilage", "paper: MPTS [mm]"] == "0.555 [0.361, 0.749]"
+    assert table.loc["femur", "paper: DSC [%]"] == "98.0 [97.7, 98.3]"
+    assert table["paper: n"].tolist() == ["30"] * 3 + ["28"] * 3 + ["–"]
+
+
+def test_agreement_table__a_mask_without_a_tissue(scores: dict[str, pd.DataFrame]) -> None:
+    bone = scores["bone"].copy()
+    bone.loc[bone.index[0], ["dsc", "mpts_mm"]] = 0.0, np.nan
+    table = agreement_table({"bone": bone}).set_index("structure")
+    assert table.loc["femur", "n"] == "4 (MPTS: 3)"
+    bone[["dsc", "mpts_mm"]] = np.nan
+    table = agreement_table({"bone": bone}).set_index("structure")
+    assert table.loc["femur", ["DSC [%]", "MPTS [mm]", "n"]].tolist() == ["–", "–", "0"]
+
+
+def test_published__intervals_hold_their_means() -> None:
+    for printed in SEGMENTATION.values():
+        for mean, low, high in printed.values():
+            assert low < mean < high
+    assert [split.volumes for split in SPLITS.values()] == [57, 15, 30]
+    assert all(split.men + split.women == split.volumes for split in SPLITS.values())
+
+
+def test_panel__every_voxel_is_one_of_the_three_cases(lake: ql.Lake) -> None:
+    ours, theirs = masks(2, "bone")
+    chosen = _slice(theirs, TISSUES["bone"])
+    panel = _panel(lake, lake.exams["exam"][2], "bone")
+    cases = panel.cases
+    assert all(inside.any() for inside in cases.values())
+    assert (sum(inside.astype(int) for inside in cases.values()) <= 1).all()
+    a, b = ours[chosen], theirs[chosen]
+    assert np.array_equal(cases["true positive"], (a == b) & (a > 0))
+    assert np.array_equal(cases["false positive"], (a > 0) & (b == 0))
+    assert np.array_equal(cases["false negative"], (b > 0) & (a != b))
+
+
+def test_agreement_figure__shows_the_colours_and_the_distances(
+    lake: ql.Lake, scores: dict[str, pd.DataFrame]
+) -> None:
+    exam = lake.exams["exam"][2]
+    figure = agreement_figure(lake, {exam: "median"}, "bone", scores["bone"])
+    ax = figure.axes[0]
+    mine = scores["bone"][scores["bone"]["exam"] == exam]
+    assert ax.get_title() == f"{exam} (median)"
+    words = ax.get_xlabel()
+    assert words.startswith(f"MPTS, whole volume: mean {mine['mpts_mm'].mean():.2f} mm")
+    assert f"femur {mine['mpts_mm'].iloc[0]:.2f}" in words
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3].reshape(-1, 3).astype(int)
+    for colour in COLOURS.values():  # at least in the legend
+        assert (np.abs(pixels - 255 * np.array(to_rgb(colour))).max(axis=1) <= 1).sum() > 50
+
+
+def test_picked__best_median_worst(scores: dict[str, pd.DataFrame]) -> None:
+    exams = scores["bone"]["exam"].drop_duplicates().tolist()
+    assert list(_picked(scores["bone"]).values()) == ["best", "median", "worst"]
+    assert list(_picked(scores["bone"])) == [exams[0], exams[2], exams[3]]
+    one = scores["bone"][scores["bone"]["exam"] == exams[1]]
+    assert _picked(one) == {exams[1]: "the only one"}
+    two = scores["bone"][scores["bone"]["exam"].isin(exams[:2])]
+    assert list(_picked(two).values()) == ["best", "worst"]
+
+
+def test_segmentation_parts__of_the_cohort_only(lake: ql.Lake) -> None:
+    seen: list[tuple[int, int]] = []
+    parts = segmentation_parts(
+        lake, lake.cohort("knee == 'left'"), lambda done, total: seen.append((done, total))
+    )
+    assert parts is not None
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert parts["exams"] == (
+        "bones: 2 exams of 1 patient; cartilage and menisci: 2 exams of 1 patient"
+    )
+    assert parts["per_exam"]["exam"].str.endswith("left").all()
+    assert len(parts["per_exam"]) == 2 * 7
+    assert segmentation_parts(lake, lake.cohort("timepoint == 96")) is None
+
+
+def test_write_report__has_the_section_where_there_are_references(
+    lake: ql.Lake, tmp_path: Path
+) -> None:
+    text = write_report(lake, tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "<h2>Segmentation</h2>" in text
+    assert "0.406 [0.355, 0.457]" in text
+    assert "bones: 4 exams of 1 patient" in text
+    assert "Bones: best, median, worst exam by mean MPTS" in text
+    assert text.count("data:image/png") == 2
+    assert "nan" not in re.sub(r"base64,[^\"]+", "", text)
+
+
+def test_write_report__of_bones_alone(tmp_path: Path) -> None:
+    lake = lake_of(tmp_path / "l.lake", count=2, kinds=("bone",))
+    text = write_report(lake, tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "Bones: the only exam" in text
+    assert "Cartilage and menisci" not in text
+
+
+def test_write_report__without_references_has_no_section(tmp_path: Path) -> None:
+    lake = array_lake(tmp_path / "l.lake", count=2)
+    text = write_report(lake, tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "<h2>Segmentation</h2>" not in text
+
+
+# -- Table 1 -------------------------------------------------------------------------------------
+
+
+def test_split_table__describes_who_is_in_each_split(tmp_path: Path) -> None:
+    lake = array_lake(tmp_path / "l.lake", count=24)
+    rng = np.random.default_rng(0)
+    age, bmi = rng.uniform(45, 79, 24), rng.uniform(20, 35, 24)
+    sex = rng.integers(1, 3, 24)
+    sex[3] = 255
+    age[5] = np.nan
+    add_clinical(lake, age=age, bmi=bmi, sex=sex)
+    split = split_by_patient(lake.exams, seed=1)
+    table = split_table(lake, split).set_index("split")
+    for name, keys in split.items():
+        rows = lake.exams.index[lake.exams["exam"].isin(keys)]
+        row = table.loc[name]
+        assert row["volumes"] == f"{len(keys)}"
+        assert row["patients"] == f"{lake.exams['patient'][rows].nunique()}"
+        known = age[rows][np.isfinite(age[rows])]
+        missing = " (1 unknown)" if 5 in rows else ""
+        assert row["age [a]"] == f"{known.mean():.1f} ± {known.std(ddof=1):.1f}{missing}"
+        assert row["BMI [kg/m2]"] == f"{bmi[rows].mean():.1f} ± {bmi[rows].std(ddof=1):.1f}"
+        men, women = (sex[rows] == 1).sum(), (sex[rows] == 2).sum()
+        assert row["men / women"] == f"{men} / {women}" + (" (1 unknown)" if 3 in rows else "")
+    assert table.loc["train, paper", "age [a]"] == "57.2 ± 7.4"
+    assert table.loc["test, paper", "men / women"] == "11 / 19"
+
+
+def test_split_table__without_clinical_columns(lake: ql.Lake) -> None:
+    table = split_table(lake, {"test": lake.exams["exam"].tolist()}).set_index("split")
+    assert table.loc["test", ["volumes", "age [a]", "men / women"]].tolist() == [
+        "5", "–", "0 / 0 (5 unknown)"
+    ]  # fmt: skip
