@@ -42,6 +42,9 @@ def run(
 ) -> int:
     """Compute a step for the exams that need it; start it again to go on where it stopped.
 
+    register: carries cartilage masks from the DESS to the multi-echo images, by the scanner's
+    geometry. Parameters: mask=half (default) or nearest.
+
     t2: fits T2 to the multi-echo images. Parameters: within=cartilage (default) or all,
     skip_first_echo=true, bounds=0,100 (ms), r2_min=0.8.
     """
@@ -82,8 +85,8 @@ def report(
 ) -> None:
     """Write a page about a lake: slices, T2 maps, histograms, and the history of its runs.
 
-    One self-contained HTML file. Exams are read one by one, so its memory does not grow with the
-    cohort.
+    Where masks have references, it says how well they agree. One self-contained HTML file. Exams
+    are read one by one, so its memory does not grow with the cohort.
     """
     from qmri_lake.cli.progress import console, counting
     from qmri_lake.lake import open_lake
