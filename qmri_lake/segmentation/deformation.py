@@ -172,7 +172,7 @@ def _normals(
     The gradient (3, slice, row, column) has length 1 but in the middle of a sheet, where it falls
     to 0: there the ways to both faces part.
     """
-    import edt  # type: ignore[import-not-found]
+    import edt
     from scipy.ndimage import gaussian_filter
 
     outside = edt.edt(np.ascontiguousarray(~mask), anisotropy=spacing)

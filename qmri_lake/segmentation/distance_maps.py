@@ -57,7 +57,7 @@ def distance_maps(
     >>> distance_maps(np.array([[0, 0, 0, 1, 1]]), 2, (1.0, 1.0))[1, 0].tolist()
     [0.0, 0.5, 1.0, 1.0, 0.0]
     """
-    import edt  # type: ignore[import-not-found]
+    import edt
 
     labels = _checked(labels, n_classes)
     step = _steps(labels, spacing)

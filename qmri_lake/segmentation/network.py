@@ -1,0 +1,239 @@
+"""Trained networks on disk: weights and a model card, checked when they are loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmri_lake.errors import InputError, NotFoundError, Reason
+from qmri_lake.segmentation.backend import channel_axis, keras
+from qmri_lake.segmentation.frame import Frame
+from qmri_lake.segmentation.recipes import TASKS, Recipe, Task
+from qmri_lake.segmentation.vnet import build_vnet, padding
+
+__all__ = ["CARD", "WEIGHTS", "Network", "find_networks"]
+
+CARD = "card.json"
+WEIGHTS = "model.weights.h5"
+SLICES = 16
+"""Slices that a 2D network sees at once."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network: its folder, what it was made by, and the digest of its weights.
+
+    Light: weights are read by `predict`, once in a process, so it can be sent to workers.
+    """
+
+    folder: str
+    name: str
+    recipe: Recipe
+    digest: str
+    """Of the weights, SHA-256, 12 characters."""
+    dtype: str = "float32"
+    """"float32", or "mixed_bfloat16" to compute in bfloat16."""
+
+    @classmethod
+    def open(cls, folder: str | Path, *, dtype: str = "float32") -> Network:
+        """Open a folder with a model card and weights.
+
+        Raises
+        ------
+        NotFoundError
+            No card, or no weights.
+        InputError
+            A card that can't be read, or classes that this version does not know.
+        """
+        path = Path(folder).resolve()
+        for name in (CARD, WEIGHTS):
+            if not (path / name).is_file():
+                raise NotFoundError(
+                    f"no {name}",
+                    expected=f"a folder with {CARD} and {WEIGHTS}",
+                    where=str(folder),
+                    todo="Train one: qmri-lake train bones --lake ... --out ...",
+                )
+        try:
+            card = json.loads((path / CARD).read_text(encoding="utf-8"))
+            recipe = Recipe.from_dict(card["recipe"])
+            classes = dict(card["classes"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"a card that can't be read ({type(error).__name__}: {error})",
+                expected="one that qmri-lake train wrote",
+                where=f"{path.name}/{CARD}",
+                reason=Reason.UNREADABLE_FILE,
+            ) from error
+        if classes != dict(recipe.labels) or recipe.architecture.classes != len(classes):
+            raise InputError(
+                f"classes {', '.join(classes)}",
+                expected=f"{', '.join(recipe.labels)}",
+                where=f"{path.name}/{CARD}",
+                todo="Train again with this version, or use a network of these classes.",
+                reason=Reason.MODEL_MISMATCH,
+            )
+        digest = hashlib.sha256((path / WEIGHTS).read_bytes()).hexdigest()[:12]
+        return cls(str(path), path.name, recipe, digest, dtype)
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """The model card: recipe, split, snapshot of the lake, metrics, versions."""
+        found: dict[str, Any] = json.loads((Path(self.folder) / CARD).read_text(encoding="utf-8"))
+        return found
+
+    @property
+    def frame(self) -> Frame:
+        """What it sees of an exam."""
+        return self.recipe.frame
+
+    @property
+    def labels(self) -> Mapping[str, int]:
+        """Its classes."""
+        return self.recipe.labels
+
+    @property
+    def identity(self) -> str:
+        """Name and digest: what a run records."""
+        computed = "" if self.dtype == "float32" else f" in {self.dtype.removeprefix('mixed_')}"
+        return f"{self.name}@{self.digest}{computed}"
+
+    def predict(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return class probabilities of an image as the frame shows it.
+
+        Parameters
+        ----------
+        image : array of float32, (slice, row, column)
+            Any size of at least the network's stride; a 2D network sees it slice by slice.
+
+        Returns
+        -------
+        array of float32, (class, slice, row, column)
+            0 to 1, summing to 1.
+
+        Raises
+        ------
+        InputError
+            Weights of another architecture; a volume smaller than the stride.
+        """
+        k, architecture = keras(), self.recipe.architecture
+        model = _loaded(self)
+        flat = architecture.rank == 2
+        margins = padding(image.shape[1:] if flat else image.shape, architecture.stride)
+        pieces = (
+            [image[s : s + SLICES] for s in range(0, len(image), SLICES)] if flat else [image[None]]
+        )
+        found = []
+        for piece in pieces:
+            batch = np.pad(piece, [(0, 0), *margins], mode="edge")
+            logits = model.predict_on_batch(np.expand_dims(batch, channel_axis()))
+            found.append(
+                _cropped(np.moveaxis(logits, channel_axis(), -1), margins, piece.shape[1:])
+            )
+        logits = np.concatenate(found) if flat else found[0][0]
+        del found
+        probabilities = k.ops.convert_to_numpy(k.ops.softmax(logits, axis=-1))
+        return np.moveaxis(probabilities, -1, 0)
+
+
+def _cropped(array: Any, margins: list[tuple[int, int]], shape: tuple[int, ...]) -> Any:
+    """Take the padding away from (batch, ..., class)."""
+    inner = tuple(slice(b, b + n) for (b, _), n in zip(margins, shape, strict=True))
+    return array[(slice(None), *inner)]
+
+
+_LOADED: dict[tuple[str, str, str], Any] = {}
+"""Models of this process, by folder, digest and dtype: each worker reads a network once."""
+
+
+def _loaded(network: Network) -> Any:
+    key = (network.folder, network.digest, network.dtype)
+    if key not in _LOADED:
+        _LOADED[key] = load_model(network)
+    return _LOADED[key]
+
+
+def load_model(network: Network) -> Any:
+    """Build a network's Keras model and read its weights.
+
+    Raises
+    ------
+    InputError
+        Weights that have changed since the network was opened, or are of another architecture.
+    """
+    path = Path(network.folder) / WEIGHTS
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    if digest != network.digest:
+        raise InputError(
+            f"weights {digest}",
+            expected=f"{network.digest}, as when the network was opened",
+            where=f"{network.name}/{WEIGHTS}",
+            todo="Open the network again.",
+            reason=Reason.MODEL_MISMATCH,
+        )
+    model = build_vnet(network.recipe.architecture, dtype=network.dtype)
+    try:
+        model.load_weights(path)
+    except (ValueError, KeyError, OSError) as error:
+        raise InputError(
+            f"weights that don't fit ({' '.join(str(error).split())[:120]})",
+            expected=f"those of {network.recipe.architecture}",
+            where=f"{network.name}/{WEIGHTS}",
+            todo=f"Put the weights beside the {CARD} that they were trained with.",
+            reason=Reason.MODEL_MISMATCH,
+        ) from error
+    return model
+
+
+def find_networks(
+    models: Any, *, task: Task | None = None, dtype: str = "float32"
+) -> list[Network]:
+    """Open the networks of a folder, of several folders, or of Networks that are open already.
+
+    Parameters
+    ----------
+    models : path, Network, or sequence of them
+        A folder of a network, or one of networks, as ``qmri-lake train`` writes them.
+    task : {"bones", "cartilage"}, optional
+        What all of them must segment.
+    dtype : str
+        As in `Network`; those that are open keep theirs.
+
+    Raises
+    ------
+    NotFoundError
+        No network there.
+    InputError
+        Networks of another task than `task`.
+    """
+    listed = [models] if isinstance(models, (str, Path, Network)) else list(models)
+    found: list[Network] = []
+    for item in listed:
+        if isinstance(item, Network):
+            found.append(item)
+            continue
+        path = Path(item)
+        inner = sorted(card.parent for card in path.glob(f"*/{CARD}"))
+        if (path / CARD).is_file() or not inner:
+            inner = [path]
+        found += [Network.open(folder, dtype=dtype) for folder in inner]
+    if task is not None:
+        for network in found:
+            if network.recipe.task != task:
+                raise InputError(
+                    f"a network of {network.recipe.task}",
+                    expected=f"one of {task}",
+                    where=network.name,
+                    todo=f"Classes must be {', '.join(TASKS[task])}.",
+                    reason=Reason.MODEL_MISMATCH,
+                )
+    if not found:
+        raise NotFoundError("no network", expected="at least one", where="models")
+    return found

@@ -1,0 +1,185 @@
+"""Recipes: how each member of an ensemble is built and trained, for the paper and for a laptop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from qmri_lake.errors import InputError, NotFoundError, did_you_mean
+from qmri_lake.segmentation.frame import Frame
+from qmri_lake.segmentation.losses import LOSSES
+from qmri_lake.segmentation.vnet import Architecture
+from qmri_lake.tissues import BONE, CARTILAGE
+
+__all__ = ["PRESETS", "TASKS", "Recipe", "Task", "recipes"]
+
+Task = Literal["bones", "cartilage"]
+TASKS: Mapping[Task, Mapping[str, int]] = {"bones": BONE, "cartilage": CARTILAGE}
+"""What can be segmented, and the labels of each."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one network is built and trained.
+
+    Parameters
+    ----------
+    name : str
+        ``bone_3d``, ``cartilage_3d`` or ``cartilage_2d``: what kind of network.
+    task : {"bones", "cartilage"}
+    architecture : Architecture
+    frame : Frame
+        What it sees of an exam.
+    loss : str
+        One of `qmri_lake.segmentation.losses.LOSSES`.
+    learning_rate : float
+        Of Adam; the highest one where `decay` is set.
+    epochs, patience : int
+        At most so many epochs; none after `patience` without a lower validation loss.
+    batch : int
+        Volumes, or slices for a 2D network, in a step.
+    steps : int, optional
+        Steps in an epoch; default: each volume (each slice) once.
+    augment : bool
+        Flip and turn at random in every step.
+    copies : int
+        Offline copies of each training volume, which train beside the originals.
+    decay : bool
+        Raise the learning rate over the first tenth of the steps, then lower it along a cosine.
+    weight_power : float
+        Class weights are inverse voxel frequencies to this power, mean 1.
+    """
+
+    name: str
+    task: Task
+    architecture: Architecture
+    frame: Frame
+    loss: str
+    learning_rate: float
+    epochs: int
+    patience: int
+    batch: int = 1
+    steps: int | None = None
+    augment: bool = False
+    copies: int = 0
+    decay: bool = False
+    weight_power: float = 1.0
+
+    @property
+    def labels(self) -> Mapping[str, int]:
+        """The classes, as in `qmri_lake.tissues`."""
+        return TASKS[self.task]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as a model card holds them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """Make a recipe of what `to_dict` returned."""
+        return cls(
+            **{
+                **values,
+                "architecture": Architecture(**values["architecture"]),
+                "frame": Frame(**values["frame"]),
+            }
+        )
+
+
+_BONE_3D = Recipe(
+    name="bone_3d",
+    task="bones",
+    architecture=Architecture(3, len(BONE)),
+    frame=Frame(medial_first=False, crop=None),
+    loss="combined",
+    learning_rate=5e-4,
+    epochs=500,
+    patience=30,
+    augment=True,
+)
+_CARTILAGE_3D = Recipe(
+    name="cartilage_3d",
+    task="cartilage",
+    architecture=Architecture(3, len(CARTILAGE)),
+    frame=Frame(medial_first=True, crop=(140, 344, 344)),
+    loss="combined",
+    learning_rate=1e-4,
+    epochs=500,
+    patience=30,
+    copies=18,
+)
+_CARTILAGE_2D = replace(
+    _CARTILAGE_3D,
+    name="cartilage_2d",
+    architecture=Architecture(2, len(CARTILAGE), convolutions=(4, 4), bottom=4),
+    batch=8,
+    copies=0,
+)
+
+PRESETS = ("paper", "small")
+"""``paper``: as published. ``small``: what a laptop trains in minutes on 64 x 144 x 144 voxels."""
+
+_SMALL: Mapping[str, Mapping[str, Any]] = {
+    # All of these are ours [A]: few channels, small kernels, half the resolution for bones.
+    "bone_3d": {
+        "architecture": Architecture(3, len(BONE), 8, (1, 1, 1), 1, 3, 0.0),
+        "frame": Frame(medial_first=True, crop=None),
+        "learning_rate": 3e-3,
+        "epochs": 20,
+        "steps": 30,
+    },
+    "cartilage_3d": {
+        "architecture": Architecture(3, len(CARTILAGE), 8, (1, 1, 1), 1, 3, 0.0),
+        "frame": Frame(medial_first=True, crop=None),
+        "learning_rate": 3e-3,
+        "epochs": 20,
+        "steps": 10,
+        "copies": 0,
+    },
+    "cartilage_2d": {
+        "architecture": Architecture(2, len(CARTILAGE), 8, (2, 2), 2, 3, 0.0),
+        "frame": Frame(medial_first=True, crop=None),
+        "learning_rate": 3e-3,
+        "epochs": 20,
+        "steps": 30,
+    },
+}
+
+
+def recipes(task: str, preset: str = "paper", members: int | None = None) -> list[Recipe]:
+    """Return the recipes of an ensemble's members.
+
+    Parameters
+    ----------
+    task : {"bones", "cartilage"}
+        Bones: five 3D networks, one a loss. Cartilage: three 2D and three 3D networks. [paper]
+    preset : {"paper", "small"}
+    members : int, optional
+        Only so many: the first losses, or 2D and 3D in turn.
+
+    Raises
+    ------
+    NotFoundError
+        No such task or preset.
+    InputError
+        More members than the ensemble has, or none.
+    """
+    for value, known, what in ((task, tuple(TASKS), "task"), (preset, PRESETS, "preset")):
+        if value not in known:
+            raise NotFoundError(
+                f"no {what} {value!r}", expected=f"one of {', '.join(known)}", where="recipes",
+                todo=did_you_mean(value, known),
+            )  # fmt: skip
+    if task == "bones":
+        found = [replace(_BONE_3D, loss=name) for name in LOSSES]
+    else:
+        found = [_CARTILAGE_2D, _CARTILAGE_3D] * 3
+    if preset == "small":
+        found = [
+            replace(recipe, decay=True, weight_power=0.5, **_SMALL[recipe.name]) for recipe in found
+        ]
+    count = len(found) if members is None else members
+    if not 1 <= count <= len(found):
+        raise InputError(f"{count} members", expected=f"1 to {len(found)}", where="recipes")
+    return found[:count]

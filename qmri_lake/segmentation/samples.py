@@ -1,0 +1,273 @@
+"""What a network is trained on: exams of a lake as it sees them, prepared once and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmri_lake.errors import InputError, Reason
+from qmri_lake.segmentation.augment import augment
+from qmri_lake.segmentation.distance_maps import distance_maps
+from qmri_lake.segmentation.offline import copy_of
+from qmri_lake.segmentation.recipes import Recipe
+from qmri_lake.segmentation.vnet import padding
+from qmri_lake.tissues import NO_MASK
+
+if TYPE_CHECKING:
+    from qmri_lake.lake import Lake
+
+__all__ = ["Sample", "SampleSet"]
+
+_PHI_STEPS = 255
+"""phi is kept in steps of 1/255: a weight between 1 and 2 needs no more, and disks are finite."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One volume as a network sees it, on disk; arrays are read when they are asked for.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds ``image.npy`` (slice, row, column) float32, ``labels.npy`` the same uint8, and
+        ``phi.npy`` (class, slice, row, column) uint8, in steps of 1/255.
+    spacing : (3,)
+        mm along the axes.
+    """
+
+    folder: Path
+    spacing: tuple[float, float, float]
+
+    def open(self) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return image, labels and phi as memory maps: a slice costs no more than a slice."""
+        image, labels, phi = (
+            np.load(self.folder / f"{name}.npy", mmap_mode="r")
+            for name in ("image", "labels", "phi")
+        )
+        return image, labels, phi
+
+
+class SampleSet:
+    """The volumes of one split, prepared for one recipe.
+
+    Parameters
+    ----------
+    lake : Lake
+    exams : sequence of str
+        Exam keys.
+    recipe : Recipe
+    target : str
+        The label array of group ``dess`` to learn, such as ``"reference_bone"``.
+    cache : Path
+        Where prepared volumes are kept. A volume is found again by what it was made of, so that
+        members and later trainings share it.
+    copies : int
+        Offline copies of each volume beside it.
+    seed : int
+        Of the copies.
+
+    Raises
+    ------
+    InputError
+        An exam without image or without these labels, or labels of another kind.
+    """
+
+    def __init__(
+        self,
+        lake: Lake,
+        exams: Sequence[str],
+        recipe: Recipe,
+        target: str,
+        cache: Path,
+        *,
+        copies: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self.recipe = recipe
+        self.exams = tuple(exams)
+        self.samples = [
+            sample
+            for exam in exams
+            for sample in _prepare(lake, exam, recipe, target, cache, copies, seed)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def counts(self) -> NDArray[np.int64]:
+        """Count the voxels of each class over all volumes."""
+        n = len(self.recipe.labels)
+        total = np.zeros(n, np.int64)
+        for sample in self.samples:
+            total += np.bincount(sample.open()[1].ravel(), minlength=n)
+        return total
+
+    @property
+    def steps(self) -> int:
+        """Steps in an epoch of training."""
+        return self.recipe.steps or -(-len(self._items()) // self.recipe.batch)
+
+    def batches(
+        self, rng: np.random.Generator | None
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Yield one epoch of (image, target), channels last.
+
+        With `rng` in random order and augmented as the recipe says; without, every volume once and
+        as it is. The next batch is read while the present one is being used.
+        """
+        drawn = self._drawn(rng)
+        with ThreadPoolExecutor(1) as reader:
+            coming = None
+            for items, seed in drawn:
+                following = reader.submit(self._batch, items, seed)
+                if coming is not None:
+                    yield coming.result()
+                coming = following
+            if coming is not None:
+                yield coming.result()
+
+    def _drawn(
+        self, rng: np.random.Generator | None
+    ) -> Iterator[tuple[list[tuple[int, int]], int | None]]:
+        """Yield the items of each batch, (volume, slice or -1), and a seed for its augmentation."""
+        items, size = self._items(), self.recipe.batch
+        if rng is None:
+            for start in range(0, len(items), size):
+                yield items[start : start + size], None
+            return
+        order: list[int] = []
+        for _ in range(self.steps):
+            while len(order) < size:
+                order += rng.permutation(len(items)).tolist()
+            yield [items[k] for k in order[:size]], int(rng.integers(2**31))
+            order = order[size:]
+
+    def _items(self) -> list[tuple[int, int]]:
+        """Return what an epoch is made of: (volume, -1), or (volume, slice) for a 2D network."""
+        if self.recipe.architecture.rank == 3:
+            return [(k, -1) for k in range(len(self))]
+        slices = (len(sample.open()[0]) for sample in self.samples)
+        return [(k, s) for k, n in enumerate(slices) for s in range(n)]
+
+    def _batch(
+        self, items: Sequence[tuple[int, int]], seed: int | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        rng = None if seed is None else np.random.default_rng(seed)
+        images, targets = zip(*(self._item(k, s, rng) for k, s in items), strict=True)
+        return np.stack(images)[..., None], np.stack(targets)
+
+    def _item(
+        self, k: int, index: int, rng: np.random.Generator | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return one image and its target: channel 0 the label, then phi of every class."""
+        sample = self.samples[k]
+        image: Any
+        weight: Any
+        image, labels, phi = sample.open()
+        if index >= 0:
+            image, labels, phi = image[index], labels[index], phi[:, index]
+        weight = phi.astype(np.float32) / _PHI_STEPS
+        if rng is not None and self.recipe.augment:
+            if index >= 0:
+                flat = augment(
+                    image[None], labels[None], weight[:, None], rng, flip=0.0,
+                    spacing=sample.spacing[1:],
+                )  # fmt: skip
+                image, labels, weight = flat[0][0], flat[1][0], flat[2][:, 0]
+            else:
+                image, labels, weight = augment(
+                    image, labels, weight, rng, spacing=sample.spacing[1:]
+                )
+        margins = padding(image.shape, self.recipe.architecture.stride)
+        image = np.pad(image, margins, mode="edge")
+        target = np.concatenate([labels[None].astype(np.float32), weight])
+        target = np.pad(target, [(0, 0), *margins])
+        return np.asarray(image, np.float32), np.moveaxis(target, 0, -1)
+
+
+def _prepare(
+    lake: Lake, exam: str, recipe: Recipe, target: str, cache: Path, copies: int, seed: int
+) -> Iterator[Sample]:
+    """Yield an exam's sample and those of its copies, made where the cache lacks them."""
+    ds = lake.load("dess", exam=exam).isel(exam=0)
+    for name in ("image", target):
+        if name not in ds:
+            raise InputError(
+                f"no dess/{name}",
+                expected="an image and labels to learn from",
+                where=exam,
+                todo="Import reference masks: qmri-lake ingest-masks ... --as reference.",
+                reason=Reason.ABSENT_EXAM,
+            )
+    labels = ds[target].values
+    if (labels == NO_MASK).all():
+        raise InputError(
+            f"no dess/{target}",
+            expected="labels",
+            where=exam,
+            todo=f"Choose exams that have one: cohort.require('dess/{target}').",
+            reason=Reason.ABSENT_EXAM,
+        )
+    affine, knee = ds["affine"].values, str(ds["knee"].item())
+    spacing = tuple(float(v) for v in np.linalg.norm(affine[:3, :3], axis=0))
+    key = {
+        "image": str(ds["digest"].item()),
+        "labels": hashlib.sha256(labels.tobytes()).hexdigest(),
+        "affine": affine.tolist(),
+        "frame": asdict(recipe.frame),
+        "classes": len(recipe.labels),
+        "flat": recipe.architecture.rank == 2,
+    }
+    image: NDArray[np.float32] | None = None
+    for number in range(copies + 1):
+        made_of = {**key, **({"copy": [number - 1, seed]} if number else {})}
+        name = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:20]
+        folder = cache / f"{exam}-{name}"
+        sample = Sample(folder, (spacing[0], spacing[1], spacing[2]))
+        if not folder.is_dir():
+            if image is None:
+                image = ds["image"].values
+            seen, mask = image, labels
+            if number:
+                own = [seed, *hashlib.sha256(exam.encode()).digest()[:4]]
+                seen, mask, _ = copy_of(image, labels, spacing, number - 1, seed=own)
+            _write(
+                folder,
+                recipe.frame.image(seen, affine, knee),
+                recipe.frame.labels(mask, affine, knee),
+                sample.spacing,
+                len(recipe.labels),
+                flat=recipe.architecture.rank == 2,
+            )
+        yield sample
+
+
+def _write(
+    folder: Path,
+    image: NDArray[np.float32],
+    labels: NDArray[Any],
+    spacing: tuple[float, float, float],
+    classes: int,
+    *,
+    flat: bool,
+) -> None:
+    """Write a sample: whole, or not at all."""
+    if flat:
+        phi = np.stack([distance_maps(s, classes, spacing[1:]) for s in labels], axis=1)
+    else:
+        phi = distance_maps(labels, classes, spacing)
+    part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    part.mkdir(parents=True, exist_ok=True)
+    np.save(part / "image.npy", image)
+    np.save(part / "labels.npy", labels.astype(np.uint8, copy=False))
+    np.save(part / "phi.npy", np.rint(phi * _PHI_STEPS).astype(np.uint8))
+    part.rename(folder)
