@@ -35,6 +35,9 @@ class Frame:
     """Slices, rows, columns of what the network sees; None: all of them."""
     percentile: float | None = 85.0
     """Images are divided by this percentile of the voxels that are left; None: as they are."""
+    shrink: int = 1
+    """Voxels along each axis that are averaged into one: less to compute, and coarser. What comes
+    back is linear between their centres. [assumption]"""
 
     def __post_init__(self) -> None:
         if self.crop is not None:
@@ -45,6 +48,8 @@ class Frame:
                 raise InputError(
                     f"crop {crop}", expected="slices, rows and columns above 0", where="Frame"
                 )
+        if self.shrink < 1:
+            raise InputError(f"shrink {self.shrink}", expected="1 or more", where="Frame")
         if self.percentile is not None and not 0 < self.percentile <= 100:
             raise InputError(
                 f"percentile {self.percentile}", expected="above 0, to 100", where="Frame"
@@ -52,6 +57,10 @@ class Frame:
 
     def size(self, shape: Sequence[int]) -> tuple[int, int, int]:
         """Return what the network sees of an exam of this shape: slices, rows, columns."""
+        return _by_block(self._kept(shape), self.shrink)
+
+    def _kept(self, shape: Sequence[int]) -> tuple[int, int, int]:
+        """Return what is left of an exam after the crop, in its own voxels."""
         return self.crop or (shape[0], shape[1], shape[2])
 
     def image(
@@ -101,10 +110,12 @@ class Frame:
                     reason=Reason.UNREADABLE_VALUE,
                 )
             seen /= np.float32(level)
-        return _padded(seen, self.size(image.shape), here, 0)
+        return _shrunk(_padded(seen, self._kept(image.shape), here, 0), self.shrink)
 
     def labels(self, labels: NDArray[Any], affine: NDArray[np.float64], knee: str) -> NDArray[Any]:
         """Return labels on the grid that the network sees, 0 where the exam does not reach.
+
+        Of a block of voxels that is shrunk, the label that most of them have.
 
         Parameters
         ----------
@@ -115,7 +126,8 @@ class Frame:
         labels = _volume(labels)
         there, here = self._boxes(labels.shape)
         seen = labels[:: self._step(affine, knee)][there]
-        return _padded(seen, self.size(labels.shape), here, 0)
+        whole = _padded(seen, self._kept(labels.shape), here, 0)
+        return whole if self.shrink == 1 else _majority(whole, self.shrink)
 
     def back(
         self,
@@ -147,6 +159,9 @@ class Frame:
         """
         whole = np.zeros((len(probabilities), *shape), probabilities.dtype)
         whole[0] = 1
+        self._check_size(probabilities, shape)
+        if self.shrink > 1:
+            probabilities = _enlarged(probabilities, self._kept(shape), self.shrink)
         return self._restore(probabilities, whole, affine, knee)
 
     def back_labels(
@@ -158,8 +173,15 @@ class Frame:
     ) -> NDArray[np.uint8]:
         """Return labels (slice, row, column) on the exam's own grid: 0 outside the crop.
 
-        Parameters and errors are those of `back`.
+        Parameters and errors are those of `back`. Shrunk labels can't be brought back: do so with
+        their probabilities.
         """
+        if self.shrink > 1:
+            raise InputError(
+                f"labels shrunk by {self.shrink}", expected="probabilities", where="Frame",
+                todo="Use back, and take the class of the highest one.",
+            )  # fmt: skip
+        self._check_size(labels[None], shape)
         whole = np.zeros((1, *shape), np.uint8)
         restored: NDArray[np.uint8] = self._restore(labels[None], whole, affine, knee)[0]
         return restored
@@ -172,18 +194,20 @@ class Frame:
         knee: str,
     ) -> NDArray[Any]:
         shape = whole.shape[1:]
-        if seen.shape[1:] != self.size(shape):
-            raise InputError(
-                f"an array of {seen.shape[1:]}",
-                expected=f"{self.size(shape)}, as the network sees an exam of {shape}",
-                where="Frame.back",
-                reason=Reason.GRID_MISMATCH,
-            )
         there, here = self._boxes(shape)
         # The flipped view is written to, so that the array itself has the exam's order.
         view = whole[:, :: self._step(affine, knee)]
         view[(slice(None), *there)] = seen[(slice(None), *here)]
         return whole
+
+    def _check_size(self, seen: NDArray[Any], shape: Sequence[int]) -> None:
+        if seen.shape[1:] != self.size(shape):
+            raise InputError(
+                f"an array of {seen.shape[1:]}",
+                expected=f"{self.size(shape)}, as the network sees an exam of {tuple(shape)}",
+                where="Frame.back",
+                reason=Reason.GRID_MISMATCH,
+            )
 
     def _step(self, affine: NDArray[np.float64], knee: str) -> int:
         """Return -1 if slices must be reversed, else 1."""
@@ -205,7 +229,7 @@ class Frame:
     def _boxes(self, shape: Sequence[int]) -> tuple[Box, Box]:
         """Return what is seen of the exam, and where it lies in what the network sees."""
         there, here = [], []
-        for full, seen in zip(shape, self.size(shape), strict=True):
+        for full, seen in zip(shape, self._kept(shape), strict=True):
             kept = min(full, seen)
             there.append(slice((full - kept) // 2, (full - kept) // 2 + kept))
             here.append(slice((seen - kept) // 2, (seen - kept) // 2 + kept))
@@ -226,3 +250,46 @@ def _padded(seen: NDArray[Any], size: tuple[int, int, int], here: Box, fill: int
     padded = np.full(size, fill, seen.dtype)
     padded[here] = seen
     return padded
+
+
+def _by_block(shape: Sequence[int], n: int) -> tuple[int, int, int]:
+    """Return how many blocks of n voxels an array has, the last ones perhaps not full."""
+    a, b, c = (-(-size // n) for size in shape)
+    return a, b, c
+
+
+def _blocks(array: NDArray[Any], n: int) -> NDArray[Any]:
+    """Return (block, block, block, voxel of the block); the edge is repeated to fill the last."""
+    shape = _by_block(array.shape, n)
+    array = np.pad(
+        array, [(0, k * n - size) for k, size in zip(shape, array.shape, strict=True)], mode="edge"
+    )
+    split = array.reshape(shape[0], n, shape[1], n, shape[2], n)
+    return split.transpose(0, 2, 4, 1, 3, 5).reshape(*shape, n**3)
+
+
+def _shrunk(image: NDArray[np.float32], n: int) -> NDArray[np.float32]:
+    return image if n == 1 else _blocks(image, n).mean(axis=-1, dtype=np.float32)
+
+
+def _majority(labels: NDArray[Any], n: int) -> NDArray[Any]:
+    blocks = _blocks(labels, n)
+    values = np.unique(labels)
+    votes = np.stack([np.count_nonzero(blocks == value, axis=-1) for value in values])
+    most: NDArray[Any] = values[votes.argmax(axis=0)]
+    return most
+
+
+def _enlarged(
+    probabilities: NDArray[Any], shape: tuple[int, int, int], n: int
+) -> NDArray[np.float32]:
+    """Return probabilities on the finer grid, linear between the centres of the blocks."""
+    for axis, size in enumerate(shape, start=1):
+        at = np.clip((np.arange(size) + 0.5) / n - 0.5, 0, probabilities.shape[axis] - 1)
+        low = np.floor(at).astype(int)
+        high = np.minimum(low + 1, probabilities.shape[axis] - 1)
+        share = (at - low).astype(np.float32)
+        share = share.reshape([-1 if k == axis else 1 for k in range(4)])
+        below = np.take(probabilities, low, axis=axis)
+        probabilities = below + share * (np.take(probabilities, high, axis=axis) - below)
+    return probabilities

@@ -219,6 +219,8 @@ def _prepare(
         )
     affine, knee = ds["affine"].values, str(ds["knee"].item())
     spacing = tuple(float(v) for v in np.linalg.norm(affine[:3, :3], axis=0))
+    a, b, c = (step * recipe.frame.shrink for step in spacing)
+    seen_spacing = (a, b, c)
     key = {
         "image": str(ds["digest"].item()),
         "labels": hashlib.sha256(labels.tobytes()).hexdigest(),
@@ -232,7 +234,7 @@ def _prepare(
         made_of = {**key, **({"copy": [number - 1, seed]} if number else {})}
         name = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:20]
         folder = cache / f"{exam}-{name}"
-        sample = Sample(folder, (spacing[0], spacing[1], spacing[2]))
+        sample = Sample(folder, seen_spacing)
         if not folder.is_dir():
             if image is None:
                 image = ds["image"].values
