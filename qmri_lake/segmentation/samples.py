@@ -222,7 +222,7 @@ def _prepare(
     a, b, c = (step * recipe.frame.shrink for step in spacing)
     seen_spacing = (a, b, c)
     key = {
-        "image": str(ds["digest"].item()),
+        "image": str(ds["digest"].values),
         "labels": hashlib.sha256(labels.tobytes()).hexdigest(),
         "affine": affine.tolist(),
         "frame": asdict(recipe.frame),
