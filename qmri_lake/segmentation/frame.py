@@ -14,6 +14,7 @@ from qmri_lake.errors import InputError, Reason
 __all__ = ["Frame"]
 
 Box = tuple[slice, slice, slice]
+Size = tuple[int, int, int]
 
 _MEDIAL_X = {"right": 1.0, "left": -1.0}
 """Sign of LPS x towards the middle of the body, for each knee."""
@@ -35,9 +36,9 @@ class Frame:
     """Slices, rows, columns of what the network sees; None: all of them."""
     percentile: float | None = 85.0
     """Images are divided by this percentile of the voxels that are left; None: as they are."""
-    shrink: int = 1
-    """Voxels along each axis that are averaged into one: less to compute, and coarser. What comes
-    back is linear between their centres. [assumption]"""
+    shrink: tuple[int, int, int] = (1, 1, 1)
+    """Slices, rows, columns that are averaged into one voxel: less to compute, and coarser. What
+    comes back is linear between their centres. [assumption]"""
 
     def __post_init__(self) -> None:
         if self.crop is not None:
@@ -48,8 +49,11 @@ class Frame:
                 raise InputError(
                     f"crop {crop}", expected="slices, rows and columns above 0", where="Frame"
                 )
-        if self.shrink < 1:
-            raise InputError(f"shrink {self.shrink}", expected="1 or more", where="Frame")
+        object.__setattr__(self, "shrink", tuple(int(n) for n in self.shrink))
+        if len(self.shrink) != 3 or min(self.shrink) < 1:
+            raise InputError(
+                f"shrink {self.shrink}", expected="three whole numbers above 0", where="Frame"
+            )
         if self.percentile is not None and not 0 < self.percentile <= 100:
             raise InputError(
                 f"percentile {self.percentile}", expected="above 0, to 100", where="Frame"
@@ -127,7 +131,7 @@ class Frame:
         there, here = self._boxes(labels.shape)
         seen = labels[:: self._step(affine, knee)][there]
         whole = _padded(seen, self._kept(labels.shape), here, 0)
-        return whole if self.shrink == 1 else _majority(whole, self.shrink)
+        return whole if max(self.shrink) == 1 else _majority(whole, self.shrink)
 
     def back(
         self,
@@ -160,7 +164,7 @@ class Frame:
         whole = np.zeros((len(probabilities), *shape), probabilities.dtype)
         whole[0] = 1
         self._check_size(probabilities, shape)
-        if self.shrink > 1:
+        if max(self.shrink) > 1:
             probabilities = _enlarged(probabilities, self._kept(shape), self.shrink)
         return self._restore(probabilities, whole, affine, knee)
 
@@ -176,7 +180,7 @@ class Frame:
         Parameters and errors are those of `back`. Shrunk labels can't be brought back: do so with
         their probabilities.
         """
-        if self.shrink > 1:
+        if max(self.shrink) > 1:
             raise InputError(
                 f"labels shrunk by {self.shrink}", expected="probabilities", where="Frame",
                 todo="Use back, and take the class of the highest one.",
@@ -252,39 +256,36 @@ def _padded(seen: NDArray[Any], size: tuple[int, int, int], here: Box, fill: int
     return padded
 
 
-def _by_block(shape: Sequence[int], n: int) -> tuple[int, int, int]:
-    """Return how many blocks of n voxels an array has, the last ones perhaps not full."""
-    a, b, c = (-(-size // n) for size in shape)
+def _by_block(shape: Sequence[int], block: Size) -> Size:
+    """Return how many blocks of voxels an array has, the last ones perhaps not full."""
+    a, b, c = (-(-size // n) for size, n in zip(shape, block, strict=True))
     return a, b, c
 
 
-def _blocks(array: NDArray[Any], n: int) -> NDArray[Any]:
+def _blocks(array: NDArray[Any], block: Size) -> NDArray[Any]:
     """Return (block, block, block, voxel of the block); the edge is repeated to fill the last."""
-    shape = _by_block(array.shape, n)
-    array = np.pad(
-        array, [(0, k * n - size) for k, size in zip(shape, array.shape, strict=True)], mode="edge"
-    )
-    split = array.reshape(shape[0], n, shape[1], n, shape[2], n)
-    return split.transpose(0, 2, 4, 1, 3, 5).reshape(*shape, n**3)
+    a, b, c = shape = _by_block(array.shape, block)
+    missing = (k * n - size for k, n, size in zip(shape, block, array.shape, strict=True))
+    array = np.pad(array, [(0, more) for more in missing], mode="edge")
+    split = array.reshape(a, block[0], b, block[1], c, block[2])
+    return split.transpose(0, 2, 4, 1, 3, 5).reshape(*shape, -1)
 
 
-def _shrunk(image: NDArray[np.float32], n: int) -> NDArray[np.float32]:
-    return image if n == 1 else _blocks(image, n).mean(axis=-1, dtype=np.float32)
+def _shrunk(image: NDArray[np.float32], block: Size) -> NDArray[np.float32]:
+    return image if max(block) == 1 else _blocks(image, block).mean(axis=-1, dtype=np.float32)
 
 
-def _majority(labels: NDArray[Any], n: int) -> NDArray[Any]:
-    blocks = _blocks(labels, n)
+def _majority(labels: NDArray[Any], block: Size) -> NDArray[Any]:
+    blocks = _blocks(labels, block)
     values = np.unique(labels)
     votes = np.stack([np.count_nonzero(blocks == value, axis=-1) for value in values])
     most: NDArray[Any] = values[votes.argmax(axis=0)]
     return most
 
 
-def _enlarged(
-    probabilities: NDArray[Any], shape: tuple[int, int, int], n: int
-) -> NDArray[np.float32]:
+def _enlarged(probabilities: NDArray[Any], shape: Size, block: Size) -> NDArray[np.float32]:
     """Return probabilities on the finer grid, linear between the centres of the blocks."""
-    for axis, size in enumerate(shape, start=1):
+    for axis, (size, n) in enumerate(zip(shape, block, strict=True), start=1):
         at = np.clip((np.arange(size) + 0.5) / n - 0.5, 0, probabilities.shape[axis] - 1)
         low = np.floor(at).astype(int)
         high = np.minimum(low + 1, probabilities.shape[axis] - 1)

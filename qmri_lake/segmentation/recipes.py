@@ -124,7 +124,7 @@ _SMALL: Mapping[str, Mapping[str, Any]] = {
     # All of these are ours [A]: few channels, small kernels, half the resolution for bones.
     "bone_3d": {
         "architecture": Architecture(3, len(BONE), 8, (1, 1, 1), 1, 3, 0.0),
-        "frame": Frame(medial_first=True, crop=None, shrink=2),
+        "frame": Frame(medial_first=True, crop=None, shrink=(2, 2, 2)),
         "learning_rate": 3e-3,
         "epochs": 20,
         "steps": 30,

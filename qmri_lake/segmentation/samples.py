@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Sequence
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,12 +25,16 @@ from qmri_lake.segmentation.vnet import padding
 from qmri_lake.tissues import NO_MASK
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from qmri_lake.lake import Lake
 
 __all__ = ["Sample", "SampleSet"]
 
 _PHI_STEPS = 255
 """phi is kept in steps of 1/255: a weight between 1 and 2 needs no more, and disks are finite."""
+_ABANDONED = 24 * 3600
+"""Seconds after which a half-written sample is nobody's any more."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +44,9 @@ class Sample:
     Parameters
     ----------
     folder : Path
-        Holds ``image.npy`` (slice, row, column) float32, ``labels.npy`` the same uint8, and
-        ``phi.npy`` (class, slice, row, column) uint8, in steps of 1/255.
+        Holds ``image.npy`` (slice, row, column) float32, ``labels.npy`` the same uint8,
+        ``phi.npy`` (class, slice, row, column) uint8, in steps of 1/255, and ``counts.npy``
+        (class,), voxels.
     spacing : (3,)
         mm along the axes.
     """
@@ -54,6 +61,11 @@ class Sample:
             for name in ("image", "labels", "phi")
         )
         return image, labels, phi
+
+    def counts(self) -> NDArray[np.int64]:
+        """Return the number of voxels of each class."""
+        found: NDArray[np.int64] = np.load(self.folder / "counts.npy")
+        return found
 
 
 class SampleSet:
@@ -73,12 +85,15 @@ class SampleSet:
     copies : int
         Offline copies of each volume beside it.
     seed : int
-        Of the copies.
+        Of the copies; the same one lets members share them.
+    progress : callable, optional
+        Called with (exams that are ready, all exams).
 
     Raises
     ------
     InputError
-        An exam without image or without these labels, or labels of another kind.
+        An exam without image or without these labels, labels of another kind, or a volume that is
+        too small for the network.
     """
 
     def __init__(
@@ -91,24 +106,24 @@ class SampleSet:
         *,
         copies: int = 0,
         seed: int = 0,
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.recipe = recipe
         self.exams = tuple(exams)
-        self.samples = [
-            sample
-            for exam in exams
-            for sample in _prepare(lake, exam, recipe, target, cache, copies, seed)
-        ]
+        self.samples: list[Sample] = []
+        for done, exam in enumerate(self.exams, start=1):
+            self.samples += _prepare(lake, exam, recipe, target, cache, copies, seed)
+            if progress is not None:
+                progress(done, len(self.exams))
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def counts(self) -> NDArray[np.int64]:
         """Count the voxels of each class over all volumes."""
-        n = len(self.recipe.labels)
-        total = np.zeros(n, np.int64)
+        total = np.zeros(len(self.recipe.labels), np.int64)
         for sample in self.samples:
-            total += np.bincount(sample.open()[1].ravel(), minlength=n)
+            total += sample.counts()
         return total
 
     @property
@@ -121,8 +136,12 @@ class SampleSet:
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """Yield one epoch of (image, target), channels last.
 
-        With `rng` in random order and augmented as the recipe says; without, every volume once and
-        as it is. The next batch is read while the present one is being used.
+        With `rng` in random order, `steps` full batches, and augmented as the recipe says; without,
+        every volume or slice once and as it is. The next batch is read while the present one is
+        being used.
+
+        The image is (batch, [slice,] row, column, 1) float32; the target has the label in channel
+        0 and phi of each class, 0 to 1, behind it. Both are padded to the network's stride.
         """
         drawn = self._drawn(rng)
         with ThreadPoolExecutor(1) as reader:
@@ -199,45 +218,33 @@ def _prepare(
 ) -> Iterator[Sample]:
     """Yield an exam's sample and those of its copies, made where the cache lacks them."""
     ds = lake.load("dess", exam=exam).isel(exam=0)
-    for name in ("image", target):
-        if name not in ds:
-            raise InputError(
-                f"no dess/{name}",
-                expected="an image and labels to learn from",
-                where=exam,
-                todo="Import reference masks: qmri-lake ingest-masks ... --as reference.",
-                reason=Reason.ABSENT_EXAM,
-            )
-    labels = ds[target].values
-    if (labels == NO_MASK).all():
-        raise InputError(
-            f"no dess/{target}",
-            expected="labels",
-            where=exam,
-            todo=f"Choose exams that have one: cohort.require('dess/{target}').",
-            reason=Reason.ABSENT_EXAM,
-        )
+    labels = _labels(ds, exam, recipe, target)
     affine, knee = ds["affine"].values, str(ds["knee"].item())
-    spacing = tuple(float(v) for v in np.linalg.norm(affine[:3, :3], axis=0))
-    a, b, c = (step * recipe.frame.shrink for step in spacing)
-    seen_spacing = (a, b, c)
+    padding(_seen(recipe, labels.shape), recipe.architecture.stride)
+    a, b, c = (float(v) for v in np.linalg.norm(affine[:3, :3], axis=0))
+    spacing, shrink = (a, b, c), recipe.frame.shrink
+    digest = str(ds["digest"].values) if "digest" in ds else ""
+    image: NDArray[np.float32] | None = None
+    if not digest:
+        image = _image(ds, exam)
     key = {
-        "image": str(ds["digest"].values),
-        "labels": hashlib.sha256(labels.tobytes()).hexdigest(),
+        "image": digest or hashlib.sha256(np.ascontiguousarray(image)).hexdigest(),
+        "labels": hashlib.sha256(np.ascontiguousarray(labels)).hexdigest(),
         "affine": affine.tolist(),
+        "knee": knee,
         "frame": asdict(recipe.frame),
         "classes": len(recipe.labels),
         "flat": recipe.architecture.rank == 2,
+        "layout": 2,
     }
-    image: NDArray[np.float32] | None = None
     for number in range(copies + 1):
         made_of = {**key, **({"copy": [number - 1, seed]} if number else {})}
         name = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:20]
         folder = cache / f"{exam}-{name}"
-        sample = Sample(folder, seen_spacing)
+        sample = Sample(folder, (a * shrink, b * shrink, c * shrink))
         if not folder.is_dir():
             if image is None:
-                image = ds["image"].values
+                image = _image(ds, exam)
             seen, mask = image, labels
             if number:
                 own = [seed, *hashlib.sha256(exam.encode()).digest()[:4]]
@@ -251,6 +258,54 @@ def _prepare(
                 flat=recipe.architecture.rank == 2,
             )
         yield sample
+
+
+def _seen(recipe: Recipe, shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the size of what the network gets: a 2D one sees no slices."""
+    return recipe.frame.size(shape)[3 - recipe.architecture.rank :]
+
+
+def _labels(ds: xr.Dataset, exam: str, recipe: Recipe, target: str) -> NDArray[Any]:
+    """Return the labels to learn, or say what is wrong with them."""
+    if "image" not in ds:
+        raise _no_image(exam)
+    labels: NDArray[Any] | None = ds[target].values if target in ds else None
+    if labels is None or not labels.size or (labels == NO_MASK).all():
+        raise InputError(
+            f"no dess/{target}",
+            expected="labels to learn from",
+            where=exam,
+            todo=f"Import them, qmri-lake ingest-masks ... --as reference, or choose exams that "
+            f"have them: cohort.require('dess/{target}').",
+            reason=Reason.ABSENT_EXAM,
+        )
+    known = set(recipe.labels.values())
+    if unknown := sorted(set(np.unique(labels).tolist()) - known):
+        raise InputError(
+            f"label {unknown[0]} in dess/{target}",
+            expected=f"0 to {max(known)}: {', '.join(recipe.labels)}",
+            where=exam,
+            todo="Import the labels again; 255 means that nobody looked there.",
+            reason=Reason.UNKNOWN_LABEL,
+        )
+    return labels
+
+
+def _image(ds: xr.Dataset, exam: str) -> NDArray[np.float32]:
+    image: NDArray[np.float32] = ds["image"].values
+    if not np.isfinite(image).any():
+        raise _no_image(exam)
+    return image
+
+
+def _no_image(exam: str) -> InputError:
+    return InputError(
+        "no dess/image",
+        expected="an image to learn from",
+        where=exam,
+        todo="Ingest it, or choose exams that have one: cohort.require('dess/image').",
+        reason=Reason.ABSENT_EXAM,
+    )
 
 
 def _write(
@@ -267,9 +322,27 @@ def _write(
         phi = np.stack([distance_maps(s, classes, spacing[1:]) for s in labels], axis=1)
     else:
         phi = distance_maps(labels, classes, spacing)
-    part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    part.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _clean(folder)
+    part = Path(tempfile.mkdtemp(".part", f"{folder.name}.", folder.parent))
     np.save(part / "image.npy", image)
     np.save(part / "labels.npy", labels.astype(np.uint8, copy=False))
     np.save(part / "phi.npy", np.rint(phi * _PHI_STEPS).astype(np.uint8))
-    part.rename(folder)
+    np.save(part / "counts.npy", np.bincount(labels.ravel(), minlength=classes))
+    try:
+        part.rename(folder)
+    except OSError:
+        # Another member was faster: its sample is the same.
+        if not folder.is_dir():
+            raise
+        shutil.rmtree(part)
+
+
+def _clean(folder: Path) -> None:
+    """Remove what killed trainings left of this sample, and nothing that is being written."""
+    for part in folder.parent.glob(f"{folder.name}.*.part"):
+        try:
+            if time.time() - part.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(part)
+        except FileNotFoundError:
+            pass  # another member cleans too, or has finished
