@@ -222,7 +222,7 @@ def _prepare(
     affine, knee = ds["affine"].values, str(ds["knee"].item())
     padding(_seen(recipe, labels.shape), recipe.architecture.stride)
     a, b, c = (float(v) for v in np.linalg.norm(affine[:3, :3], axis=0))
-    spacing, shrink = (a, b, c), recipe.frame.shrink
+    spacing, (i, j, k) = (a, b, c), recipe.frame.shrink
     digest = str(ds["digest"].values) if "digest" in ds else ""
     image: NDArray[np.float32] | None = None
     if not digest:
@@ -241,7 +241,7 @@ def _prepare(
         made_of = {**key, **({"copy": [number - 1, seed]} if number else {})}
         name = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:20]
         folder = cache / f"{exam}-{name}"
-        sample = Sample(folder, (a * shrink, b * shrink, c * shrink))
+        sample = Sample(folder, (a * i, b * j, c * k))
         if not folder.is_dir():
             if image is None:
                 image = _image(ds, exam)
