@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from qmri_lake.errors import RunError
 
-__all__ = ["backend_name", "channel_axis", "keras"]
+__all__ = ["backend_name", "channel_axis", "keras", "make_deterministic"]
+
+_CHATTER = re.compile(rb"WARNING: All log messages before absl|[IW]\d{4} ")
+"""How lines begin that TensorFlow prints while it is imported, before any level is obeyed."""
+_ABSENT_GPU = re.compile(rb"E\d{4} .*(cuda|cuInit)", re.IGNORECASE)
+"""What it calls an error on a machine that has no GPU at all."""
 
 
 @cache
@@ -29,9 +40,10 @@ def keras() -> Any:
     os.environ["KERAS_BACKEND"] = wanted
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        if wanted == "tensorflow":
-            _share_gpus()
-        import keras as module
+        with _without_chatter():
+            if wanted == "tensorflow":
+                _share_gpus()
+            import keras as module
     except ImportError as error:
         raise RunError(
             f"no Keras with {wanted} ({error})",
@@ -54,6 +66,22 @@ def channel_axis() -> int:
     return 1 if keras().config.image_data_format() == "channels_first" else -1
 
 
+def make_deterministic() -> None:
+    """Let every operation of this process give the same bits for the same input; it is slower.
+
+    For the whole process, and for good. The number of threads must be the same too.
+    """
+    if backend_name() == "tensorflow":
+        import tensorflow
+
+        tf: Any = tensorflow
+        tf.config.experimental.enable_op_determinism()
+    else:
+        import torch
+
+        torch.use_deterministic_algorithms(True)
+
+
 def _installed() -> str:
     found = [n for n in ("tensorflow", "torch") if importlib.util.find_spec(n) is not None]
     return found[0] if found else "tensorflow"
@@ -67,3 +95,29 @@ def _share_gpus() -> None:
 
     for device in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(device, True)
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Keep what TensorFlow says about itself from the error stream; pass on everything else.
+
+    It writes to the file descriptor, past `sys.stderr`, and obeys no level until it is loaded.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        failed = True
+        try:
+            yield
+            failed = False
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            said.seek(0)
+            gpu = Path("/proc/driver/nvidia").exists()
+            for line in said:
+                absent = not gpu and _ABSENT_GPU.match(line)
+                if failed or not (_CHATTER.match(line) or absent):
+                    os.write(2, line)
