@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -224,12 +224,10 @@ def _prepare(
     a, b, c = (float(v) for v in np.linalg.norm(affine[:3, :3], axis=0))
     spacing, (i, j, k) = (a, b, c), recipe.frame.shrink
     digest = str(ds["digest"].values) if "digest" in ds else ""
-    image: NDArray[np.float32] | None = None
-    if not digest:
-        image = _image(ds, exam)
+    image = None if digest else _image(ds, exam)
     key = {
-        "image": digest or hashlib.sha256(np.ascontiguousarray(image)).hexdigest(),
-        "labels": hashlib.sha256(np.ascontiguousarray(labels)).hexdigest(),
+        "image": digest if image is None else _digest(image),
+        "labels": _digest(labels),
         "affine": affine.tolist(),
         "knee": knee,
         "frame": asdict(recipe.frame),
@@ -258,6 +256,10 @@ def _prepare(
                 flat=recipe.architecture.rank == 2,
             )
         yield sample
+
+
+def _digest(array: NDArray[Any]) -> str:
+    return hashlib.sha256(array.tobytes()).hexdigest()
 
 
 def _seen(recipe: Recipe, shape: Sequence[int]) -> tuple[int, ...]:
@@ -322,20 +324,20 @@ def _write(
         phi = np.stack([distance_maps(s, classes, spacing[1:]) for s in labels], axis=1)
     else:
         phi = distance_maps(labels, classes, spacing)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     _clean(folder)
-    part = Path(tempfile.mkdtemp(".part", f"{folder.name}.", folder.parent))
-    np.save(part / "image.npy", image)
-    np.save(part / "labels.npy", labels.astype(np.uint8, copy=False))
-    np.save(part / "phi.npy", np.rint(phi * _PHI_STEPS).astype(np.uint8))
-    np.save(part / "counts.npy", np.bincount(labels.ravel(), minlength=classes))
+    part = folder.with_name(f"{folder.name}.{uuid4().hex[:12]}.part")
+    part.mkdir(parents=True)
     try:
+        np.save(part / "image.npy", image)
+        np.save(part / "labels.npy", labels.astype(np.uint8, copy=False))
+        np.save(part / "phi.npy", np.rint(phi * _PHI_STEPS).astype(np.uint8))
+        np.save(part / "counts.npy", np.bincount(labels.ravel(), minlength=classes))
         part.rename(folder)
-    except OSError:
-        # Another member was faster: its sample is the same.
-        if not folder.is_dir():
+    except BaseException as error:
+        shutil.rmtree(part, ignore_errors=True)
+        # Where another member was faster, its sample is the same.
+        if not (isinstance(error, OSError) and folder.is_dir()):
             raise
-        shutil.rmtree(part)
 
 
 def _clean(folder: Path) -> None:

@@ -10,8 +10,9 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,8 @@ from numpy.typing import NDArray
 
 from qmri_lake import __version__
 from qmri_lake.errors import InputError, Reason, RunError
-from qmri_lake.segmentation.backend import backend_name, channel_axis, keras
+from qmri_lake.segmentation.backend import backend_name, channel_axis, keras, make_deterministic
+from qmri_lake.segmentation.checkpoints import CHECKPOINT, State, read_state, restore, save
 from qmri_lake.segmentation.losses import class_weights, loss
 from qmri_lake.segmentation.metrics import dice
 from qmri_lake.segmentation.network import CARD, WEIGHTS, Network
@@ -32,10 +34,10 @@ from qmri_lake.segmentation.vnet import build_vnet
 if TYPE_CHECKING:
     from qmri_lake.lake import Lake
 
-__all__ = ["EpochDone", "train"]
+__all__ = ["EpochDone", "default_target", "train"]
 
-CHECKPOINT = "checkpoint.npz"
 LOG = "log.csv"
+CURVES = "curves.png"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,21 +45,14 @@ class EpochDone:
     """An epoch has ended, and its checkpoint is on disk."""
 
     name: str
+    """Of the network's folder."""
     epoch: int
     epochs: int
+    """The last epoch, unless patience ends first."""
     loss: float
     validation_loss: float
     best: bool
-
-
-@dataclass
-class _State:
-    """Where a training is, apart from weights and optimiser."""
-
-    epoch: int = 0
-    best: float = math.inf
-    best_epoch: int = 0
-    log: list[dict[str, float]] = field(default_factory=list)
+    """Whether no epoch before had a lower validation loss."""
 
 
 def train(
@@ -71,7 +66,9 @@ def train(
     resume: bool = False,
     epochs: int | None = None,
     cache: str | os.PathLike[str] | None = None,
+    deterministic: bool = False,
     progress: Callable[[EpochDone], None] | None = None,
+    preparing: Callable[[int, int], None] | None = None,
 ) -> Network:
     """Train one network on exams of a lake, and write its weights and model card.
 
@@ -88,16 +85,21 @@ def train(
     target : str, optional
         Label array of group ``dess``; default ``reference_bone`` or ``reference_cartilage``.
     seed : int
-        Of weights, order, augmentation and dropout.
+        Of weights, order, online augmentation and dropout. Offline copies are the same for all.
     resume : bool
-        Go on from the checkpoint in `out`; without one, start. Without `resume`, a folder that has
-        a checkpoint is refused.
+        Go on from the checkpoint in `out`; without one, start. A training that is finished is
+        opened. Without `resume`, a folder that holds a network or a checkpoint is refused.
     epochs : int, optional
-        Stop at this epoch at the latest, to go on later.
+        Stop after so many epochs at the latest, to go on later; default: as the recipe says.
     cache : path, optional
         Folder of prepared volumes, which members share; default ``cache`` beside `out`.
+    deterministic : bool
+        The same weights to the bit in every training with the same number of threads, for the
+        whole process; slower.
     progress : callable, optional
         Called with an `EpochDone` after each epoch.
+    preparing : callable, optional
+        Called with (exams that are ready, all exams) while volumes are prepared.
 
     Returns
     -------
@@ -108,11 +110,13 @@ def train(
     InputError
         A patient in two of the splits, an exam without labels, a class that no exam shows.
     RunError
-        A checkpoint in the way, or one of another recipe, seed or split.
+        A checkpoint in the way, or one of another recipe, seed, target or split; a loss that is
+        not a number.
     """
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    chosen = target or f"reference_{recipe.task.removesuffix('s')}"
+    folder, chosen = Path(out), target or default_target(recipe.task)
+    if epochs is not None and epochs < 1:
+        raise InputError(f"{epochs} epochs", expected="1 or more", where="train")
+    _check_target(chosen, recipe)
     _check_split(lake, split)
     configuration = {
         "recipe": recipe.to_dict(),
@@ -120,14 +124,20 @@ def train(
         "target": chosen,
         "split": {name: list(keys) for name, keys in split.items()},
     }
-    store = Path(cache) if cache is not None else folder.parent / "cache"
-    training = SampleSet(
-        lake, split["train"], recipe, chosen, store, copies=recipe.copies, seed=seed
-    )
-    validation = SampleSet(lake, split["validation"], recipe, chosen, store)
+    last = min(recipe.epochs, epochs or recipe.epochs)
+    checkpoint = folder / CHECKPOINT
+    state = State()
+    if resume and checkpoint.is_file():
+        state = read_state(checkpoint, configuration)
+        if _ended(state, recipe, last) and _is_finished(folder, state):
+            return Network.open(folder)
+    elif not resume:
+        _refuse_another(folder)
+    training, validation = _sample_sets(lake, recipe, split, chosen, folder, cache, preparing)
     counts = training.counts()
     weights = _class_weights(counts, recipe)
-    keras().utils.set_random_seed(seed)
+    if deterministic:
+        make_deterministic()
     model = build_vnet(recipe.architecture, seed=seed)
     model.compile(
         optimizer=keras().optimizers.Adam(recipe.learning_rate),
@@ -135,47 +145,113 @@ def train(
         jit_compile=False,  # XLA on a CPU is ten times slower
     )
     model.optimizer.build(model.trainable_variables)
-    checkpoint = folder / CHECKPOINT
-    state = _State()
-    if checkpoint.is_file():
-        if not resume:
-            raise RunError(
-                f"a {CHECKPOINT}",
-                expected="an empty folder, or resume=True",
-                where=folder.name,
-                todo="Give --resume to go on, or another folder.",
-            )
-        state = _restore(checkpoint, model, configuration)
-    last = min(recipe.epochs, epochs or recipe.epochs)
-    while state.epoch < last and state.epoch - state.best_epoch < recipe.patience:
+    folder.mkdir(parents=True, exist_ok=True)
+    if state.epoch:
+        restore(checkpoint, model)
+        if state.best_epoch == state.epoch:
+            # Killed between the checkpoint and its weights, perhaps: they are the same.
+            _save_weights(model, folder)
+    while not _ended(state, recipe, last):
         _reseed_dropout(model, seed, state.epoch)
         rng = np.random.default_rng([seed, state.epoch])
         trained = _train_epoch(model, training, rng, recipe, state.epoch)
-        validated = _validate(model, validation)
+        validated = _validate(model, validation, recipe, state.epoch)
         state.epoch += 1
         better = validated < state.best
         if better:
             state.best, state.best_epoch = validated, state.epoch
-            _save_weights(model, folder)
         state.log.append(
             {"epoch": state.epoch, "loss": trained, "validation_loss": validated,
              "learning_rate": float(model.optimizer.learning_rate)}
         )  # fmt: skip
-        _save(checkpoint, model, state, configuration)
+        save(checkpoint, model, state, configuration)
+        if better:
+            _save_weights(model, folder)
+        pd.DataFrame(state.log).to_csv(folder / LOG, index=False)
         if progress is not None:
-            done = EpochDone(folder.name, state.epoch, recipe.epochs, trained, validated, better)
-            progress(done)
-    pd.DataFrame(state.log).to_csv(folder / LOG, index=False)
-    _write_card(folder, lake, recipe, configuration, state, weights, counts)
-    network = Network.open(folder)
-    metrics = _overlap(network, validation)
-    _update_card(folder, {"validation_dsc": metrics})
-    from qmri_lake.report.training import curves_figure
+            progress(EpochDone(folder.name, state.epoch, last, trained, validated, better))
+    _draw_curves(state, folder)
+    card = _card(folder, lake, configuration, recipe, state)
+    card |= {
+        "class_weights": [float(w) for w in weights],
+        "voxels": [int(n) for n in counts],
+    }
+    # Opened by its card, measured, and only then finished: the card's last entry.
+    _write_card(folder, card)
+    card["validation_dsc"] = _overlap(Network.open(folder), validation)
+    _write_card(folder, card)
+    return Network.open(folder)
 
-    curves_figure(pd.DataFrame(state.log), state.best_epoch, folder.name).savefig(
-        folder / "curves.png", dpi=110
+
+def default_target(task: str) -> str:
+    """Return the label array of group ``dess`` that a task learns from: what is imported as such.
+
+    >>> default_target("bones")
+    'reference_bone'
+    """
+    return f"reference_{task.removesuffix('s')}"
+
+
+def _ended(state: State, recipe: Recipe, last: int) -> bool:
+    return state.epoch >= last or state.epoch - state.best_epoch >= recipe.patience
+
+
+def _is_finished(folder: Path, state: State) -> bool:
+    """Tell whether the card was written after the last epoch."""
+    path = folder / CARD
+    if not path.is_file():
+        return False
+    card = json.loads(path.read_text(encoding="utf-8"))
+    return card.get("epochs") == state.epoch and "validation_dsc" in card
+
+
+def _refuse_another(folder: Path) -> None:
+    for name in (CHECKPOINT, CARD, WEIGHTS):
+        if (folder / name).is_file():
+            raise RunError(
+                f"a {name}",
+                expected="an empty folder, or resume=True",
+                where=folder.name,
+                todo="Go on with --resume, or train into another folder.",
+            )
+
+
+def _sample_sets(
+    lake: Lake,
+    recipe: Recipe,
+    split: Mapping[str, Sequence[str]],
+    target: str,
+    folder: Path,
+    cache: str | os.PathLike[str] | None,
+    preparing: Callable[[int, int], None] | None,
+) -> tuple[SampleSet, SampleSet]:
+    """Prepare the volumes of both splits; the copies are those of every member."""
+    store = Path(cache) if cache is not None else folder.parent / "cache"
+    total = len(split["train"]) + len(split["validation"])
+
+    def after(before: int) -> Callable[[int, int], None] | None:
+        return None if preparing is None else lambda done, _: preparing(before + done, total)
+
+    training = SampleSet(
+        lake, split["train"], recipe, target, store, copies=recipe.copies, progress=after(0)
     )
-    return network
+    validation = SampleSet(
+        lake, split["validation"], recipe, target, store, progress=after(len(training.exams))
+    )
+    return training, validation
+
+
+def _check_target(target: str, recipe: Recipe) -> None:
+    """Refuse the labels of the other task: some of its numbers mean something else here."""
+    kind = recipe.task.removesuffix("s")
+    other = "bone" if kind == "cartilage" else "cartilage"
+    if target.partition("__")[0] in (other, f"reference_{other}"):
+        raise InputError(
+            f"target {target}",
+            expected=f"labels of {recipe.task}, such as reference_{kind}",
+            where="train",
+            reason=Reason.UNKNOWN_LABEL,
+        )
 
 
 def _check_split(lake: Lake, split: Mapping[str, Sequence[str]]) -> None:
@@ -228,13 +304,7 @@ def _train_epoch(
         if recipe.decay:
             model.optimizer.learning_rate = _rate(recipe, (epoch * steps + n) / total)
         losses.append(float(model.train_on_batch(*_in_layout(image, target))))
-        if not np.isfinite(losses[-1]):
-            raise RunError(
-                f"a loss of {losses[-1]} in epoch {epoch + 1}, step {n + 1}",
-                expected="a number",
-                where=recipe.name,
-                todo="Use a lower learning rate.",
-            )
+        _check_loss(losses[-1], recipe, f"epoch {epoch + 1}, step {n + 1}")
     return float(np.mean(losses))
 
 
@@ -246,13 +316,26 @@ def _rate(recipe: Recipe, done: float) -> float:
     return recipe.learning_rate * max(rise * fall, 0.01)
 
 
-def _validate(model: Any, validation: SampleSet) -> float:
+def _validate(model: Any, validation: SampleSet, recipe: Recipe, epoch: int) -> float:
     """Return the mean loss over the validation volumes, without augmentation or dropout."""
     losses = [
         float(model.test_on_batch(*_in_layout(image, target)))
         for image, target in validation.batches(None)
     ]
-    return float(np.mean(losses))
+    mean = float(np.mean(losses))
+    _check_loss(mean, recipe, f"epoch {epoch + 1}, validation")
+    return mean
+
+
+def _check_loss(value: float, recipe: Recipe, when: str) -> None:
+    """Stop where weights have blown up: no later epoch would bring them back."""
+    if not np.isfinite(value):
+        raise RunError(
+            f"a loss of {value} in {when}",
+            expected="a number",
+            where=recipe.name,
+            todo="Use a lower learning rate, in another folder.",
+        )
 
 
 def _in_layout(
@@ -271,16 +354,20 @@ def _reseed_dropout(model: Any, seed: int, epoch: int) -> None:
             generator.state.assign(drawn.astype(np.uint32))
 
 
-def _overlap(network: Network, validation: SampleSet) -> dict[str, float]:
-    """Return the mean DSC of each class over the validation volumes, as the network sees them."""
-    found: dict[str, list[float]] = {}
+def _overlap(network: Network, validation: SampleSet) -> dict[str, float | None]:
+    """Return the mean DSC of each class over the validation volumes, as the network sees them.
+
+    None for a class that neither labels nor predictions have.
+    """
+    found: dict[str, list[float]] = {name: [] for name, value in network.labels.items() if value}
     for sample in validation.samples:
         image, labels, _ = sample.open()
         predicted = network.predict(np.asarray(image)).argmax(axis=0)
-        for name, value in network.labels.items():
-            if value:
-                found.setdefault(name, []).append(dice(predicted == value, labels == value))
-    return {name: float(np.nanmean(values)) for name, values in found.items()}
+        for name, values in found.items():
+            value = network.labels[name]
+            values.append(dice(predicted == value, labels == value))
+    means = {name: np.array(values)[np.isfinite(values)] for name, values in found.items()}
+    return {name: float(known.mean()) if known.size else None for name, known in means.items()}
 
 
 # ------------------------------------------------------------------------------- what is kept
@@ -292,76 +379,32 @@ def _save_weights(model: Any, folder: Path) -> None:
     part.replace(folder / WEIGHTS)
 
 
-def _save(path: Path, model: Any, state: _State, configuration: Mapping[str, Any]) -> None:
-    """Write a checkpoint: whole, or the one before stays."""
-    convert = keras().ops.convert_to_numpy
-    arrays = {f"model_{n}": convert(v) for n, v in enumerate(model.trainable_variables)}
-    arrays |= {f"optimizer_{n}": convert(v) for n, v in enumerate(model.optimizer.variables)}
-    known = {
-        "epoch": state.epoch, "best": state.best, "best_epoch": state.best_epoch, "log": state.log,
-        "configuration": configuration, "backend": backend_name(),
-    }  # fmt: skip
-    part = path.with_name(f"part.{path.name}")
-    with open(part, "wb") as stream:
-        np.savez(stream, known=np.array(json.dumps(known)), **arrays)
-        stream.flush()
-        os.fsync(stream.fileno())
-    part.replace(path)
+def _draw_curves(state: State, folder: Path) -> None:
+    from qmri_lake.report.training import curves_figure
+
+    figure = curves_figure(pd.DataFrame(state.log), state.best_epoch, folder.name)
+    figure.savefig(folder / CURVES, dpi=110)
 
 
-def _restore(path: Path, model: Any, configuration: Mapping[str, Any]) -> _State:
-    with np.load(path) as saved:
-        known = json.loads(str(saved["known"]))
-        # As JSON has them: tuples are lists there.
-        wanted = json.loads(json.dumps(configuration))
-        for name, value in wanted.items():
-            if known["configuration"].get(name) != value:
-                raise RunError(
-                    f"a checkpoint of another {name}",
-                    expected="the one that is asked for",
-                    where=path.parent.name,
-                    todo="Resume with what it was started with, or train into another folder.",
-                )
-        for n, variable in enumerate(model.trainable_variables):
-            variable.assign(saved[f"model_{n}"])
-        for n, variable in enumerate(model.optimizer.variables):
-            variable.assign(saved[f"optimizer_{n}"])
-    return _State(known["epoch"], known["best"], known["best_epoch"], known["log"])
-
-
-def _write_card(
-    folder: Path,
-    lake: Lake,
-    recipe: Recipe,
-    configuration: Mapping[str, Any],
-    state: _State,
-    weights: NDArray[np.float64],
-    counts: NDArray[np.int64],
-) -> None:
-    from importlib.metadata import version
-
-    card = {
+def _card(
+    folder: Path, lake: Lake, configuration: Mapping[str, Any], recipe: Recipe, state: State
+) -> dict[str, Any]:
+    """Return what a reader needs to judge a network, and to train it again."""
+    packages = {name: import_module(name).__version__ for name in ("keras", backend_name())}
+    return {
         "name": folder.name,
         "classes": dict(recipe.labels),
         **configuration,
         "lake": {"name": Path(lake.url).name, "snapshot": lake.snapshot},
-        "class_weights": [float(w) for w in weights],
-        "voxels": [int(n) for n in counts],
         "epochs": state.epoch,
         "best_epoch": state.best_epoch,
         "validation_loss": state.best,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {
-            "qmri_lake": __version__,
-            "keras": version("keras"),
-            backend_name(): version({"tensorflow": "tensorflow", "torch": "torch"}[backend_name()]),
-            "numpy": version("numpy"),
-        },
+        "versions": {"qmri_lake": __version__, "numpy": np.__version__, **packages},
     }
-    (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 
-def _update_card(folder: Path, values: Mapping[str, Any]) -> None:
-    path = folder / CARD
-    card = {**json.loads(path.read_text(encoding="utf-8")), **values}
-    path.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+def _write_card(folder: Path, card: Mapping[str, Any]) -> None:
+    part = folder / f"part.{CARD}"
+    part.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    part.replace(folder / CARD)
