@@ -8,11 +8,15 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-__all__ = ["entry", "main"]
+__all__ = ["Stopped", "entry", "main"]
 
 FINISHED, SOME_FAILED, NOT_DONE, STOPPED = 0, 1, 2, 130
 """Exit codes: all well; finished, but some exams or files failed and are listed; could not run;
 stopped by Ctrl-C or SIGTERM."""
+
+
+class Stopped(Exception):
+    """A command was stopped by Ctrl-C, and knows itself what is kept and how to go on."""
 
 
 def entry() -> NoReturn:
@@ -44,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = getattr(getattr(error, "ctx", None), "command_path", "qmri-lake")
         _say(f"error: {_one_line(error.format_message())} See `{where} --help`.")
         return NOT_DONE
+    except Stopped as stop:
+        _say(_one_line(stop))
+        return STOPPED
     except (Abort, KeyboardInterrupt):
         code = STOPPED
     except BrokenPipeError:

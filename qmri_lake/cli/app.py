@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from qmri_lake.cli import care, data, demo, work
+from qmri_lake.cli.train import train
 
 __all__ = ["command"]
 
@@ -36,7 +37,7 @@ def command() -> Any:
     app.callback()(_options)
     for panel, commands in (
         ("Start", (demo.demo, data.phantom)),
-        ("Data", (data.ingest, data.ingest_masks, work.run, work.report)),
+        ("Data", (data.ingest, data.ingest_masks, train, work.run, work.report)),
         ("Look", (care.info, care.cohort, care.failures)),
         ("Care", (care.tag, care.catalog, care.validate, care.doctor)),
     ):

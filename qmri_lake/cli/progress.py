@@ -1,10 +1,11 @@
-"""Progress of long work as rich bars: a listener of a run's events, and a counter of files."""
+"""Progress of long work as rich bars: listeners of runs and trainings, and counters."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -18,7 +19,10 @@ from rich.progress import (
 
 from qmri_lake.run import Committed, ExamDone, RunStarted
 
-__all__ = ["console", "counting", "reading", "run_bar"]
+if TYPE_CHECKING:
+    from qmri_lake.segmentation.train import EpochDone
+
+__all__ = ["TrainingBar", "console", "counting", "reading", "run_bar", "training_bar"]
 
 console = Console(highlight=False, markup=False)
 """Where commands print. Without a terminal it prints plain text, and no bars.
@@ -87,3 +91,46 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     with _bar(*columns) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@dataclass
+class TrainingBar:
+    """A bar a network: exams while they are prepared, then epochs with their losses."""
+
+    bars: Progress
+    task: Any = None
+    name: str = ""
+    epochs: bool = False
+
+    def preparing(self, name: str, done: int, total: int) -> None:
+        """Show how many exams of a network are ready."""
+        if name != self.name:
+            self._start(name)
+        self.bars.update(self.task, completed=done, total=total, note="exams prepared")
+
+    def epoch(self, done: EpochDone) -> None:
+        """Show an epoch."""
+        if done.name != self.name:
+            self._start(done.name)
+        if not self.epochs:
+            # Preparing took another time than epochs do: what is left is guessed from now on.
+            self.bars.reset(self.task)
+            self.epochs = True
+        kept = ", best so far" if done.best else ""
+        note = f"epochs  loss {done.loss:.4f}, validation {done.validation_loss:.4f}{kept}"
+        self.bars.update(self.task, completed=done.epoch, total=done.epochs, note=note)
+
+    def _start(self, name: str) -> None:
+        self.task = self.bars.add_task(name, total=None, note="")
+        self.name, self.epochs = name, False
+
+
+@contextmanager
+def training_bar() -> Iterator[TrainingBar]:
+    """Show a bar for each network that is trained; yield the listener that moves them."""
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(),
+        TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with _bar(*columns) as bars:
+        yield TrainingBar(bars)

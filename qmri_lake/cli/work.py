@@ -13,6 +13,10 @@ from qmri_lake.cli.options import ClusterOption, LakeOption, RefOption, paramete
 __all__ = ["report", "run"]
 
 _WAITING = {
+    "segment_bones": "train networks by `train bones`, then `run segment_bones --set models=...`; "
+    "or import masks by `ingest-masks --as mask`.",
+    "segment_cartilage": "train networks by `train cartilage`, then `run segment_cartilage --set "
+    "models=...`; or import masks by `ingest-masks --as mask`.",
     "ingest_msme": "these exams have no multi-echo series.",
     "ingest_dess": "these exams have no DESS series.",
     "register": "no cartilage mask on the MSME grid; carry one over by `run register`, import one "

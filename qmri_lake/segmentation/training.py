@@ -1,0 +1,207 @@
+"""Training of an ensemble: who learns from whom is drawn once, then member by member."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qmri_lake.errors import InputError, Reason, RunError
+from qmri_lake.segmentation.network import Network
+from qmri_lake.segmentation.recipes import Recipe, recipes
+from qmri_lake.segmentation.splits import SPLITS, Split, draw_members, split_by_patient
+from qmri_lake.segmentation.train import EpochDone, default_target, train
+
+if TYPE_CHECKING:
+    from qmri_lake.cohort import Cohort
+    from qmri_lake.lake import Lake
+
+__all__ = ["SPLIT", "TABLE", "train_ensemble"]
+
+SPLIT = "split.json"
+TABLE = "split.csv"
+
+
+def train_ensemble(
+    lake: Lake,
+    task: str,
+    *,
+    preset: str = "paper",
+    out: str | os.PathLike[str],
+    members: int | None = None,
+    cohort: Cohort | str | None = None,
+    target: str | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    epochs: int | None = None,
+    progress: Callable[[EpochDone], None] | None = None,
+    preparing: Callable[[str, int, int], None] | None = None,
+) -> list[Network]:
+    """Train the networks of an ensemble, one after the other.
+
+    Parameters
+    ----------
+    lake : Lake
+    task : {"bones", "cartilage"}
+    preset : {"paper", "small"}
+        ``paper``: as published. ``small``: what a laptop trains.
+    out : path
+        Folder of the ensemble: ``split.json``, ``split.csv``, a folder a member, such as
+        ``bone_3d-1``, and the prepared volumes in ``cache``, which may be removed afterwards.
+    members : int, optional
+        Only so many; more can follow with `resume`.
+    cohort : Cohort or query, optional
+        Exams to choose from: those of them that have an image and labels. Default: all.
+    target : str, optional
+        Label array of group ``dess``; default ``reference_bone`` or ``reference_cartilage``.
+    seed : int
+        Of the split. Member n, from 1, is trained with seed + n - 1.
+    resume : bool
+        Go on where it stopped, with the exams that were drawn then, whatever the lake has got
+        since. Members that are finished are skipped.
+    epochs : int, optional
+        Stop each member after so many epochs at the latest.
+    progress : callable, optional
+        Called with an `EpochDone` after each epoch.
+    preparing : callable, optional
+        Called with (member, exams that are ready, all exams) while volumes are prepared.
+
+    Returns
+    -------
+    list of Network
+        In the order of the members.
+
+    Raises
+    ------
+    InputError
+        Too few patients with image and labels; what `train` refuses.
+    RunError
+        An ensemble in the way; with `resume`, one of another task, preset, seed, target or cohort.
+
+    Notes
+    -----
+    Bones: one split by patient, for all members. Cartilage: one test set, and a draw of training
+    and validation sets for each member. [paper]
+    """
+    folder = Path(out)
+    named = _named(recipes(task, preset))
+    wanted = dict(list(named.items())[: len(recipes(task, preset, members))])
+    labels = target or default_target(task)
+    asked = {
+        "task": task, "preset": preset, "seed": seed, "target": labels
+    }  # fmt: skip
+    path, chosen = folder / SPLIT, lake._cohort(cohort)
+    conditions = [row.condition for row in chosen.rows_of_flow]
+    if path.is_file():
+        if not resume:
+            raise RunError(
+                f"a {SPLIT}",
+                expected="an empty folder, or resume=True",
+                where=folder.name,
+                todo="Go on with --resume, or train into another folder.",
+            )
+        splits = _read_split(path, {**asked, "cohort": conditions})
+    else:
+        splits = _draw(_usable(chosen, labels), task, list(named), seed)
+        _write_split(lake, folder, {**asked, "cohort": conditions}, splits)
+    networks = []
+    for number, (name, recipe) in enumerate(named.items()):
+        if name not in wanted:
+            break
+
+        def ready(done: int, total: int, name: str = name) -> None:
+            if preparing is not None:
+                preparing(name, done, total)
+
+        networks.append(
+            train(
+                lake, recipe, splits[name], folder / name, target=labels,
+                seed=seed + number, resume=resume, epochs=epochs, cache=folder / "cache",
+                progress=progress, preparing=ready,
+            )
+        )  # fmt: skip
+        gc.collect()  # a model is full of cycles: its memory would stay until the next collection
+    return networks
+
+
+def _named(members: list[Recipe]) -> dict[str, Recipe]:
+    """Return recipes by the folder of the member, such as ``cartilage_2d-3``."""
+    return {f"{recipe.name}-{n}": recipe for n, recipe in enumerate(members, start=1)}
+
+
+def _usable(chosen: Cohort, target: str) -> Cohort:
+    """Return the exams of a cohort that can be learned from."""
+    usable = chosen.require("dess/image", f"dess/{target}")
+    if usable.patients < len(SPLITS):
+        raise InputError(
+            f"{len(usable)} exams of {usable.patients} patients with image and dess/{target}, "
+            f"of {len(chosen)}",
+            expected=f"at least {len(SPLITS)} patients, for {', '.join(SPLITS)}",
+            where="train",
+            todo="Import references: qmri-lake ingest-masks ... --as reference.",
+            reason=Reason.ABSENT_EXAM,
+        )
+    return usable
+
+
+def _draw(chosen: Cohort, task: str, names: list[str], seed: int) -> dict[str, Split]:
+    """Draw for all members of the ensemble, so that those that follow later fit the first."""
+    if task == "bones":
+        return dict.fromkeys(names, split_by_patient(chosen.exams, seed=seed))
+    return dict(zip(names, draw_members(chosen.exams, len(names), seed), strict=True))
+
+
+def _write_split(
+    lake: Lake, folder: Path, asked: Mapping[str, Any], splits: Mapping[str, Split]
+) -> None:
+    from qmri_lake.report.segmentation import split_table
+
+    folder.mkdir(parents=True, exist_ok=True)
+    first = next(iter(splits.values()))
+    if asked["task"] == "bones":
+        table = split_table(lake, first)
+    else:
+        shown = {
+            f"{name} {part}": keys
+            for name, split in splits.items()
+            for part, keys in split.items()
+            if part != "test"
+        }
+        table = split_table(lake, {**shown, "test": first["test"]})
+        table = table[~table["split"].str.endswith(", paper")]  # those are of the bone networks
+    table.to_csv(folder / TABLE, index=False)
+    part = folder / f"part.{SPLIT}"
+    text = json.dumps({**asked, "members": splits}, indent=1)
+    part.write_text(text + "\n", encoding="utf-8")
+    part.replace(folder / SPLIT)
+
+
+def _read_split(path: Path, asked: Mapping[str, Any]) -> dict[str, Split]:
+    """Return the splits that an ensemble was started with."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        splits: dict[str, Split] = known["members"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"a {SPLIT} that can't be read ({type(error).__name__})",
+            expected="one that a training wrote",
+            where=path.parent.name,
+            todo="Train into another folder.",
+            reason=Reason.UNREADABLE_FILE,
+        ) from error
+    for name, value in asked.items():
+        if known.get(name) != value:
+            raise RunError(
+                f"an ensemble of {name} {_spelled(known.get(name))}",
+                expected=_spelled(value),
+                where=path.parent.name,
+                todo="Resume with what it was started with, or train into another folder.",
+            )
+    return splits
+
+
+def _spelled(value: Any) -> str:
+    return " and ".join(value) if isinstance(value, list) else str(value)
