@@ -28,6 +28,7 @@ _HOME = {
     "read_dicom": "oai.dicom",
     "read_mask": "masks.files",
     "register": "registration",
+    "segment": "segmentation.step",
     "step": "steps",
     "tissue": "masks",
 }
@@ -57,6 +58,7 @@ __all__ = [
     "register",
     "relaxometry",
     "report",
+    "segment",
     "segmentation",
     "step",
     "tissue",
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
     from qmri_lake.oai.dicom import read_dicom
     from qmri_lake.registration import register
     from qmri_lake.relaxometry.step import fit_t2
+    from qmri_lake.segmentation.step import segment
     from qmri_lake.steps import Skip, step
     from qmri_lake.variables import Variable
 

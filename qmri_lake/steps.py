@@ -63,8 +63,9 @@ class Step:
     """Peak memory in units of what is read plus what is written."""
     gpu: bool = False
     """Whether tasks ask the workers for the resource ``GPU``."""
-    check: Callable[..., None] | None = None
-    """Called with all parameters before anything runs; it raises what is wrong with them."""
+    check: Callable[..., Mapping[str, Any] | None] | None = None
+    """Called with all parameters before anything runs; it raises what is wrong with them, and may
+    return values to use instead, such as a network for the folder that it lies in."""
     recorded: Callable[..., Mapping[str, Any]] | None = None
     """What a run records of the parameters, and compares; default: all of them, as they are."""
     memory: Callable[..., int] | None = None
@@ -119,7 +120,7 @@ class Step:
             )
         values = {**defaults, **given}
         if self.check is not None:
-            self.check(**values)
+            values |= self.check(**values) or {}
         return values
 
     def record(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,7 +159,7 @@ def step(
     version: str = "1",
     copies: float = 3.0,
     gpu: bool = False,
-    check: Callable[..., None] | None = None,
+    check: Callable[..., Mapping[str, Any] | None] | None = None,
     recorded: Callable[..., Mapping[str, Any]] | None = None,
     memory: Callable[..., int] | None = None,
 ) -> Callable[[Callable[..., Product | xr.Dataset]], Step]:
@@ -184,7 +185,7 @@ def step(
         Ask the workers for the resource ``GPU``.
     check : function of the parameters, optional
         Raises what is wrong with them, when a run is planned: a wrong value that only fails in the
-        function marks every exam as failed.
+        function marks every exam as failed. It may return values to use instead.
     recorded : function of the parameters, optional
         Returns what a run records of them and what makes an exam stale: a digest of a file rather
         than the place where it lies.
@@ -235,7 +236,8 @@ def _refuse_second_maker(variable: Variable, step: str) -> None:
 def load_own_steps() -> None:
     """Import our own steps: they register, and declare their variables, when they are imported."""
     import qmri_lake.registration
-    import qmri_lake.relaxometry.step  # noqa: F401
+    import qmri_lake.relaxometry.step
+    import qmri_lake.segmentation.step  # noqa: F401
 
 
 def find_step(which: str | Step) -> Step:

@@ -353,6 +353,20 @@ def _labels(group: str, name: str, words: str, flags: Flags, step: str) -> Varia
                     fill_meaning="no mask", flags=flags, step=step)  # fmt: skip
 
 
+def _of_the_ensemble(name: str, step: str) -> list[Variable]:
+    """What is kept beside an ensemble's labels."""
+    return [
+        Variable("dess", f"{name}_uncertainty", _VOLUME, "float32",
+                 f"Share of the ensemble's members whose own label is not that of `{name}` before "
+                 "small pieces are removed", "",
+                 "a single member, or not segmented by an ensemble", valid_range=(0, 1),
+                 step=step),
+        Variable("dess", f"{name}_removed", (), "int32",
+                 f"Voxels of `{name}` that were small pieces, and became background", "",
+                 "nothing was looked for", valid_range=(0, 2**31 - 1), step=step),
+    ]  # fmt: skip
+
+
 _SEX = {"male": 1, "female": 2}
 _YES_NO = {"no": 0, "yes": 1}
 
@@ -393,8 +407,10 @@ REGISTRY = Registry(
     [
         *_image("dess", _VOLUME, "DESS"),
         _labels("dess", "bone", "Bone labels", tissues.BONE, "segment_bones"),
+        *_of_the_ensemble("bone", "segment_bones"),
         _labels("dess", "cartilage", "Cartilage and meniscus labels", tissues.CARTILAGE,
                 "segment_cartilage"),
+        *_of_the_ensemble("cartilage", "segment_cartilage"),
         _labels("dess", "reference_bone", "Bone labels by people, imported: networks learn from "
                 "them and are judged by them", tissues.BONE, "import_reference_bone"),
         _labels("dess", "reference_cartilage", "Cartilage and meniscus labels by people, likewise",

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+import threading
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,7 @@ class Network:
 
     folder: str
     name: str
+    """As its card says: it keeps it wherever the folder goes."""
     recipe: Recipe
     digest: str
     """Of the weights, SHA-256, 12 characters."""
@@ -64,7 +68,7 @@ class Network:
         try:
             card = json.loads((path / CARD).read_text(encoding="utf-8"))
             recipe = Recipe.from_dict(card["recipe"])
-            classes = dict(card["classes"])
+            classes, title = dict(card["classes"]), str(card.get("name", path.name))
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"a card that can't be read ({type(error).__name__}: {error})",
@@ -80,14 +84,18 @@ class Network:
                 todo="Train again with this version, or use a network of these classes.",
                 reason=Reason.MODEL_MISMATCH,
             )
-        digest = hashlib.sha256((path / WEIGHTS).read_bytes()).hexdigest()[:12]
-        return cls(str(path), path.name, recipe, digest, dtype)
+        return cls(str(path), title, recipe, _digest(path / WEIGHTS), dtype)
 
     @property
     def card(self) -> dict[str, Any]:
         """The model card: recipe, split, snapshot of the lake, metrics, versions."""
         found: dict[str, Any] = json.loads((Path(self.folder) / CARD).read_text(encoding="utf-8"))
         return found
+
+    @property
+    def task(self) -> Task:
+        """What it segments: bones or cartilage."""
+        return self.recipe.task
 
     @property
     def frame(self) -> Frame:
@@ -100,18 +108,30 @@ class Network:
         return self.recipe.labels
 
     @property
+    def weights_bytes(self) -> int:
+        """Size of its weights."""
+        return (Path(self.folder) / WEIGHTS).stat().st_size
+
+    @property
     def identity(self) -> str:
         """Name and digest: what a run records."""
         computed = "" if self.dtype == "float32" else f" in {self.dtype.removeprefix('mixed_')}"
         return f"{self.name}@{self.digest}{computed}"
 
-    def predict(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    def predict(
+        self, image: NDArray[np.float32], spacing: Sequence[float] | None = None
+    ) -> NDArray[np.float32]:
         """Return class probabilities of an image as the frame shows it.
+
+        One image at a time in a process: threads wait for each other, for the memory that
+        activations take.
 
         Parameters
         ----------
         image : array of float32, (slice, row, column)
             Any size of at least the network's stride; a 2D network sees it slice by slice.
+        spacing : optional
+            Not used: it has learned one spacing. `OwnNetwork` has a use for it.
 
         Returns
         -------
@@ -123,10 +143,17 @@ class Network:
         InputError
             Weights of another architecture; a volume smaller than the stride.
         """
-        k, architecture = keras(), self.recipe.architecture
-        model = _loaded(self)
+        architecture = self.recipe.architecture
         flat = architecture.rank == 2
         margins = padding(image.shape[1:] if flat else image.shape, architecture.stride)
+        with _ONE_AT_A_TIME:
+            return self._predicted(image, margins)
+
+    def _predicted(
+        self, image: NDArray[np.float32], margins: list[tuple[int, int]]
+    ) -> NDArray[np.float32]:
+        k, flat = keras(), self.recipe.architecture.rank == 2
+        model = _loaded(self)
         pieces = (
             [image[s : s + SLICES] for s in range(0, len(image), SLICES)] if flat else [image[None]]
         )
@@ -151,6 +178,8 @@ def _cropped(array: Any, margins: list[tuple[int, int]], shape: tuple[int, ...])
 
 _LOADED: dict[tuple[str, str, str], Any] = {}
 """Models of this process, by folder, digest and dtype: each worker reads a network once."""
+_ONE_AT_A_TIME = threading.Lock()
+"""Held while a model is read or used."""
 
 
 def _loaded(network: Network) -> Any:
@@ -158,6 +187,11 @@ def _loaded(network: Network) -> Any:
     if key not in _LOADED:
         _LOADED[key] = load_model(network)
     return _LOADED[key]
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:12]
 
 
 def load_model(network: Network) -> Any:
@@ -169,7 +203,14 @@ def load_model(network: Network) -> Any:
         Weights that have changed since the network was opened, or are of another architecture.
     """
     path = Path(network.folder) / WEIGHTS
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    if not path.is_file():
+        raise NotFoundError(
+            f"no {WEIGHTS}",
+            expected="the folder where it was when the network was opened",
+            where=network.folder,
+            todo="Keep it until the run ends, where every worker can read it.",
+        )
+    digest = _digest(path)
     if digest != network.digest:
         raise InputError(
             f"weights {digest}",
@@ -180,8 +221,11 @@ def load_model(network: Network) -> Any:
         )
     model = build_vnet(network.recipe.architecture, dtype=network.dtype)
     try:
-        model.load_weights(path)
-    except (ValueError, KeyError, OSError) as error:
+        with warnings.catch_warnings():
+            # Keras only warns of layers that it leaves at random weights.
+            warnings.simplefilter("error", UserWarning)
+            model.load_weights(path)
+    except (ValueError, KeyError, OSError, UserWarning) as error:
         raise InputError(
             f"weights that don't fit ({' '.join(str(error).split())[:120]})",
             expected=f"those of {network.recipe.architecture}",
@@ -213,7 +257,7 @@ def find_networks(
     InputError
         Networks of another task than `task`.
     """
-    listed = [models] if isinstance(models, (str, Path, Network)) else list(models)
+    listed = [models] if isinstance(models, (str, os.PathLike, Network)) else list(models)
     found: list[Network] = []
     for item in listed:
         if isinstance(item, Network):
