@@ -1,0 +1,53 @@
+"""A lake to train on, and recipes that take seconds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+import qmri_lake as ql
+from qmri_lake.phantom import write_archive
+from qmri_lake.segmentation.checkpoints import CHECKPOINT
+from qmri_lake.segmentation.frame import Frame
+from qmri_lake.segmentation.recipes import TASKS, Recipe, recipes
+from qmri_lake.segmentation.vnet import Architecture
+
+SHAPE = (16, 48, 48)
+
+
+def lake_with_references(folder: Path) -> ql.Lake:
+    """Six knees of three patients, two each, with reference masks."""
+    archive = write_archive(folder / "archive", exams=6, shape=SHAPE, seed=3)
+    lake = ql.ingest(archive.path, str(folder / "oai.lake")).lake
+    return ql.ingest_masks(archive.truth, lake, labels="qmri-lake").lake.refresh()
+
+
+def tiny_recipe(task: str = "bones", rank: int = 3, **changes: object) -> Recipe:
+    """Two channels, one stride, half the resolution; dropout, flips and rotations as published."""
+    first = recipes(task)[0]
+    recipe = replace(
+        first,
+        architecture=Architecture(rank, len(TASKS[task]), 2, (1,), 1, 3, 0.05),
+        frame=Frame(medial_first=True, crop=None, shrink=(1, 2, 2)),
+        loss="combined",
+        learning_rate=5e-3,
+        epochs=6,
+        steps=3,
+        copies=0,
+        augment=True,
+    )
+    return replace(recipe, **changes)
+
+
+def split_of(lake: ql.Lake) -> dict[str, list[str]]:
+    """Two exams each: a patient to train, one to validate, one to test."""
+    keys = [str(key) for key in lake.exams["exam"]]
+    return {"train": keys[:2], "validation": keys[2:4], "test": keys[4:]}
+
+
+def saved_arrays(folder: Path) -> dict[str, np.ndarray]:
+    """Weights and optimiser of a checkpoint."""
+    with np.load(folder / CHECKPOINT) as saved:
+        return {name: saved[name] for name in saved.files if name != "known"}
