@@ -164,10 +164,10 @@ def train(
             {"epoch": state.epoch, "loss": trained, "validation_loss": validated,
              "learning_rate": float(model.optimizer.learning_rate)}
         )  # fmt: skip
+        pd.DataFrame(state.log).to_csv(folder / LOG, index=False)
         save(checkpoint, model, state, configuration)
         if better:
             _save_weights(model, folder)
-        pd.DataFrame(state.log).to_csv(folder / LOG, index=False)
         if progress is not None:
             progress(EpochDone(folder.name, state.epoch, last, trained, validated, better))
     _draw_curves(state, folder)

@@ -1,0 +1,146 @@
+"""Training of an ensemble, by the function and by the command."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import qmri_lake as ql
+from qmri_lake.cli import main
+from qmri_lake.errors import InputError, QmriLakeError, RunError
+from qmri_lake.segmentation.checkpoints import CHECKPOINT
+from qmri_lake.segmentation.network import find_networks
+from qmri_lake.segmentation.train import EpochDone
+from qmri_lake.segmentation.training import SPLIT, TABLE, train_ensemble
+from tests.segmentation.scored_lake import lake_of
+
+Capture = pytest.CaptureFixture[str]
+
+
+def patients(lake: ql.Lake, keys: list[str]) -> set[int]:
+    return set(lake.exams.set_index("exam").loc[keys, "patient"])
+
+
+def test_train_ensemble__cartilage_draws_for_each_member(
+    training_lake: ql.Lake, tmp_path: Path
+) -> None:
+    said: list[EpochDone] = []
+    ready: list[tuple[str, int, int]] = []
+    (network,) = train_ensemble(
+        training_lake, "cartilage", preset="small", out=tmp_path / "m", members=1, epochs=1,
+        progress=said.append, preparing=lambda *done: ready.append(done),
+    )  # fmt: skip
+    assert network.name == "cartilage_2d-1"
+    assert [(done.name, done.epoch, done.epochs) for done in said] == [("cartilage_2d-1", 1, 1)]
+    assert ready == [("cartilage_2d-1", n, 4) for n in range(1, 5)]
+    known = json.loads((tmp_path / "m" / SPLIT).read_text())
+    assert (known["task"], known["preset"], known["seed"]) == ("cartilage", "small", 0)
+    assert (known["target"], known["cohort"]) == ("reference_cartilage", ["all exams"])
+    assert list(known["members"]) == [
+        "cartilage_2d-1", "cartilage_3d-2", "cartilage_2d-3", "cartilage_3d-4",
+        "cartilage_2d-5", "cartilage_3d-6",
+    ]  # fmt: skip
+    assert len({tuple(split["test"]) for split in known["members"].values()}) == 1
+    for split in known["members"].values():
+        who = [patients(training_lake, keys) for keys in split.values()]
+        assert not set.intersection(who[0], who[1] | who[2])
+        assert not who[1] & who[2]
+    assert network.card["split"] == known["members"]["cartilage_2d-1"]
+    table = pd.read_csv(tmp_path / "m" / TABLE)
+    assert len(table) == 13  # training and validation of six, and one test set
+    assert not table["split"].str.contains("paper").any()
+
+
+def test_train_ensemble__refuses_exams_without_references(tmp_path: Path) -> None:
+    lake = lake_of(tmp_path / "l.lake", 6)  # two patients
+
+    def refused(task: str = "bones", **options: object) -> QmriLakeError:
+        with pytest.raises(QmriLakeError) as caught:
+            train_ensemble(lake, task, out=tmp_path / "m", **options)
+        assert not (tmp_path / "m").exists()
+        return caught.value
+
+    error = refused()
+    assert isinstance(error, InputError)
+    assert "5 exams of 2 patients with image and dess/reference_bone, of 6" in str(error)
+    assert "no variable 'dess/reference_bones'" in str(refused(target="reference_bones"))
+    assert "Did you mean bones?" in str(refused("bone"))
+    assert "6 members" in str(refused(members=6))
+
+
+def test_train__from_references_to_networks(
+    training_lake: ql.Lake, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    out = tmp_path / "models"
+    command = ["train", "bones", "--lake", training_lake.url, "--out", str(out),
+               "--preset", "small", "--epochs", "1", "--cohort", "timepoint >= 0"]  # fmt: skip
+    assert main([*command, "--members", "1"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    for word in ("bone_3d-1", "1 of 1", "DSC patella", f"--set models={out}", "run segment_bones"):
+        assert word in printed.out
+    table = pd.read_csv(out / TABLE)
+    assert list(table["split"][:4]) == ["train", "validation", "test", "train, paper"]
+    assert table["volumes"][:3].tolist() == [2, 2, 2]
+    first = (out / "bone_3d-1" / CHECKPOINT).stat().st_mtime_ns
+    # The same again is refused; with --resume, what is finished is left alone.
+    assert main([*command, "--members", "1"]) == 2
+    assert "found a split.json" in capsys.readouterr().err
+    assert main([*command, "--members", "2", "--resume"]) == 0
+    assert "cross_entropy" in capsys.readouterr().out
+    assert (out / "bone_3d-1" / CHECKPOINT).stat().st_mtime_ns == first
+    networks = find_networks(out, task="bones")
+    assert [network.name for network in networks] == ["bone_3d-1", "bone_3d-2"]
+    assert [network.card["seed"] for network in networks] == [0, 1]
+    assert networks[0].card["split"] == networks[1].card["split"]
+    # Prepared once for both.
+    assert len(list((out / "cache").iterdir())) == 4
+    for changed, words in (
+        (["--seed", "1"], "an ensemble of seed 0; expected 1"),
+        (["--preset", "paper"], "an ensemble of preset small"),
+        (["--cohort", "timepoint >= 12"], "all exams and timepoint >= 0; expected all exams"),
+    ):
+        assert main([*command, "--resume", *changed]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_train_ensemble__a_damaged_split_is_told(training_lake: ql.Lake, tmp_path: Path) -> None:
+    (tmp_path / SPLIT).write_text("{")
+    with pytest.raises(InputError, match="can't be read"):
+        train_ensemble(training_lake, "bones", out=tmp_path, resume=True)
+    with pytest.raises(RunError, match="Go on with --resume"):
+        train_ensemble(training_lake, "bones", out=tmp_path)
+
+
+def test_train__stopped_by_a_signal_says_how_to_go_on(
+    training_lake: ql.Lake, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "models"
+    command = ["train", "bones", "--lake", training_lake.url, "--out", str(out),
+               "--preset", "small", "--members", "1"]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "qmri_lake.cli", *command], stderr=subprocess.PIPE, text=True
+    )
+    saved = out / "bone_3d-1" / CHECKPOINT
+    while process.poll() is None and not saved.is_file():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said == (
+        f"stopped; {out} keeps the last epoch that was finished: the same command with --resume "
+        "goes on from there\n"
+    )
+    with np.load(saved) as file:
+        done = json.loads(str(file["known"]))["state"]["epoch"]
+    assert main([*command, "--resume", "--epochs", str(done + 1)]) == 0
+    assert f" of {done + 1}" in capsys.readouterr().out
