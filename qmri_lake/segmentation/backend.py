@@ -15,7 +15,7 @@ from typing import Any
 
 from qmri_lake.errors import RunError
 
-__all__ = ["backend_name", "channel_axis", "keras", "make_deterministic"]
+__all__ = ["backend_name", "channel_axis", "keras", "make_deterministic", "wanted_backend"]
 
 _CHATTER = re.compile(rb"WARNING: All log messages before absl|[IW]\d{4} ")
 """How lines begin that TensorFlow prints while it is imported, before any level is obeyed."""
@@ -36,7 +36,7 @@ def keras() -> Any:
     RunError
         Keras, or the backend, is not installed.
     """
-    wanted = os.environ.get("KERAS_BACKEND") or _installed()
+    wanted = wanted_backend()
     os.environ["KERAS_BACKEND"] = wanted
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
@@ -59,6 +59,11 @@ def keras() -> Any:
 def backend_name() -> str:
     """Name of the backend that Keras runs on, "tensorflow" or "torch"."""
     return str(keras().backend.backend())
+
+
+def wanted_backend() -> str:
+    """Name of the backend that `keras` takes, without the seconds that importing it takes."""
+    return os.environ.get("KERAS_BACKEND") or _installed()
 
 
 def channel_axis() -> int:

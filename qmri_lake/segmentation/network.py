@@ -7,6 +7,7 @@ import json
 import os
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmri_lake.errors import InputError, NotFoundError, Reason
-from qmri_lake.segmentation.backend import channel_axis, keras
+from qmri_lake.segmentation.backend import backend_name, channel_axis, keras
 from qmri_lake.segmentation.frame import Frame
 from qmri_lake.segmentation.recipes import TASKS, Recipe, Task
 from qmri_lake.segmentation.vnet import build_vnet, padding
@@ -160,7 +161,7 @@ class Network:
         found = []
         for piece in pieces:
             batch = np.pad(piece, [(0, 0), *margins], mode="edge")
-            logits = model.predict_on_batch(np.expand_dims(batch, channel_axis()))
+            logits = _logits(model, np.expand_dims(batch, channel_axis()))
             found.append(
                 _cropped(np.moveaxis(logits, channel_axis(), -1), margins, piece.shape[1:])
             )
@@ -168,6 +169,37 @@ class Network:
         del found
         probabilities = k.ops.convert_to_numpy(k.ops.softmax(logits, axis=-1))
         return np.moveaxis(probabilities, -1, 0)
+
+
+def _logits(model: Any, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Run a model, and let go of what each layer gave once no other layer needs it.
+
+    TensorFlow's graph does so by itself; under torch, Keras would keep all of it to the end.
+    """
+    k = keras()
+    if backend_name() != "torch":
+        found: NDArray[np.float32] = model.predict_on_batch(batch)
+        return found
+    import torch
+
+    layers = [layer for layer in model.layers if layer.output is not model.inputs[0]]
+    needed = Counter(id(x) for layer in layers for x in k.tree.flatten(layer.input))
+    needed[id(model.outputs[0])] += 1
+    with torch.inference_mode():
+        values = {id(model.inputs[0]): k.ops.convert_to_tensor(batch)}
+        for layer in layers:
+            inputs = [id(x) for x in k.tree.flatten(layer.input)]
+            given = [values[x] for x in inputs]
+            needed.subtract(inputs)
+            for x in inputs:
+                if not needed[x]:
+                    values.pop(x, None)
+            result = layer(given if len(given) > 1 else given[0])
+            del given
+            values[id(layer.output)] = result
+            del result
+        logits: NDArray[np.float32] = k.ops.convert_to_numpy(values[id(model.outputs[0])])
+        return logits
 
 
 def _cropped(array: Any, margins: list[tuple[int, int]], shape: tuple[int, ...]) -> Any:
