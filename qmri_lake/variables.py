@@ -363,7 +363,7 @@ def _of_the_ensemble(name: str, step: str) -> list[Variable]:
                  step=step),
         Variable("dess", f"{name}_removed", (), "int32",
                  f"Voxels of `{name}` that were small pieces, and became background", "",
-                 "nothing was looked for", valid_range=(0, 2**31 - 1), step=step),
+                 "nothing was looked for", valid_range=(0, 1_000_000_000), step=step),
     ]  # fmt: skip
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import qmri_lake as ql
 from qmri_lake.phantom import write_archive
+from tests.segmentation.networks import tiny, write_network
+from tests.segmentation.trainings import lake_with_references
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
 
@@ -28,3 +31,46 @@ def test_ingest__from_a_delivery_to_a_report(tmp_path: Path) -> None:
     assert opened.load("msme").t2.shape[0] == 2
     assert opened.load("dess").image.shape == (2, 16, 48, 48)
     assert Path(f"{lake}.report.html").is_file()
+
+
+def test_segment__from_images_to_t2_in_cartilage(tmp_path: Path) -> None:
+    archive = write_archive(tmp_path / "delivery", exams=2, shape=(16, 48, 48))
+    lake = tmp_path / "oai.lake"
+    ql.ingest(str(archive.path), str(lake))
+    for task in ("bones", "cartilage"):
+        for seed in (0, 1):
+            write_network(tmp_path / task / f"{seed}", tiny(task), seed)
+    arguments = [str(lake), str(tmp_path / "bones"), str(tmp_path / "cartilage")]
+    done = subprocess.run(
+        [sys.executable, PIPELINES / "segment.py", *arguments],
+        capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    # Networks that nobody has trained draw no knee: flagged, and not dropped.
+    for step in ("segment_bones", "segment_cartilage", "check_masks"):
+        assert f"{step}: 2 flagged" in done.stdout
+    opened = ql.open_lake(str(lake), mode="r")
+    dess = opened.load("dess")
+    assert dess.bone.shape == dess.cartilage_uncertainty.shape == (2, 16, 48, 48)
+    assert opened.load("msme").t2.shape[0] == 2
+    assert Path(f"{lake}.report.html").is_file()
+
+
+def test_train_segmentation__from_references_to_a_report(tmp_path: Path) -> None:
+    lake = lake_with_references(tmp_path)
+    arguments = [lake.url, str(tmp_path / "models"), "small", "1", "1"]
+    done = subprocess.run(
+        [sys.executable, PIPELINES / "train_segmentation.py", *arguments],
+        capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "bone_3d-1 1/1 loss" in done.stdout
+    assert "cartilage_2d-1 validation DSC" in done.stdout
+    for task, name in (("bones", "bone"), ("cartilage", "cartilage")):
+        split = json.loads((tmp_path / "models" / task / "split.json").read_text())
+        test = next(iter(split["members"].values()))["test"]
+        opened = ql.open_lake(lake.url, mode="r")
+        assert set(opened.cohort().require(f"dess/{name}").exams["exam"]) == set(test)
+    assert "Table S1" in (tmp_path / "models" / "report.html").read_text()
