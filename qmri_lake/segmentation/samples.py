@@ -194,6 +194,9 @@ class SampleSet:
         image, labels, phi = sample.open()
         if index >= 0:
             image, labels, phi = image[index], labels[index], phi[:, index]
+        if rng is not None and self.recipe.patch is not None:
+            box = _patch(labels, self.recipe.patch, rng)
+            image, labels, phi = image[box], labels[box], phi[(slice(None), *box)]
         weight = phi.astype(np.float32) / _PHI_STEPS
         if rng is not None and self.recipe.augment:
             if index >= 0:
@@ -211,6 +214,26 @@ class SampleSet:
         target = np.concatenate([labels[None].astype(np.float32), weight])
         target = np.pad(target, [(0, 0), *margins])
         return np.asarray(image, np.float32), np.moveaxis(target, 0, -1)
+
+
+def _patch(
+    labels: NDArray[np.uint8], size: Sequence[int], rng: np.random.Generator
+) -> tuple[slice, ...]:
+    """Draw a patch around a voxel of a class, each class as likely as the others.
+
+    A class is drawn first, background included, so that the rare ones are seen as often as the
+    common ones, and the rest of the image too. [assumption]
+    """
+    present = np.flatnonzero(np.bincount(labels.ravel()))
+    drawn = rng.choice(present)
+    places = np.flatnonzero(labels.ravel() == drawn)
+    centre = np.unravel_index(places[rng.integers(len(places))], labels.shape)
+    box = []
+    for n, wanted, at in zip(labels.shape, size, centre, strict=True):
+        kept = min(n, wanted)
+        start = int(np.clip(at - rng.integers(kept), 0, n - kept))
+        box.append(slice(start, start + kept))
+    return tuple(box)
 
 
 def _prepare(
