@@ -25,7 +25,7 @@ def faults(lake: Lake, *, deep: bool = False) -> Iterator[str]:
     """Yield one line for each fault: where, found, expected."""
     yield from _with_lost_chunks("exam", _key_faults(lake))
     yield from _with_lost_chunks("status", _status_faults(lake))
-    for path, variable in lake.variables().items():
+    for path, variable in sorted(lake.variables().items()):  # a store lists in any order
         yield from _with_lost_chunks(path, _array_faults(lake, path, variable, deep))
     yield from _with_lost_chunks("images", _image_faults(lake))
 
