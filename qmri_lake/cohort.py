@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +113,19 @@ class Cohort:
         mine = {name: column.iloc[self.rows] for name, column in columns.items()}
         out = language.evaluate(tree, mine).fillna(False).to_numpy(dtype=bool)
         return self._keep(~out, f"exclude {ast.unparse(tree)}", f"{int(out.sum()):,} {reason}")
+
+    def of_exams(self, exams: Collection[str], condition: str) -> Cohort:
+        """Keep the exams whose keys are listed; `condition` says in the flow which they are.
+
+        Parameters
+        ----------
+        exams : collection of str
+            Exam keys; those that the cohort lacks are passed over.
+        condition : str
+            Such as "in the test set".
+        """
+        keys = self.lake.keys_at(self.rows)["exam"]
+        return self._keep(keys.isin(list(exams)).to_numpy(dtype=bool), condition, "others")
 
     def require(self, *paths: str) -> Cohort:
         """Keep the exams that have a product, such as ``"msme/image"`` or ``"msme/t2"``.

@@ -85,6 +85,13 @@ def report(
         str | None, typer.Option(metavar="QUERY", help="Which exams; default all.")
     ] = None,
     exams: Annotated[int, typer.Option(min=0, help="Exams to show with pictures.")] = 6,
+    models: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="MODELS",
+            help="Ensemble that made the masks, repeatable: compare its test exams only.",
+        ),
+    ] = None,
     ref: RefOption = None,
 ) -> None:
     """Write a page about a lake: slices, T2 maps, histograms, and the history of its runs.
@@ -98,5 +105,7 @@ def report(
 
     opened = open_lake(lake, ref=ref, mode="r")
     with counting("exams") as progress:
-        written = write_report(opened, out, cohort, exams=exams, progress=progress)
+        written = write_report(
+            opened, out, cohort, exams=exams, models=models or (), progress=progress
+        )
     console.print(f"wrote {written}")

@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ def write_report(
     *,
     exams: int = 6,
     title: str = "",
+    models: Sequence[str | os.PathLike[str]] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write a page about a lake: pictures and T2 of a cohort, and the history of the runs.
@@ -52,6 +53,9 @@ def write_report(
         How many exams with T2 are shown with pictures: the first of them, evenly spread.
     title : str, optional
         Default: the name of the lake.
+    models : sequence of paths
+        Folders of the ensembles that made the masks: only their test exams are compared with
+        references, because networks have learned from the others. Default: all exams are.
     progress : callable, optional
         Called with (done, total) exams.
 
@@ -89,7 +93,7 @@ def write_report(
         tissues=_html(_by_tissue(summary.table), digits=1),
         per_exam=_html(_by_exam(summary.table), digits=1),
         outcomes=_html(_outcomes(summary)),
-        segmentation=_segmentation(lake, chosen),
+        segmentation=_segmentation(lake, chosen, models),
         runs=_html(_runs(lake)),
         history=_html(_history(lake)),
     )
@@ -116,11 +120,15 @@ def _with_t2(lake: Lake, cohort: Cohort) -> Cohort | None:
     return cohort.require("msme/t2") if "msme/t2" in lake.variables() else None
 
 
-def _segmentation(lake: Lake, cohort: Cohort) -> dict[str, Any] | None:
+def _segmentation(
+    lake: Lake, cohort: Cohort, models: Sequence[str | os.PathLike[str]]
+) -> dict[str, Any] | None:
     """Return the section on masks that have a reference, if there are any."""
     from qmri_lake.report.segmentation import segmentation_parts
+    from qmri_lake.segmentation.training import unseen_exams
 
-    parts = segmentation_parts(lake, cohort)
+    test = {task.removesuffix("s"): keys for task, keys in map(unseen_exams, models)}
+    parts = segmentation_parts(lake, cohort, test=test)
     if parts is None:
         return None
     figures = [{"caption": text, "png": _png(figure)} for text, figure in parts["figures"].items()]

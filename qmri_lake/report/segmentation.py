@@ -147,8 +147,20 @@ def segmentation_parts(
     lake: Lake,
     cohort: Cohort,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    test: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any] | None:
     """Return what the section of the report shows, or None where nothing can be compared.
+
+    Parameters
+    ----------
+    lake : Lake
+    cohort : Cohort
+    progress : callable, optional
+        Called with (done, total) masks.
+    test : mapping, optional
+        Exam keys by kind, "bone" or "cartilage": only these are compared, since networks have
+        learned from the others. Default: all that have both masks.
 
     Returns
     -------
@@ -156,7 +168,7 @@ def segmentation_parts(
         `table`, Table S1; `per_exam`; `figures`, a mapping from a caption to a Figure; `exams`,
         which exams they are, in words; `citation`.
     """
-    chosen = {kind: scored(lake, cohort, kind) for kind in _KINDS}
+    chosen = {kind: scored(lake, _tested(cohort, kind, test), kind) for kind in _KINDS}
     chosen = {kind: exams for kind, exams in chosen.items() if len(exams)}
     if not chosen:
         return None
@@ -188,6 +200,12 @@ def segmentation_parts(
         ),
         "citation": CITATION,
     }
+
+
+def _tested(cohort: Cohort, kind: Kind, test: Mapping[str, Sequence[str]] | None) -> Cohort:
+    if not test or kind not in test:
+        return cohort
+    return cohort.of_exams(test[kind], "in the test set")
 
 
 _KINDS: tuple[Kind, ...] = ("bone", "cartilage")

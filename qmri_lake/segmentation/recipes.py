@@ -48,6 +48,8 @@ class Recipe:
     patch : tuple of int, optional
         Train on pieces of this size (slice, row, column; or row, column), drawn around voxels of
         all classes alike; default: on whole volumes (slices).
+    validation : int, optional
+        Validate on the first so many volumes only; default: on all.
     decay : bool
         Raise the learning rate over the first tenth of the steps, then lower it along a cosine.
     weight_power : float
@@ -67,6 +69,7 @@ class Recipe:
     augment: bool = False
     copies: int = 0
     patch: tuple[int, ...] | None = None
+    validation: int | None = None
     decay: bool = False
     weight_power: float = 1.0
 
@@ -154,7 +157,7 @@ _SMALL: Mapping[str, Mapping[str, Any]] = {
     },
 }
 _SMALL_TRAINING: Mapping[str, Any] = {
-    "learning_rate": 4e-3, "epochs": 8, "decay": True, "weight_power": 0.25,
+    "learning_rate": 4e-3, "epochs": 8, "validation": 4, "decay": True, "weight_power": 0.25,
 }  # fmt: skip
 
 

@@ -227,7 +227,8 @@ def _sample_sets(
 ) -> tuple[SampleSet, SampleSet]:
     """Prepare the volumes of both splits; the copies are those of every member."""
     store = Path(cache) if cache is not None else folder.parent / "cache"
-    total = len(split["train"]) + len(split["validation"])
+    validated = split["validation"][: recipe.validation]
+    total = len(split["train"]) + len(validated)
 
     def after(before: int) -> Callable[[int, int], None] | None:
         return None if preparing is None else lambda done, _: preparing(before + done, total)
@@ -236,7 +237,7 @@ def _sample_sets(
         lake, split["train"], recipe, target, store, copies=recipe.copies, progress=after(0)
     )
     validation = SampleSet(
-        lake, split["validation"], recipe, target, store, progress=after(len(training.exams))
+        lake, validated, recipe, target, store, progress=after(len(training.exams))
     )
     return training, validation
 

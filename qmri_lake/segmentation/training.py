@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from qmri_lake.cohort import Cohort
     from qmri_lake.lake import Lake
 
-__all__ = ["SPLIT", "TABLE", "train_ensemble"]
+__all__ = ["SPLIT", "TABLE", "train_ensemble", "unseen_exams"]
 
 SPLIT = "split.json"
 TABLE = "split.csv"
@@ -125,6 +125,32 @@ def train_ensemble(
         )  # fmt: skip
         gc.collect()  # a model is full of cycles: its memory would stay until the next collection
     return networks
+
+
+def unseen_exams(models: str | os.PathLike[str]) -> tuple[str, list[str]]:
+    """Return the task of an ensemble, and the exams that none of its members has learned from.
+
+    Parameters
+    ----------
+    models : path
+        The folder of the ensemble.
+
+    Raises
+    ------
+    InputError
+        No ``split.json`` there, or one that can't be read.
+    """
+    path = Path(models) / SPLIT
+    if not path.is_file():
+        raise InputError(
+            f"no {SPLIT}",
+            expected="the folder of an ensemble, as qmri-lake train writes it",
+            where=os.fspath(models),
+            reason=Reason.UNREADABLE_FILE,
+        )
+    splits = _read_split(path, {})
+    task = str(json.loads(path.read_text(encoding="utf-8"))["task"])
+    return task, list(next(iter(splits.values()))["test"])
 
 
 def _named(members: list[Recipe]) -> dict[str, Recipe]:
