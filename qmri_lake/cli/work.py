@@ -46,8 +46,17 @@ def run(
 ) -> int:
     """Compute a step for the exams that need it; start it again to go on where it stopped.
 
-    register: carries cartilage masks from the DESS to the multi-echo images, by the scanner's
-    geometry. Parameters: mask=half (default) or nearest.
+    segment_bones: labels femur, tibia and patella in the DESS by an ensemble of networks.
+    Parameters: models=FOLDER (required; as train writes it), dtype=float32 (default) or bfloat16,
+    remove_small=true.
+
+    segment_cartilage: the same for femoral, tibial and patellar cartilage and the menisci.
+
+    check_masks: flags exams whose masks look odd, or like a knee of the other side. It needs both
+    masks, computed or imported; it has no parameters.
+
+    register: carries cartilage masks from the DESS to the multi-echo images. Parameters:
+    mask=half (default) or nearest, method=scanner (by the scanner's geometry).
 
     t2: fits T2 to the multi-echo images. Parameters: within=cartilage (default) or all,
     skip_first_echo=true, bounds=0,100 (ms), r2_min=0.8.
