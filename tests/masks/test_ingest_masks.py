@@ -120,6 +120,20 @@ def test_ingest_masks__as_mask_counts_as_segmented(lake: ql.Lake, tmp_path: Path
     assert result.lake.runs().iloc[-1]["step"] == "import"
 
 
+def test_ingest_masks__an_image_that_comes_later_replaces_no_mask(tmp_path: Path) -> None:
+    dess = write_series(tmp_path / "oai/00m/0.C.2/9000001/20040824/1")
+    path = write_nifti(tmp_path / "a.nii", label_map(shape=(6, 8, 6)), dess.affine)
+    whose = {"patient": 9000001, "timepoint": 0, "knee": "right"}
+    made = ql.ingest_masks(path, tmp_path / "l.lake", labels="oai-zib", into="mask", **whose)
+    lake = ql.ingest(tmp_path / "oai", made.lake).lake
+    network = ql.segmentation.OwnNetwork(
+        lambda image: np.stack([np.ones_like(image), *3 * [np.zeros_like(image)]]),
+        labels=["background", "femur", "tibia", "patella"], name="nothing",
+    )  # fmt: skip
+    plan = lake.plan("segment_bones", models=network)
+    assert (len(plan.rows), plan.up_to_date) == (0, 1)
+
+
 def test_ingest_masks__bones_and_cartilage_from_two_sources(lake: ql.Lake, tmp_path: Path) -> None:
     bones, cartilages = label_map(1, (1, 2)), label_map(2, (1,))
     write_nifti(tmp_path / f"{KEY}.nii", bones, affine_of("right"))

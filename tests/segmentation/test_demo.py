@@ -1,0 +1,183 @@
+"""The demo at its own size, and all members of both ensembles: the figures of small networks."""
+
+from __future__ import annotations
+
+import re
+import resource
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import qmri_lake as ql
+from qmri_lake.segmentation.network import find_networks
+from qmri_lake.segmentation.scores import score_exams
+from qmri_lake.segmentation.training import train_ensemble, unseen_exams
+from tests.conftest import Judge
+
+pytestmark = [pytest.mark.accept, pytest.mark.timeout(3600)]
+
+KIND = {"bones": "bone", "cartilage": "cartilage"}
+REQUIRED = {
+    "femur": 0.95, "tibia": 0.95, "patella": 0.88,
+    "femoral": 0.80, "tibial": 0.80, "patellar": 0.70, "meniscus": 0.70,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A demo that has run."""
+
+    folder: Path
+    printed: str
+
+    @property
+    def lake(self) -> ql.Lake:
+        return ql.open_lake(str(self.folder / "oai.lake"))
+
+    def scores(self, task: str, variant: str = "") -> pd.DataFrame:
+        """DSC and MPTS of the test exams of an ensemble."""
+        lake = self.lake
+        test = lake.cohort().of_exams(unseen_exams(self.folder / "models" / task)[1], "unseen")
+        return score_exams(lake, test, KIND[task], variant=variant)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    folder = tmp_path_factory.mktemp("demo")
+    command = [sys.executable, "-c", "from qmri_lake.cli import main; raise SystemExit(main())"]
+    done = subprocess.run([*command, "demo", "d"], cwd=folder, capture_output=True, text=True,
+                          check=False)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Demo(folder / "d", done.stdout)
+
+
+def _mean(scores: pd.DataFrame, tissue: str) -> float:
+    return float(scores.loc[scores["tissue"] == tissue, "dsc"].mean())
+
+
+def test_demo__from_nothing_to_a_report(demo: Demo, judge: Judge) -> None:
+    minutes = float(re.search(r"^CPU +([0-9.]+) minutes", demo.printed, re.M)[1])
+    training = float(re.search(r"trained in ([0-9.]+) CPU-minutes", demo.printed)[1])
+    page = (demo.folder / "report.html").read_text()
+    judge(
+        "demo / report, installation aside",
+        required="a report with Table S1 and Figure S2",
+        measured=f"{minutes} CPU-minutes in all; {len(page) / 2**20:.1f} MiB of report, "
+        f"{page.count('<img')} pictures",
+        passed=page.count("<img") >= 8 and "MPTS" in page,
+    )
+    judge(
+        "demo / training of two bone and two cartilage networks",
+        required="at most 8 CPU-minutes",
+        measured=f"{training} CPU-minutes",
+        passed=training <= 8,
+    )
+
+
+@pytest.mark.parametrize("task", ["bones", "cartilage"])
+def test_demo__overlap_on_unseen_patients(demo: Demo, task: str, judge: Judge) -> None:
+    scores = demo.scores(task)
+    missed = []
+    for tissue in scores["tissue"].unique():
+        found = _mean(scores, tissue)
+        try:
+            judge(
+                f"demo / DSC of {tissue}, unseen patients, 64 x 144 x 144",
+                required=f"at least {REQUIRED[tissue]:.2f}",
+                measured=f"{found:.3f} ({scores['exam'].nunique()} exams)",
+                passed=found >= REQUIRED[tissue],
+            )
+        except AssertionError as error:
+            missed.append(str(error))
+    assert not missed, "; ".join(missed)
+
+
+@pytest.mark.parametrize("task", ["bones", "cartilage"])
+def test_demo__ensemble_and_bfloat16(demo: Demo, task: str, judge: Judge) -> None:
+    lake, kind = demo.lake, KIND[task]
+    folder = demo.folder / "models" / task
+    test = lake.cohort().of_exams(unseen_exams(folder)[1], "unseen")
+    together = demo.scores(task)["dsc"].mean()
+    alone = {}
+    for network in find_networks(folder):
+        variant = network.name.replace("-", "_")
+        lake.run(f"segment_{task}", test, models=network.folder, variant=variant)
+        alone[network.name] = score_exams(lake, test, kind, variant=variant)["dsc"].mean()
+    best = max(alone.values())
+    judge(
+        f"ensemble / mean DSC of {task}",
+        required="at least its best member's - 0.005",
+        measured=f"{together:.4f}; "
+        + ", ".join(f"{name} {value:.4f}" for name, value in alone.items()),
+        passed=together >= best - 0.005,
+    )
+    lake.run(f"segment_{task}", test, models=str(folder), dtype="bfloat16", variant="bf16")
+    half = score_exams(lake, test, kind, variant="bf16")["dsc"].mean()
+    judge(
+        f"ensemble / mean DSC of {task} in bfloat16",
+        required="printed; within 0.01 of float32",
+        measured=f"{half:.4f}, float32 {together:.4f}",
+        passed=abs(half - together) <= 0.01,
+    )
+
+
+def test_demo__maps_and_t2_use_predicted_masks(demo: Demo, judge: Judge) -> None:
+    lake = demo.lake
+    runs = lake.runs()
+    runs = runs[~runs["step"].str.contains("__")]  # those of the tests above
+    steps = runs["step"].tolist()
+    order = [steps.index(s) for s in ("segment_bones", "segment_cartilage", "register", "t2")]
+    models = runs.iloc[order[1]]["parameters"]["models"]
+    judge(
+        "demo / lineage of T2",
+        required="segmented by networks, registered, fitted; no mask imported but as a reference",
+        measured=f"{' -> '.join(steps)}; cartilage by {', '.join(models)}",
+        passed=order == sorted(order) and all("@" in name for name in models),
+    )
+    t2 = lake.cohort().require("msme/t2")
+    assert len(t2) >= 8
+
+
+@pytest.mark.parametrize("task", ["bones", "cartilage"])
+def test_all_members__small(demo: Demo, task: str, judge: Judge) -> None:
+    """The two networks of the demo and all others: five losses, three 2D and three 3D."""
+    folder = demo.folder / "models" / task
+    before = _cpu_minutes()
+    networks = train_ensemble(demo.lake, task, preset="small", out=folder, resume=True)
+    minutes = _cpu_minutes() - before
+    lake, missed = demo.lake, []
+    test = lake.cohort().of_exams(unseen_exams(folder)[1], "unseen")
+    for network in networks:
+        variant = "member_" + network.name.replace("-", "_")
+        lake.run(f"segment_{task}", test, models=network.folder, variant=variant)
+        scores = score_exams(lake, test, KIND[task], variant=variant)
+        found = {tissue: _mean(scores, tissue) for tissue in scores["tissue"].unique()}
+        least = 0.9 if task == "bones" else 0.0
+        try:
+            judge(
+                f"members / {network.name}, {network.recipe.loss}",
+                required="femur DSC at least 0.90" if task == "bones" else "printed",
+                measured=", ".join(f"{tissue} {value:.3f}" for tissue, value in found.items()),
+                passed=next(iter(found.values())) >= least,
+            )
+        except AssertionError as error:
+            missed.append(str(error))
+    lake.run(f"segment_{task}", test, models=str(folder), variant="all")
+    scores = score_exams(lake, test, KIND[task], variant="all")
+    judge(
+        f"members / all {len(networks)} of {task} together",
+        required="printed",
+        measured=", ".join(f"{t} {_mean(scores, t):.3f}" for t in scores["tissue"].unique())
+        + f"; those that the demo had not trained took {minutes:.1f} CPU-minutes",
+        passed=len(networks) == {"bones": 5, "cartilage": 6}[task],
+    )
+    assert not missed, "; ".join(missed)
+
+
+def _cpu_minutes() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used) / 60
