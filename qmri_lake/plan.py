@@ -96,15 +96,16 @@ def make_plan(
     chosen = np.zeros(length, dtype=bool)
     chosen[cohort.rows] = True
 
-    # A run named "import" put somebody's masks or maps there: they stay until asked otherwise.
     same = [
         number
         for number, record in runs.items()
-        if record["step"] == "import"
-        or (canonical(record["parameters"]), record.get("version")) == wanted
+        if (canonical(record["parameters"]), record.get("version")) == wanted
     ]
+    # A run named "import" put somebody's masks or maps there: they stay, whatever runs later.
+    imports = [number for number, record in runs.items() if record["step"] == "import"]
+    imported = np.isin(status.run, imports)
     # What a run of these parameters found still holds, be it a product, a skip or a failure.
-    holds = np.isin(status.run, same)
+    holds = np.isin(status.run, same) | imported
     ready, waiting = chosen.copy(), {}
     for needed in step.needed_steps(values):
         before = read_status(root, needed, length)
@@ -112,7 +113,7 @@ def make_plan(
         if lacking.any():
             waiting[needed] = int(lacking.sum())
         ready &= before.usable
-        holds &= ~(before.run > status.run)
+        holds &= (imported & status.usable) | ~(before.run > status.run)
 
     failed = ready & holds & (status.state == STATE["failed"])
     finished = ready & holds & (status.usable | (status.state == STATE["skipped"]))
