@@ -13,8 +13,8 @@ __all__ = ["command"]
 
 HELP = """The array-native data lake for quantitative knee MRI.
 
-New here? **qmri-lake demo** makes synthetic knees and takes them from DICOM to T2 maps and a
-report, in about a minute. A first lake of your own:
+New here? **qmri-lake demo** makes synthetic knees and takes them from DICOM to masks, T2 maps and a
+report, in some minutes. A first lake of your own:
 
     qmri-lake ingest /data/oai --lake oai.lake
     qmri-lake info oai.lake
