@@ -69,7 +69,11 @@ def distance_maps(
         if not _mark_away(volume, value, away):
             continue
         # One transform serves both sides: of all boundary voxels the nearest one is on one's own.
-        distance = edt.edt(away, anisotropy=step, parallel=parallel)
+        # As a volume of one slice it would take forty times as long.
+        flat = len(volume) == 1
+        distance = edt.edt(
+            away[0] if flat else away, anisotropy=step[1:] if flat else step, parallel=parallel
+        ).reshape(volume.shape)
         _normalise(volume, value, distance, phi)
     return maps.reshape((n_classes, *labels.shape))
 

@@ -137,13 +137,14 @@ _SMALL: Mapping[str, Mapping[str, Any]] = {
     "bone_3d": {
         "architecture": Architecture(3, len(BONE), **_SMALL_BODY),
         "frame": Frame(medial_first=True, crop=None, shrink=(2, 3, 3)),
-        "steps": 180,
+        "steps": 220,
+        "copies": 4,
     },
     "cartilage_3d": {
         "architecture": Architecture(3, len(CARTILAGE), **_SMALL_BODY),
         "frame": Frame(medial_first=True, crop=None),
         "patch": (24, 48, 48),
-        "steps": 220,
+        "steps": 150,
         "copies": 0,
     },
     "cartilage_2d": {
@@ -153,7 +154,7 @@ _SMALL: Mapping[str, Mapping[str, Any]] = {
         "frame": Frame(medial_first=True, crop=None),
         "patch": (72, 72),
         "batch": 12,
-        "steps": 120,
+        "steps": 90,
     },
 }
 _SMALL_TRAINING: Mapping[str, Any] = {
