@@ -166,7 +166,8 @@ def segmentation_parts(
     -------
     dict
         `table`, Table S1; `per_exam`; `figures`, a mapping from a caption to a Figure; `exams`,
-        which exams they are, in words; `citation`.
+        which exams they are, in words; `unseen`, whether no network has learned from them;
+        `citation`.
     """
     chosen = {kind: scored(lake, _tested(cohort, kind, test), kind) for kind in _KINDS}
     chosen = {kind: exams for kind, exams in chosen.items() if len(exams)}
@@ -198,6 +199,7 @@ def segmentation_parts(
             f"{exams.patients} patient{'s' * (exams.patients != 1)}"
             for kind, exams in chosen.items()
         ),
+        "unseen": bool(test) and set(chosen) <= set(test or ()),
         "citation": CITATION,
     }
 
