@@ -136,15 +136,15 @@ _SMALL: Mapping[str, Mapping[str, Any]] = {
     # step costs little. Cartilage is thin: pieces at full resolution, around all classes alike.
     "bone_3d": {
         "architecture": Architecture(3, len(BONE), **_SMALL_BODY),
-        "frame": Frame(medial_first=True, crop=None, shrink=(2, 3, 3)),
-        "steps": 220,
+        "frame": Frame(medial_first=True, crop=None, shrink=(2, 4, 4)),
+        "steps": 280,
         "copies": 4,
     },
     "cartilage_3d": {
         "architecture": Architecture(3, len(CARTILAGE), **_SMALL_BODY),
         "frame": Frame(medial_first=True, crop=None),
         "patch": (24, 48, 48),
-        "steps": 150,
+        "steps": 190,
         "copies": 0,
     },
     "cartilage_2d": {
@@ -154,7 +154,7 @@ _SMALL: Mapping[str, Mapping[str, Any]] = {
         "frame": Frame(medial_first=True, crop=None),
         "patch": (72, 72),
         "batch": 12,
-        "steps": 90,
+        "steps": 110,
     },
 }
 _SMALL_TRAINING: Mapping[str, Any] = {

@@ -19,7 +19,7 @@ from qmri_lake.errors import (
     RunError,
     UnknownRefError,
 )
-from qmri_lake.ingestion import _existing
+from qmri_lake.ingestion import existing_lake
 from qmri_lake.lake import create_lake, open_lake
 from qmri_lake.status import STATE, declare_status, read_status
 from qmri_lake.storage import (
@@ -54,7 +54,7 @@ def test_create_lake__in_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert len(open_lake("~/a.lake")) == 0
     # An ingest asks whether there is a lake before it makes one.
     for url in ("~/a.lake", f"file://{tmp_path}/a.lake"):
-        assert _existing(url).url == url
+        assert existing_lake(url).url == url
 
 
 def test_open_lake__quoted_url(tmp_path: Path) -> None:
