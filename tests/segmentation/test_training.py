@@ -19,6 +19,7 @@ from qmri_lake.errors import InputError, QmriLakeError, RunError
 from qmri_lake.segmentation.checkpoints import CHECKPOINT
 from qmri_lake.segmentation.network import find_networks
 from qmri_lake.segmentation.train import EpochDone
+from qmri_lake.segmentation.recipes import recipes
 from qmri_lake.segmentation.training import SPLIT, TABLE, train_ensemble
 from tests.segmentation.scored_lake import lake_of
 
@@ -102,8 +103,9 @@ def test_train__from_references_to_networks(
     assert [network.name for network in networks] == ["bone_3d-1", "bone_3d-2"]
     assert [network.card["seed"] for network in networks] == [0, 1]
     assert networks[0].card["split"] == networks[1].card["split"]
-    # Prepared once for both.
-    assert len(list((out / "cache").iterdir())) == 4
+    # Prepared once for both: two exams that train, with their copies, and two that validate.
+    copies = recipes("bones", "small")[0].copies
+    assert len(list((out / "cache").iterdir())) == 2 * (1 + copies) + 2
     for changed, words in (
         (["--seed", "1"], "an ensemble of seed 0; expected 1"),
         (["--preset", "paper"], "an ensemble of preset small"),
