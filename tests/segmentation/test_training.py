@@ -18,8 +18,8 @@ from qmri_lake.cli import main
 from qmri_lake.errors import InputError, QmriLakeError, RunError
 from qmri_lake.segmentation.checkpoints import CHECKPOINT
 from qmri_lake.segmentation.network import find_networks
-from qmri_lake.segmentation.train import EpochDone
 from qmri_lake.segmentation.recipes import recipes
+from qmri_lake.segmentation.train import EpochDone
 from qmri_lake.segmentation.training import SPLIT, TABLE, train_ensemble
 from tests.segmentation.scored_lake import lake_of
 
