@@ -127,7 +127,11 @@ def _segmentation(
     from qmri_lake.report.segmentation import segmentation_parts
     from qmri_lake.segmentation.training import unseen_exams
 
-    test = {task.removesuffix("s"): keys for task, keys in map(unseen_exams, models)}
+    test: dict[str, list[str]] = {}
+    for task, keys in map(unseen_exams, models):
+        # Of several ensembles: what none of them has learned from.
+        kept = set(test.get(task.removesuffix("s"), keys))
+        test[task.removesuffix("s")] = [key for key in keys if key in kept]
     parts = segmentation_parts(lake, cohort, test=test)
     if parts is None:
         return None

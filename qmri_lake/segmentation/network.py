@@ -221,6 +221,11 @@ def _loaded(network: Network) -> Any:
     return _LOADED[key]
 
 
+def forget(network: Network) -> None:
+    """Let go of a network's model, and of its memory."""
+    _LOADED.pop((network.folder, network.digest, network.dtype), None)
+
+
 def _digest(path: Path) -> str:
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:12]

@@ -182,6 +182,10 @@ class SampleSet:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         rng = None if seed is None else np.random.default_rng(seed)
         images, targets = zip(*(self._item(k, s, rng) for k, s in items), strict=True)
+        # Slices of a batch may come from exams of different sizes.
+        shape = np.max([image.shape for image in images], axis=0)
+        images = tuple(_enlarged(image, shape) for image in images)
+        targets = tuple(_enlarged(target, shape) for target in targets)
         return np.stack(images)[..., None], np.stack(targets)
 
     def _item(
@@ -212,8 +216,17 @@ class SampleSet:
         margins = padding(image.shape, self.recipe.architecture.stride)
         image = np.pad(image, margins, mode="edge")
         target = np.concatenate([labels[None].astype(np.float32), weight])
-        target = np.pad(target, [(0, 0), *margins])
+        # As the image: what it repeats at the edge is no background.
+        target = np.pad(target, [(0, 0), *margins], mode="edge")
         return np.asarray(image, np.float32), np.moveaxis(target, 0, -1)
+
+
+def _enlarged(array: NDArray[np.float32], shape: NDArray[Any]) -> NDArray[np.float32]:
+    """Repeat the edge at the end of the first axes until they have this size."""
+    more = [(0, int(n) - m) for n, m in zip(shape, array.shape, strict=False)]
+    if not any(after for _, after in more):
+        return array
+    return np.pad(array, more + [(0, 0)] * (array.ndim - len(more)), mode="edge")
 
 
 def _patch(

@@ -26,7 +26,7 @@ from qmri_lake.segmentation.backend import backend_name, channel_axis, keras, ma
 from qmri_lake.segmentation.checkpoints import CHECKPOINT, State, read_state, restore, save
 from qmri_lake.segmentation.losses import class_weights, loss
 from qmri_lake.segmentation.metrics import dice
-from qmri_lake.segmentation.network import CARD, WEIGHTS, Network
+from qmri_lake.segmentation.network import CARD, WEIGHTS, Network, forget
 from qmri_lake.segmentation.recipes import Recipe
 from qmri_lake.segmentation.samples import SampleSet
 from qmri_lake.segmentation.vnet import build_vnet
@@ -131,7 +131,9 @@ def train(
         state = read_state(checkpoint, configuration)
         if _ended(state, recipe, last) and _is_finished(folder, state):
             return Network.open(folder)
-    elif not resume:
+    elif resume and _trained_alike(folder, configuration, last):
+        return Network.open(folder)
+    else:
         _refuse_another(folder)
     training, validation = _sample_sets(lake, recipe, split, chosen, folder, cache, preparing)
     counts = training.counts()
@@ -205,12 +207,27 @@ def _is_finished(folder: Path, state: State) -> bool:
     return card.get("epochs") == state.epoch and "validation_dsc" in card
 
 
+def _trained_alike(folder: Path, configuration: Mapping[str, Any], last: int) -> bool:
+    """Tell whether a network without a checkpoint is the finished one that is asked for.
+
+    Checkpoints are large, and may have been removed: its weights must not be trained over.
+    """
+    path = folder / CARD
+    if not (path.is_file() and (folder / WEIGHTS).is_file()):
+        return False
+    card = json.loads(path.read_text(encoding="utf-8"))
+    asked = json.loads(json.dumps(configuration))  # as JSON has them: tuples are lists there
+    alike = all(card.get(name) == value for name, value in asked.items())
+    stopped = card.get("epochs", 0) - card.get("best_epoch", 0) >= card["recipe"]["patience"]
+    return alike and "validation_dsc" in card and (card["epochs"] >= last or stopped)
+
+
 def _refuse_another(folder: Path) -> None:
     for name in (CHECKPOINT, CARD, WEIGHTS):
         if (folder / name).is_file():
             raise RunError(
                 f"a {name}",
-                expected="an empty folder, or resume=True",
+                expected="an empty folder, or one with a checkpoint to go on from",
                 where=folder.name,
                 todo="Go on with --resume, or train into another folder.",
             )
@@ -367,6 +384,7 @@ def _overlap(network: Network, validation: SampleSet) -> dict[str, float | None]
         for name, values in found.items():
             value = network.labels[name]
             values.append(dice(predicted == value, labels == value))
+    forget(network)  # the next member of the ensemble needs the room
     means = {name: np.array(values)[np.isfinite(values)] for name, values in found.items()}
     return {name: float(known.mean()) if known.size else None for name, known in means.items()}
 

@@ -77,7 +77,20 @@ def test_batches__of_volumes_are_padded_and_in_order(
         assert np.array_equal(image[0, :15, :21, :, 0], seen)
         assert np.array_equal(target[0, :15, :21, :, 0], labels)
         assert np.allclose(target[0, :15, :21, :, 1:], np.moveaxis(phi, 0, -1) / 255, atol=1e-6)
-        assert not target[0, 15].any()
+        # What lies beyond is the edge once more, in image and target alike.
+        assert np.array_equal(image[0, 15], image[0, 14])
+        assert np.array_equal(target[0, 15], target[0, 14])
+
+
+def test_batches__of_slices_from_exams_of_two_sizes(training_lake: ql.Lake, tmp_path: Path) -> None:
+    found = made(training_lake, tmp_path, replace(FLAT, batch=32), CARTILAGE)
+    smaller = found.samples[1].folder
+    for name in ("image", "labels", "phi"):
+        array = np.load(smaller / f"{name}.npy")
+        np.save(smaller / f"{name}.npy", array[..., :-4])
+    ((image, target),) = found.batches(None)
+    assert image.shape[:3] == target.shape[:3] == (32, 24, 24)
+    assert np.array_equal(image[-1, :, -4:], np.repeat(image[-1, :, 19:20], 4, axis=1))
 
 
 def test_batches__of_slices_visit_each_once(training_lake: ql.Lake, tmp_path: Path) -> None:

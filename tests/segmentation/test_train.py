@@ -254,7 +254,7 @@ def test_train__weights_lost_after_the_checkpoint_come_back(
         ({"seed": 1}, "of another seed: 0 instead of 1"),
         ({"target": "reference_bone__mine"}, "of another target"),
         ({"split": "swapped"}, "of another split, in train"),
-        ({"resume": False}, "expected an empty folder, or resume=True"),
+        ({"resume": False}, "expected an empty folder, or one with a checkpoint"),
     ],
 )  # fmt: skip
 def test_train__another_checkpoint_is_refused(
@@ -268,6 +268,19 @@ def test_train__another_checkpoint_is_refused(
     with pytest.raises(RunError) as caught:
         quick(training_lake, tmp_path / "a", cache, **{"resume": True, **changes})
     assert words in str(caught.value)
+    assert {p: p.read_bytes() for p in (tmp_path / "a").iterdir()} == before
+
+
+def test_train__a_network_without_its_checkpoint_is_not_trained_over(
+    training_lake: ql.Lake, cache: Path, tmp_path: Path
+) -> None:
+    first = quick(training_lake, tmp_path / "a", cache, epochs=1)
+    (tmp_path / "a" / CHECKPOINT).unlink()
+    before = {p: p.read_bytes() for p in (tmp_path / "a").iterdir()}
+    again = quick(training_lake, tmp_path / "a", cache, epochs=1, resume=True)
+    assert again.digest == first.digest
+    with pytest.raises(RunError, match=r"a card\.json"):  # more epochs need the checkpoint
+        quick(training_lake, tmp_path / "a", cache, epochs=2, resume=True)
     assert {p: p.read_bytes() for p in (tmp_path / "a").iterdir()} == before
 
 
