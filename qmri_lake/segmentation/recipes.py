@@ -136,8 +136,8 @@ _SMALL: Mapping[str, Mapping[str, Any]] = {
     # step costs little. Cartilage is thin: pieces at full resolution, around all classes alike.
     "bone_3d": {
         "architecture": Architecture(3, len(BONE), **_SMALL_BODY),
-        "frame": Frame(medial_first=True, crop=None, shrink=(2, 4, 4)),
-        "steps": 280,
+        "frame": Frame(medial_first=True, crop=None, shrink=(2, 3, 3)),
+        "steps": 220,
         "copies": 4,
     },
     "cartilage_3d": {
