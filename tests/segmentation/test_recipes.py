@@ -42,9 +42,10 @@ def test_recipes__cartilage_is_as_published() -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_recipes__of_both_presets_are_the_same_members(task: str, preset: str) -> None:
     paper, found = recipes(task), recipes(task, preset)
-    assert [(r.name, r.loss, r.task, r.architecture.rank) for r in found] == [
+    # In another order: small networks with the losses that learn surely come first.
+    assert sorted((r.name, r.loss, r.task, r.architecture.rank) for r in found) == sorted(
         (r.name, r.loss, r.task, r.architecture.rank) for r in paper
-    ]
+    )
     for recipe in found:
         assert recipe.architecture.classes == len(TASKS[task])
         # The size that the preset is made for can pass through the network.
