@@ -125,13 +125,14 @@ def _segmentation(
 ) -> dict[str, Any] | None:
     """Return the section on masks that have a reference, if there are any."""
     from qmri_lake.report.segmentation import segmentation_parts
+    from qmri_lake.segmentation.recipes import MASK_NAMES
     from qmri_lake.segmentation.training import unseen_exams
 
     test: dict[str, list[str]] = {}
     for task, keys in map(unseen_exams, models):
         # Of several ensembles: what none of them has learned from.
-        kept = set(test.get(task.removesuffix("s"), keys))
-        test[task.removesuffix("s")] = [key for key in keys if key in kept]
+        kept = set(test.get(MASK_NAMES[task], keys))
+        test[MASK_NAMES[task]] = [key for key in keys if key in kept]
     parts = segmentation_parts(lake, cohort, test=test)
     if parts is None:
         return None

@@ -12,11 +12,13 @@ from qmri_lake.segmentation.losses import LOSSES
 from qmri_lake.segmentation.vnet import Architecture
 from qmri_lake.tissues import BONE, CARTILAGE
 
-__all__ = ["PRESETS", "TASKS", "Recipe", "Task", "recipes"]
+__all__ = ["MASK_NAMES", "PRESETS", "TASKS", "Recipe", "Task", "recipes"]
 
 Task = Literal["bones", "cartilage"]
 TASKS: Mapping[Task, Mapping[str, int]] = {"bones": BONE, "cartilage": CARTILAGE}
 """What can be segmented, and the labels of each."""
+MASK_NAMES: Mapping[Task, str] = {"bones": "bone", "cartilage": "cartilage"}
+"""What the labels of a task are called in a lake."""
 
 
 @dataclass(frozen=True)

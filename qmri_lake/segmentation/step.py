@@ -15,15 +15,13 @@ from qmri_lake.segmentation.checks import check_mask, side_from_anatomy
 from qmri_lake.segmentation.components import remove_small as without_small
 from qmri_lake.segmentation.ensemble import Dtype, Member, open_members, segment_exam
 from qmri_lake.segmentation.memory import projected_bytes
-from qmri_lake.segmentation.recipes import Task
+from qmri_lake.segmentation.recipes import MASK_NAMES, Task
 from qmri_lake.steps import step
 from qmri_lake.variables import REGISTRY, Variable
 
 __all__ = ["check_masks", "segment", "segment_bones", "segment_cartilage"]
 
 _VOLUME = ("slice", "row", "column")
-_NAMES: Mapping[Task, str] = {"bones": "bone", "cartilage": "cartilage"}
-"""What the labels of a task are called in a lake."""
 
 
 def _segment_exam(
@@ -34,7 +32,7 @@ def _segment_exam(
     remove_small: bool,
 ) -> dict[str, Any]:
     """Return what is kept of one exam: by name, without what has no value."""
-    name = _NAMES[members[0].task]
+    name = MASK_NAMES[members[0].task]
     labels, uncertainty = segment_exam(image, affine, knee, members)
     found: dict[str, Any] = {name: labels}
     if uncertainty is not None:
@@ -185,7 +183,7 @@ def segment(
     inputs = _inputs(dess, any(member.frame.medial_first for member in members))
     tasks = {
         task: [member for member in members if member.task == task]
-        for task in _NAMES
+        for task in MASK_NAMES
         if any(member.task == task for member in members)
     }
     made = [

@@ -27,7 +27,7 @@ from qmri_lake.segmentation.checkpoints import CHECKPOINT, State, read_state, re
 from qmri_lake.segmentation.losses import class_weights, loss
 from qmri_lake.segmentation.metrics import dice
 from qmri_lake.segmentation.network import CARD, WEIGHTS, Network, forget
-from qmri_lake.segmentation.recipes import Recipe
+from qmri_lake.segmentation.recipes import MASK_NAMES, Recipe, Task
 from qmri_lake.segmentation.samples import SampleSet
 from qmri_lake.segmentation.vnet import build_vnet
 
@@ -129,7 +129,7 @@ def train(
     state = State()
     if resume and checkpoint.is_file():
         state = read_state(checkpoint, configuration)
-        if _ended(state, recipe, last) and _is_finished(folder, state):
+        if _ended(state, recipe, last) and _finished(folder).get("epochs") == state.epoch:
             return Network.open(folder)
     elif resume and _trained_alike(folder, configuration, last):
         return Network.open(folder)
@@ -185,26 +185,26 @@ def train(
     return Network.open(folder)
 
 
-def default_target(task: str) -> str:
+def default_target(task: Task) -> str:
     """Return the label array of group ``dess`` that a task learns from: what is imported as such.
 
     >>> default_target("bones")
     'reference_bone'
     """
-    return f"reference_{task.removesuffix('s')}"
+    return f"reference_{MASK_NAMES[task]}"
 
 
 def _ended(state: State, recipe: Recipe, last: int) -> bool:
     return state.epoch >= last or state.epoch - state.best_epoch >= recipe.patience
 
 
-def _is_finished(folder: Path, state: State) -> bool:
-    """Tell whether the card was written after the last epoch."""
+def _finished(folder: Path) -> dict[str, Any]:
+    """Return the card of a network that is finished, by its last entry; empty if it isn't."""
     path = folder / CARD
     if not path.is_file():
-        return False
-    card = json.loads(path.read_text(encoding="utf-8"))
-    return card.get("epochs") == state.epoch and "validation_dsc" in card
+        return {}
+    card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return card if "validation_dsc" in card else {}
 
 
 def _trained_alike(folder: Path, configuration: Mapping[str, Any], last: int) -> bool:
@@ -212,14 +212,13 @@ def _trained_alike(folder: Path, configuration: Mapping[str, Any], last: int) ->
 
     Checkpoints are large, and may have been removed: its weights must not be trained over.
     """
-    path = folder / CARD
-    if not (path.is_file() and (folder / WEIGHTS).is_file()):
+    card = _finished(folder)
+    if not (card and (folder / WEIGHTS).is_file()):
         return False
-    card = json.loads(path.read_text(encoding="utf-8"))
     asked = json.loads(json.dumps(configuration))  # as JSON has them: tuples are lists there
     alike = all(card.get(name) == value for name, value in asked.items())
-    stopped = card.get("epochs", 0) - card.get("best_epoch", 0) >= card["recipe"]["patience"]
-    return alike and "validation_dsc" in card and (card["epochs"] >= last or stopped)
+    stopped = card["epochs"] - card["best_epoch"] >= card["recipe"]["patience"]
+    return alike and (card["epochs"] >= last or stopped)
 
 
 def _refuse_another(folder: Path) -> None:
@@ -261,7 +260,7 @@ def _sample_sets(
 
 def _check_target(target: str, recipe: Recipe) -> None:
     """Refuse the labels of the other task: some of its numbers mean something else here."""
-    kind = recipe.task.removesuffix("s")
+    kind = MASK_NAMES[recipe.task]
     other = "bone" if kind == "cartilage" else "cartilage"
     if target.partition("__")[0] in (other, f"reference_{other}"):
         raise InputError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from qmri_lake.errors import InputError, Reason, RunError
 from qmri_lake.segmentation.network import Network
-from qmri_lake.segmentation.recipes import Recipe, recipes
+from qmri_lake.segmentation.recipes import Recipe, Task, recipes
 from qmri_lake.segmentation.splits import SPLITS, Split, draw_members, split_by_patient
 from qmri_lake.segmentation.train import EpochDone, default_target, train
 
@@ -87,9 +87,8 @@ def train_ensemble(
     and validation sets for each member. [paper]
     """
     folder = Path(out)
-    named = _named(recipes(task, preset))
-    wanted = dict(list(named.items())[: len(recipes(task, preset, members))])
-    labels = target or default_target(task)
+    named, count = _named(recipes(task, preset)), len(recipes(task, preset, members))
+    labels = target or default_target(next(iter(named.values())).task)
     asked = {
         "task": task, "preset": preset, "seed": seed, "target": labels
     }  # fmt: skip
@@ -103,14 +102,12 @@ def train_ensemble(
                 where=folder.name,
                 todo="Go on with --resume, or train into another folder.",
             )
-        splits = _read_split(path, {**asked, "cohort": conditions})
+        splits = _read_split(path, {**asked, "cohort": conditions})["members"]
     else:
         splits = _draw(_usable(chosen, labels), task, list(named), seed)
         _write_split(lake, folder, {**asked, "cohort": conditions}, splits)
     networks = []
-    for number, (name, recipe) in enumerate(named.items()):
-        if name not in wanted:
-            break
+    for number, (name, recipe) in enumerate(list(named.items())[:count]):
 
         def ready(done: int, total: int, name: str = name) -> None:
             if preparing is not None:
@@ -127,7 +124,7 @@ def train_ensemble(
     return networks
 
 
-def unseen_exams(models: str | os.PathLike[str]) -> tuple[str, list[str]]:
+def unseen_exams(models: str | os.PathLike[str]) -> tuple[Task, list[str]]:
     """Return the task of an ensemble, and the exams that none of its members has learned from.
 
     Parameters
@@ -148,9 +145,8 @@ def unseen_exams(models: str | os.PathLike[str]) -> tuple[str, list[str]]:
             where=os.fspath(models),
             reason=Reason.UNREADABLE_FILE,
         )
-    splits = _read_split(path, {})
-    task = str(json.loads(path.read_text(encoding="utf-8"))["task"])
-    return task, list(next(iter(splits.values()))["test"])
+    known = _read_split(path)
+    return known["task"], list(next(iter(known["members"].values()))["test"])
 
 
 def _named(members: list[Recipe]) -> dict[str, Recipe]:
@@ -205,11 +201,11 @@ def _write_split(
     part.replace(folder / SPLIT)
 
 
-def _read_split(path: Path, asked: Mapping[str, Any]) -> dict[str, Split]:
-    """Return the splits that an ensemble was started with."""
+def _read_split(path: Path, asked: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what an ensemble was started with: its task, the splits of its members ..."""
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        splits: dict[str, Split] = known["members"]
+        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        known["members"], known["task"]  # both are there
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"a {SPLIT} that can't be read ({type(error).__name__})",
@@ -218,7 +214,7 @@ def _read_split(path: Path, asked: Mapping[str, Any]) -> dict[str, Split]:
             todo="Train into another folder.",
             reason=Reason.UNREADABLE_FILE,
         ) from error
-    for name, value in asked.items():
+    for name, value in (asked or {}).items():
         if known.get(name) != value:
             raise RunError(
                 f"an ensemble of {name} {_spelled(known.get(name))}",
@@ -226,7 +222,7 @@ def _read_split(path: Path, asked: Mapping[str, Any]) -> dict[str, Split]:
                 where=path.parent.name,
                 todo="Resume with what it was started with, or train into another folder.",
             )
-    return splits
+    return known
 
 
 def _spelled(value: Any) -> str:
