@@ -35,6 +35,9 @@ __all__ = ["Skip", "Step", "find_step", "load_own_steps", "read_exam", "step", "
 _OF_THE_EXAM = ("slice", "row", "column", "echo")
 """Dims whose size differs from exam to exam."""
 
+_GRID = ("affine", "extent")
+"""Variables that say where the voxels of a group lie."""
+
 _OPTIONS_OF_RUN = ("step", "cohort", "cluster", "variant", "retry_failed", "commit_every",
                    "commit_seconds", "listeners")  # fmt: skip
 """Arguments of `Lake.run`, which never reach a step."""
@@ -133,9 +136,19 @@ class Step:
         return {group: tuple(names) for group, names in reads.items()}
 
     def needed_steps(self, parameters: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return the steps that make what is read."""
-        paths = [f"{g}/{n}" for g, names in self.inputs(parameters).items() for n in names]
-        return tuple(dict.fromkeys(REGISTRY[p].step for p in paths if REGISTRY[p].step))
+        """Return the steps that make what is read.
+
+        Whatever made a volume made sure of its grid: an exam that was made from a mask has affine
+        and extent, and no image.
+        """
+        needed: dict[str, None] = {}
+        for group, names in self.inputs(parameters).items():
+            read = [REGISTRY[f"{group}/{name}"] for name in names]
+            volumes = any(variable.bulk for variable in read)
+            needed |= dict.fromkeys(
+                v.step for v in read if v.step and not (volumes and v.name in _GRID)
+            )
+        return tuple(needed)
 
     def projected_bytes(
         self, parameters: Mapping[str, Any], sizes: Callable[[str], Mapping[str, int]]

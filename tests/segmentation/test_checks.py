@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import qmri_lake as ql
 from qmri_lake.errors import InputError
 from qmri_lake.phantom import exams, knee
 from qmri_lake.phantom.knee import set_up
@@ -237,3 +238,23 @@ def test_check_mask__cut_by_the_field_of_view(truth):
 def test_check_mask__refuses_what_was_never_segmented(truth):
     with pytest.raises(InputError, match="check_mask: found voxels that are 255"):
         check_mask(truth.dess_affine, bone=np.full((3, 3, 3), 255, np.uint8))
+
+
+# -- the step ------------------------------------------------------------------------------------
+
+
+def test_check_masks__of_masks_without_an_image(truth, tmp_path):
+    key = exams(1)[0]
+    whose = {"patient": 9000001, "timepoint": 0, "knee": key.side}
+    arrays = {name: getattr(truth, name) for name in ("dess_bone", "dess_cartilage", "dess_affine")}
+    np.savez(tmp_path / "masks.npz", **arrays)
+    lake = ql.ingest_masks(
+        tmp_path / "masks.npz", tmp_path / "l.lake", labels="qmri-lake", into="mask", **whose
+    ).lake
+    assert len(lake.cohort().require("dess/image")) == 0
+    result = lake.run("check_masks")
+    assert (result.failed, result.waiting, sum(result.counts.values())) == (0, {}, 1)
+    assert lake.load("dess", **whose).anatomical_knee.values.tolist() == [key.side]
+    assert lake.run("check_masks").up_to_date == 1
+    # As of any exam that has no multi-echo series.
+    assert lake.run("register").waiting == {"ingest_msme": 1}
