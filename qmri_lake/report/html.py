@@ -55,7 +55,8 @@ def write_report(
         Default: the name of the lake.
     models : sequence of paths
         Folders of the ensembles that made the masks: only their test exams are compared with
-        references, because networks have learned from the others. Default: all exams are.
+        references, because networks have learned from the others. Default: all exams are. The page
+        says so where the lake's masks are not of these ensembles.
     progress : callable, optional
         Called with (done, total) exams.
 
@@ -125,15 +126,8 @@ def _segmentation(
 ) -> dict[str, Any] | None:
     """Return the section on masks that have a reference, if there are any."""
     from qmri_lake.report.segmentation import segmentation_parts
-    from qmri_lake.segmentation.recipes import MASK_NAMES
-    from qmri_lake.segmentation.training import unseen_exams
 
-    test: dict[str, list[str]] = {}
-    for task, keys in map(unseen_exams, models):
-        # Of several ensembles: what none of them has learned from.
-        kept = set(test.get(MASK_NAMES[task], keys))
-        test[MASK_NAMES[task]] = [key for key in keys if key in kept]
-    parts = segmentation_parts(lake, cohort, test=test)
+    parts = segmentation_parts(lake, cohort, models=models)
     if parts is None:
         return None
     figures = [{"caption": text, "png": _png(figure)} for text, figure in parts["figures"].items()]

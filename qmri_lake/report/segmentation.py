@@ -6,6 +6,7 @@ networks.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from qmri_lake.report.published import CITATION, SEGMENTATION, SEGMENTATION_N, SPLITS
+from qmri_lake.segmentation.origin import Unseen, find_unseen, other_makers
 from qmri_lake.segmentation.scores import (
+    COLUMNS,
     TISSUES,
     Kind,
     score_exams,
@@ -25,6 +28,7 @@ from qmri_lake.segmentation.scores import (
     summarise_scores,
 )
 from qmri_lake.steps import read_exam
+from qmri_lake.summary import counted
 
 if TYPE_CHECKING:
     from qmri_lake.cohort import Cohort
@@ -53,29 +57,34 @@ def agreement_table(scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row a structure: mean [95 % interval] of DSC [%] and MPTS [mm], the numbers of exams,
-        and the paper's. The intervals are t intervals over exams.
+        A row a structure: mean [95 % interval] over patients of DSC [%] and MPTS [mm], as
+        `summarise_scores`; the numbers of patients and of their exams; and the paper's, which
+        counts volumes.
     """
     rows = []
     for kind, table in scores.items():
         for tissue, row in summarise_scores(table).iterrows():
             printed = SEGMENTATION.get(str(tissue))
-            measured, counts = int(row["mpts_n"]), int(row["dsc_n"])
             rows.append(
                 {
                     "structure": f"{tissue} cartilage" if kind == "cartilage" and printed
                     else str(tissue),
                     "DSC [%]": _interval(*(100 * row[["dsc", "dsc_low", "dsc_high"]]), digits=1),
                     "MPTS [mm]": _interval(*row[["mpts_mm", "mpts_low", "mpts_high"]], digits=3),
-                    "n": f"{counts}" if counts == measured
-                    else f"{counts} (MPTS: {measured})",
+                    "patients": _count(row, "patients"),
+                    "exams": _count(row, "n"),
                     "paper: DSC [%]": _interval(*printed["dsc"], digits=1) if printed else "–",
                     "paper: MPTS [mm]": _interval(*printed["mpts_mm"], digits=3)
                     if printed else "–",
-                    "paper: n": f"{SEGMENTATION_N[kind]}" if printed else "–",
+                    "paper: volumes": f"{SEGMENTATION_N[kind]}" if printed else "–",
                 }
             )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _count(row: pd.Series[Any], what: str) -> str:
+    overlap, surfaces = int(row[f"dsc_{what}"]), int(row[f"mpts_{what}"])
+    return f"{overlap:,}" + (f" (MPTS: {surfaces:,})" if surfaces != overlap else "")
 
 
 def _interval(mean: float, low: float, high: float, *, digits: int) -> str:
@@ -148,7 +157,7 @@ def segmentation_parts(
     cohort: Cohort,
     progress: Callable[[int, int], None] | None = None,
     *,
-    test: Mapping[str, Sequence[str]] | None = None,
+    models: Sequence[str | os.PathLike[str]] = (),
 ) -> dict[str, Any] | None:
     """Return what the section of the report shows, or None where nothing can be compared.
 
@@ -158,20 +167,35 @@ def segmentation_parts(
     cohort : Cohort
     progress : callable, optional
         Called with (done, total) masks.
-    test : mapping, optional
-        Exam keys by kind, "bone" or "cartilage": only these are compared, since networks have
-        learned from the others. Default: all that have both masks.
+    models : sequence of paths, optional
+        Folders of ensembles: only their test exams are compared, since networks have learned from
+        the others. Default: all that have both masks.
 
     Returns
     -------
     dict
         `table`, Table S1; `per_exam`; `figures`, a mapping from a caption to a Figure; `exams`,
-        which exams they are, in words; `unseen`, whether no network has learned from them;
-        `citation`.
+        which exams they are, in words; `flattered`, whether exams are among them that a network may
+        have learned from, since no ensemble was named; `doubts`, lines on masks that the named
+        ensembles did not make, or have not got; `citation`.
     """
-    chosen = {kind: scored(lake, _tested(cohort, kind, test), kind) for kind in _KINDS}
-    chosen = {kind: exams for kind, exams in chosen.items() if len(exams)}
-    if not chosen:
+    test = find_unseen(models)
+    chosen: dict[Kind, Cohort] = {}
+    words, doubts = [], []
+    for kind in _KINDS:
+        tested = test.get(kind)
+        exams = scored(lake, _tested(cohort, tested), kind)
+        if len(exams):
+            chosen[kind] = exams
+            doubt = _doubt(lake, exams, kind, tested)
+            words.append(_counted(exams, kind, unseen=tested is not None and not doubt))
+            doubts += [doubt] if doubt else []
+        elif tested is not None:
+            doubts.append(
+                f"{_TITLES[kind]}: not compared, since none of the test exams of the ensemble that "
+                "was named has both a mask and a reference here."
+            )
+    if not chosen and not doubts:
         return None
     total = sum(map(len, chosen.values()))
     done = 0
@@ -194,27 +218,42 @@ def segmentation_parts(
         "table": agreement_table(scores),
         "per_exam": _per_exam(scores),
         "figures": figures,
-        "exams": "; ".join(
-            f"{_TITLES[kind].lower()}: {len(exams)} exam{'s' * (len(exams) != 1)} of "
-            f"{exams.patients} patient{'s' * (exams.patients != 1)}"
-            for kind, exams in chosen.items()
-        ),
-        "unseen": bool(test) and set(chosen) <= set(test or ()),
+        "exams": "; ".join(words),
+        "flattered": not set(chosen) <= set(test),
+        "doubts": doubts,
         "citation": CITATION,
     }
 
 
-def _tested(cohort: Cohort, kind: Kind, test: Mapping[str, Sequence[str]] | None) -> Cohort:
-    if not test or kind not in test:
-        return cohort
-    return cohort.of_exams(test[kind], "in the test set")
+def _tested(cohort: Cohort, test: Unseen | None) -> Cohort:
+    return cohort if test is None else cohort.of_exams(test.exams, "in the test set")
+
+
+def _counted(exams: Cohort, kind: Kind, *, unseen: bool) -> str:
+    return (
+        f"{_TITLES[kind].lower()}: {counted(len(exams), 'exam')} of "
+        f"{counted(exams.patients, 'patient')}" + ", unseen by the networks" * unseen
+    )
+
+
+def _doubt(lake: Lake, exams: Cohort, kind: Kind, test: Unseen | None) -> str:
+    """Say that masks are not of the ensemble that was named: its test exams may be no test."""
+    makers = {} if test is None else other_makers(lake, exams, kind, test.networks)
+    if not makers:
+        return ""
+    words = ", ".join(f"{count:,} {maker}" for maker, count in makers.items())
+    return (
+        f"{_TITLES[kind]}: {sum(makers.values()):,} of {counted(len(exams), 'mask')} not made by "
+        f"the ensemble that was named ({words}). Whoever made them may have learned from these "
+        "exams: the figures are not those of a test."
+    )
 
 
 _KINDS: tuple[Kind, ...] = ("bone", "cartilage")
 
 
 def _per_exam(scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    table = pd.concat(scores.values(), ignore_index=True)
+    table = pd.concat([pd.DataFrame(columns=COLUMNS), *scores.values()], ignore_index=True)
     return pd.DataFrame(
         {
             "exam": table["exam"],

@@ -1,4 +1,4 @@
-"""How well masks agree with their references, exam by exam, and over exams with an interval."""
+"""How well masks agree with their references, exam by exam, and over patients with an interval."""
 
 from __future__ import annotations
 
@@ -213,24 +213,36 @@ def mean_interval(values: Any, level: float = 0.95) -> tuple[float, float, float
 
 
 def summarise_scores(table: pd.DataFrame) -> pd.DataFrame:
-    """Average the scores of `score_exams` over exams, with 95 % intervals.
+    """Average the scores of `score_exams` over patients, with 95 % intervals.
+
+    The knees and visits of one patient are alike, so that their exams are not independent: they
+    are averaged first, and `mean_interval` is that of the patients' means. Each patient counts
+    once, whatever the number of exams.
+
+    The paper counts volumes, not patients, and says neither how it made its intervals nor whether
+    a patient has several volumes in a test set. Where each has one, this is the interval over
+    volumes. [assumption]
 
     Returns
     -------
     DataFrame
-        Indexed by tissue: dsc, dsc_low, dsc_high (0 to 1), dsc_n; mpts_mm, mpts_low, mpts_high
-        (mm), mpts_n. The numbers of exams differ where a mask lacks a tissue.
+        Indexed by tissue: dsc, dsc_low, dsc_high (0 to 1), dsc_n, dsc_patients; mpts_mm, mpts_low,
+        mpts_high (mm), mpts_n, mpts_patients. The numbers of exams (n) and of patients that have a
+        value: they differ where a mask lacks a tissue.
     """
     rows = {}
     for tissue, group in table.groupby("tissue", sort=False):
         row: dict[str, float] = {}
         for name, column in (("dsc", "dsc"), ("mpts", "mpts_mm")):
-            mean, low, high = mean_interval(group[column])
+            patients = group.groupby("patient")[column].mean().dropna()
+            mean, low, high = mean_interval(patients)
             row |= {column: mean, f"{name}_low": low, f"{name}_high": high,
-                    f"{name}_n": int(group[column].notna().sum())}  # fmt: skip
+                    f"{name}_n": group[column].count(),
+                    f"{name}_patients": len(patients)}  # fmt: skip
         rows[tissue] = row
     frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("tissue")
-    return frame.astype({"dsc_n": int, "mpts_n": int})
+    counts = [f"{name}_{what}" for name in ("dsc", "mpts") for what in ("n", "patients")]
+    return frame.astype(dict.fromkeys(counts, int))
 
 
 def _check_kind(kind: str) -> None:

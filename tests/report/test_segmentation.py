@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -27,13 +28,14 @@ from qmri_lake.report.segmentation import (
 from qmri_lake.segmentation.scores import TISSUES, score_exams, summarise_scores
 from qmri_lake.segmentation.splits import split_by_patient
 from tests.fixtures import add_clinical, array_lake
+from tests.segmentation.networks import tiny, write_network
 from tests.segmentation.scored_lake import lake_of, masks
 
 
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> ql.Lake:
     """Four exams with masks and references; each mask is further off than the one before."""
-    return lake_of(tmp_path_factory.mktemp("report") / "l.lake")
+    return lake_of(tmp_path_factory.mktemp("report") / "l.lake", each=2)
 
 
 @pytest.fixture(scope="module")
@@ -54,20 +56,21 @@ def test_agreement_table__means_intervals_and_the_paper(scores: dict[str, pd.Dat
     assert table.loc["femur", "MPTS [mm]"] == (
         f"{row.mpts_mm:.3f} [{row.mpts_low:.3f}, {row.mpts_high:.3f}]"
     )
-    assert (table["n"] == "4").all()
+    assert (table["exams"] == "4").all()
+    assert (table["patients"] == "2").all()
     assert table.loc["patellar cartilage", "paper: MPTS [mm]"] == "0.555 [0.361, 0.749]"
     assert table.loc["femur", "paper: DSC [%]"] == "98.0 [97.7, 98.3]"
-    assert table["paper: n"].tolist() == ["30"] * 3 + ["28"] * 3 + ["–"]
+    assert table["paper: volumes"].tolist() == ["30"] * 3 + ["28"] * 3 + ["–"]
 
 
 def test_agreement_table__a_mask_without_a_tissue(scores: dict[str, pd.DataFrame]) -> None:
     bone = scores["bone"].copy()
     bone.loc[bone.index[0], ["dsc", "mpts_mm"]] = 0.0, np.nan
     table = agreement_table({"bone": bone}).set_index("structure")
-    assert table.loc["femur", "n"] == "4 (MPTS: 3)"
+    assert table.loc["femur", ["patients", "exams"]].tolist() == ["2", "4 (MPTS: 3)"]
     bone[["dsc", "mpts_mm"]] = np.nan
     table = agreement_table({"bone": bone}).set_index("structure")
-    assert table.loc["femur", ["DSC [%]", "MPTS [mm]", "n"]].tolist() == ["–", "–", "0"]
+    assert table.loc["femur", ["DSC [%]", "MPTS [mm]", "exams"]].tolist() == ["–", "–", "0"]
 
 
 def test_published__intervals_hold_their_means() -> None:
@@ -127,7 +130,7 @@ def test_segmentation_parts__of_the_cohort_only(lake: ql.Lake) -> None:
     assert parts is not None
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert parts["exams"] == (
-        "bones: 2 exams of 1 patient; cartilage and menisci: 2 exams of 1 patient"
+        "bones: 2 exams of 2 patients; cartilage and menisci: 2 exams of 2 patients"
     )
     assert parts["per_exam"]["exam"].str.endswith("left").all()
     assert len(parts["per_exam"]) == 2 * 7
@@ -140,7 +143,7 @@ def test_write_report__has_the_section_where_there_are_references(
     text = write_report(lake, tmp_path / "r.html").read_text(encoding="utf-8")
     assert "<h2>Segmentation</h2>" in text
     assert "0.406 [0.355, 0.457]" in text
-    assert "bones: 4 exams of 1 patient" in text
+    assert "bones: 4 exams of 2 patients" in text
     assert "Bones: best, median, worst exam by mean MPTS" in text
     assert text.count("data:image/png") == 2
     assert "nan" not in re.sub(r"base64,[^\"]+", "", text)
@@ -157,6 +160,68 @@ def test_write_report__without_references_has_no_section(tmp_path: Path) -> None
     lake = array_lake(tmp_path / "l.lake", count=2)
     text = write_report(lake, tmp_path / "r.html").read_text(encoding="utf-8")
     assert "<h2>Segmentation</h2>" not in text
+
+
+# -- test exams of ensembles ---------------------------------------------------------------------
+
+
+def _ensemble(folder: Path, seeds: tuple[int, ...], test: list[str]) -> Path:
+    """Networks for bones that nobody has trained, and a split that says what tests them."""
+    for seed in seeds:
+        write_network(folder / f"bone_3d-{seed}", tiny(), seed)
+    split = {"train": [], "validation": [], "test": test}
+    members = {f"bone_3d-{seed}": split for seed in seeds}
+    (folder / "split.json").write_text(json.dumps({"task": "bones", "members": members}))
+    return folder
+
+
+def _words(path: Path) -> str:
+    text = re.sub(r"base64,[^\"]+", "", path.read_text(encoding="utf-8"))
+    return " ".join(text[text.index("<body>") :].split())
+
+
+def test_segmentation_parts__unseen_is_what_the_named_networks_masked(tmp_path: Path) -> None:
+    lake = lake_of(tmp_path / "l.lake", 3, ("bone",), each=1, with_masks=False)
+    test = lake.exams["exam"].tolist()[1:]  # the last one has no reference
+    ours = _ensemble(tmp_path / "ours", (1, 2), test)
+    unseen = "bones: 1 exam of 1 patient, unseen by the networks"
+    # One member in another precision, and all.
+    for options in ({"models": ours / "bone_3d-2", "dtype": "bfloat16"}, {"models": ours}):
+        assert lake.run("segment_bones", **options).failed == 0
+        assert _told(lake, ours) == (unseen, False, [])
+    assert _told(lake) == ("bones: 2 exams of 2 patients", True, [])
+    # Networks of another training, though they have the same test exams.
+    others = _ensemble(tmp_path / "others", (3,), test)
+    exams, flattered, (doubt,) = _told(lake, others)
+    assert (exams, flattered) == ("bones: 1 exam of 1 patient", False)
+    assert doubt.startswith(
+        "Bones: 1 of 1 mask not made by the ensemble that was named (1 by other networks). "
+    )
+    assert _told(lake, ours, others) == (unseen, False, [])
+
+
+def _told(lake: ql.Lake, *models: Path) -> tuple[str, bool, list[str]]:
+    parts = segmentation_parts(lake, lake.cohort(), models=models)
+    assert parts is not None
+    return parts["exams"], parts["flattered"], parts["doubts"]
+
+
+def test_write_report__imported_masks_are_not_of_the_named_networks(
+    lake: ql.Lake, tmp_path: Path
+) -> None:
+    folder = _ensemble(tmp_path / "models", (1,), lake.exams["exam"].tolist()[:3])
+    text = _words(write_report(lake, tmp_path / "r.html", models=[folder]))
+    assert "Bones: 3 of 3 masks not made by the ensemble that was named (3 imported)" in text
+    assert "unseen" not in text
+    assert "bones: 3 exams of 2 patients; cartilage and menisci: 4 exams" in text
+
+
+def test_write_report__test_exams_that_have_no_mask(tmp_path: Path) -> None:
+    lake = lake_of(tmp_path / "l.lake", 2, ("bone",))
+    folder = _ensemble(tmp_path / "models", (1,), lake.exams["exam"].tolist()[1:])
+    text = _words(write_report(lake, tmp_path / "r.html", models=[folder]))
+    assert "Bones: not compared, since none of the test exams of the ensemble" in text
+    assert "Table S1" not in text
 
 
 # -- Table 1 -------------------------------------------------------------------------------------

@@ -38,13 +38,22 @@ def masks(row: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
     return _balls(count, 0.3 + 0.4 * row)[:extent], _balls(count, 0.0)[:extent]
 
 
-def lake_of(path: Path, count: int = 5, kinds: tuple[str, ...] = ("bone", "cartilage")) -> ql.Lake:
-    """A lake of DESS images; the last exam has masks and no reference."""
+def lake_of(
+    path: Path,
+    count: int = 5,
+    kinds: tuple[str, ...] = ("bone", "cartilage"),
+    *,
+    each: int = 4,
+    with_masks: bool = True,
+) -> ql.Lake:
+    """A lake of DESS images, `each` of a patient; the last exam has masks and no reference."""
+    sources = ("", "reference_") if with_masks else ("reference_",)
     lake = ql.create_lake(str(path))
-    steps = ["ingest_dess", *(PRODUCTS[f"{a}{b}"] for a in ("", "reference_") for b in kinds)]
+    steps = ["ingest_dess", *(PRODUCTS[f"{a}{b}"] for a in sources for b in kinds)]
 
     def build(session):
-        append_exams(session, keys(count))
+        patient = 9000001 + np.arange(count) // each
+        append_exams(session, keys(count).assign(patient=patient))
         root = open_root(session.store, "r+")
         variables = [v for step in steps for v in REGISTRY.made_by(step)]
         declare(root, variables, sizes_of("dess", SHAPE))
@@ -59,8 +68,9 @@ def lake_of(path: Path, count: int = 5, kinds: tuple[str, ...] = ("bone", "carti
             change.set_small("dess/affine", row, affine)
             change.set_state("ingest_dess", row, "done", 1)
             for kind in kinds:
-                for name, labels in zip((kind, f"reference_{kind}"), masks(row, kind), strict=True):
-                    if row == count - 1 and name != kind:
+                for source, labels in zip(("", "reference_"), masks(row, kind), strict=True):
+                    name = f"{source}{kind}"
+                    if source not in sources or (row == count - 1 and source):
                         continue
                     root[f"dess/{name}"][row, : extent[0]] = labels
                     change.set_state(PRODUCTS[name], row, "done", 1)

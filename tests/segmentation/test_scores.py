@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -24,7 +25,7 @@ from tests.segmentation.scored_lake import SPACING, lake_of, masks
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory) -> ql.Lake:
     """Four exams with masks and references, a fifth without a reference."""
-    return lake_of(tmp_path_factory.mktemp("scores") / "l.lake")
+    return lake_of(tmp_path_factory.mktemp("scores") / "l.lake", each=2)
 
 
 def test_score_labels__are_the_metrics_of_each_tissue():
@@ -67,7 +68,7 @@ def test_score_exams__exam_by_exam(lake, kind):
     assert list(table) == COLUMNS
     assert seen == [(k + 1, 4) for k in range(4)]
     assert table["exam"].drop_duplicates().tolist() == lake.exams["exam"].tolist()[:4]
-    assert set(table["patient"]) == {9000001}
+    assert set(table["patient"]) == {9000001, 9000002}
     for row, exam in enumerate(lake.exams["exam"][:4]):
         expected = score_labels(*masks(row, kind), SPACING, TISSUES[kind])
         found = table[table["exam"] == exam].drop(columns=["exam", "patient"])
@@ -113,15 +114,35 @@ def test_summarise_scores__counts_what_it_averages(lake):
     summary = summarise_scores(table)
     assert summary.index.tolist() == ["femur", "tibia", "patella"]
     femur = table[table["tissue"] == "femur"]
-    row = summary.loc["femur"]
-    np.testing.assert_allclose(
-        row[["dsc", "dsc_low", "dsc_high"]].astype(float), mean_interval(femur["dsc"])
-    )
-    np.testing.assert_allclose(
-        row[["mpts_mm", "mpts_low", "mpts_high"]].astype(float), mean_interval(femur["mpts_mm"])
-    )
-    assert (summary["dsc_n"] == 4).all()
+    for name, column in (("dsc", "dsc"), ("mpts", "mpts_mm")):
+        values = femur[column].to_numpy()
+        np.testing.assert_allclose(
+            summary.loc["femur", [column, f"{name}_low", f"{name}_high"]].astype(float),
+            mean_interval([values[:2].mean(), values[2:].mean()]),  # two patients, two exams each
+        )
+    counts = ["dsc_n", "mpts_n", "dsc_patients", "mpts_patients"]
+    assert (summary[counts] == [4, 4, 2, 2]).all(axis=None)
+    before = summary.loc["femur", "dsc"]
     table.loc[table.index[0], ["mpts_mm", "dsc"]] = np.nan, 0.0
     again = summarise_scores(table)
-    assert again.loc["femur", ["dsc_n", "mpts_n"]].tolist() == [4, 3]
-    assert again.loc["femur", "dsc"] < row["dsc"]
+    assert again.loc["femur", counts].tolist() == [4, 3, 2, 2]
+    assert again.loc["femur", "dsc"] < before
+    table.loc[table["exam"].isin(table["exam"].unique()[:2]), "mpts_mm"] = np.nan
+    last = summarise_scores(table).loc["femur"]
+    assert last[counts].tolist() == [4, 2, 2, 1]
+    assert np.isnan(last["mpts_low"]), "one patient says nothing of others"
+
+
+def test_summarise_scores__holds_the_mean_where_patients_have_several_exams():
+    rng = np.random.default_rng(2)
+    held = {"patients": 0, "exams": 0}
+    for _ in range(200):
+        patient = np.repeat(np.arange(12), rng.integers(1, 7, 12))
+        dsc = 0.9 + rng.normal(0, 0.03, 12)[patient] + rng.normal(0, 0.01, len(patient))
+        table = pd.DataFrame({"tissue": "femur", "patient": patient, "dsc": dsc, "mpts_mm": dsc})
+        row = summarise_scores(table).loc["femur"]
+        held["patients"] += row["dsc_low"] < 0.9 < row["dsc_high"]
+        _, low, high = mean_interval(dsc)
+        held["exams"] += low < 0.9 < high
+    assert held["patients"] / 200 == pytest.approx(0.95, abs=0.046)  # 3 standard errors
+    assert held["exams"] / 200 < 0.85, "exams of a patient taken as independent promise too much"
