@@ -40,7 +40,7 @@ REASONS: Mapping[Reason, str] = {
     Reason.MISSING_SLICE: "A gap between slices is wider than the others.",
     Reason.MIXED_ECHO_COUNTS: "Echoes have different numbers of slices.",
     Reason.NOT_A_LAKE: "The path or URL holds no lake.",
-    Reason.MODEL_MISMATCH: "A model's classes or weights are not those that are asked for.",
+    Reason.MODEL_MISMATCH: "A model's classes, weights or voxels are not those that are asked for.",
     Reason.PATIENT_CONFLICT: "Header, folder, listing or option name different patients.",
     Reason.SIDE_CONFLICT: "They name different knees.",
     Reason.TABLE_WITHOUT_KEY: "A table lacks the column that says whose rows these are.",

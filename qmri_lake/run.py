@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import icechunk
 
 from qmri_lake.compute import map_tasks
-from qmri_lake.errors import DiskFullError, Problem, QmriLakeError, printable
+from qmri_lake.errors import DiskFullError, Problem, QmriLakeError, RunError, printable
 from qmri_lake.plan import Plan
 from qmri_lake.status import STATE, declare_status
 from qmri_lake.steps import Skip, Step, code_version, read_exam, write_exam
@@ -170,6 +170,8 @@ class StepWork:
             )
         except Skip as reason:
             return _without_product(task, "skipped", in_one_line(reason))
+        except RunError:  # a step raises it for what would fail every exam, such as its models
+            raise
         except Exception as error:  # one exam's failure must not end the run of the others
             full = disk_full(error, task.exam)
             if full is not None:
@@ -190,11 +192,11 @@ def _without_product(task: Task, state: str, message: str) -> Outcome:
 def _lost(task: Task, error: BaseException) -> Outcome:
     """Make a failure of a task that brought no outcome: its worker died, or nothing could be sent.
 
-    No room is no failure of an exam, but the end of the run.
+    No room, or a run that can't be carried out, is no failure of an exam, but the end of the run.
     """
     from distributed import KilledWorker
 
-    if isinstance(error, DiskFullError):
+    if isinstance(error, (DiskFullError, RunError)):
         raise error
     if isinstance(error, KilledWorker):
         message = "its worker died each time it was tried: too little memory, or a crash"

@@ -19,7 +19,8 @@ __all__ = ["Dtype", "Member", "Segmented", "open_members", "segment_exam"]
 
 Dtype = Literal["float32", "bfloat16"]
 DTYPES: Mapping[str, str] = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
-"""Names of Keras' policies: in bfloat16, weights and logits stay float32."""
+"""Names of Keras' policies. In bfloat16, layers compute in it; weights are kept in float32, and
+logits are made float32 before the softmax, whose sum over members is float32 too."""
 
 
 @runtime_checkable
@@ -28,7 +29,10 @@ class Member(Protocol):
 
     @property
     def identity(self) -> str:
-        """What a run records: with another one its exams are stale."""
+        """What a run records: with another one its exams are stale, with the same one done.
+
+        So it must differ wherever predictions may: weights, frame, order of classes.
+        """
 
     @property
     def task(self) -> Task:
@@ -158,8 +162,8 @@ def segment_exam(
     ------
     InputError
         Networks of two tasks, an image without signal or with voxels that are not finite, a volume
-        that is smaller than a network can take, weights that don't fit, probabilities that are
-        none.
+        that is smaller than a network can take, voxels of another size than it was trained on,
+        weights that don't fit, probabilities that are none.
     """
     tasks = sorted({network.task for network in networks})
     if len(tasks) != 1:

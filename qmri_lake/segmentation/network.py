@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import threading
@@ -16,11 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qmri_lake.errors import InputError, NotFoundError, Reason
-from qmri_lake.segmentation.backend import backend_name, channel_axis, keras
+from qmri_lake.errors import InputError, NotFoundError, Reason, RunError
+from qmri_lake.segmentation.backend import backend_name, channel_axis, keras, wanted_backend
 from qmri_lake.segmentation.frame import Frame
 from qmri_lake.segmentation.recipes import TASKS, Recipe, Task
 from qmri_lake.segmentation.vnet import build_vnet, padding
+from qmri_lake.segmentation.weights import check_shapes
 
 __all__ = ["CARD", "WEIGHTS", "Network", "find_networks"]
 
@@ -28,6 +30,8 @@ CARD = "card.json"
 WEIGHTS = "model.weights.h5"
 SLICES = 16
 """Slices that a 2D network sees at once."""
+OTHER_SPACING = 0.15
+"""Voxels that differ by more than this share from those of the training are refused."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,11 @@ class Network:
     """Of the weights, SHA-256, 12 characters."""
     dtype: str = "float32"
     """"float32", or "mixed_bfloat16" to compute in bfloat16."""
+    seen: str = ""
+    """Digest of what else in its card makes what it predicts, 8 characters: frame, classes,
+    architecture, spacing."""
+    spacing: tuple[float, float, float] | None = None
+    """Of the exams that it was trained on, slice, row, column, mm; None: an older card."""
 
     @classmethod
     def open(cls, folder: str | Path, *, dtype: str = "float32") -> Network:
@@ -55,7 +64,8 @@ class Network:
         NotFoundError
             No card, or no weights.
         InputError
-            A card that can't be read, or classes that this version does not know.
+            A card or weights that can't be read, classes that this version does not know, weights
+            of another architecture.
         """
         path = Path(folder).resolve()
         for name in (CARD, WEIGHTS):
@@ -70,6 +80,7 @@ class Network:
             card = json.loads((path / CARD).read_text(encoding="utf-8"))
             recipe = Recipe.from_dict(card["recipe"])
             classes, title = dict(card["classes"]), str(card.get("name", path.name))
+            spacing = _spacing(card.get("spacing"))
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"a card that can't be read ({type(error).__name__}: {error})",
@@ -85,7 +96,9 @@ class Network:
                 todo="Train again with this version, or use a network of these classes.",
                 reason=Reason.MODEL_MISMATCH,
             )
-        return cls(str(path), title, recipe, _digest(path / WEIGHTS), dtype)
+        check_shapes(path / WEIGHTS, recipe.architecture, f"{path.name}/{WEIGHTS}")
+        digest = _digest(path / WEIGHTS)
+        return cls(str(path), title, recipe, digest, dtype, _seen(card), spacing)
 
     @property
     def card(self) -> dict[str, Any]:
@@ -115,9 +128,43 @@ class Network:
 
     @property
     def identity(self) -> str:
-        """Name and digest: what a run records."""
+        """Name, weights, what else in the card makes its predictions, dtype: a run records it.
+
+        The same wherever the folder lies; an exam is stale when any of it is another.
+        """
         computed = "" if self.dtype == "float32" else f" in {self.dtype.removeprefix('mixed_')}"
-        return f"{self.name}@{self.digest}{computed}"
+        return f"{self.name}@{self.digest}-{self.seen}{computed}"
+
+    def check(self) -> None:
+        """Refuse what would fail in every worker, without building the model.
+
+        Raises
+        ------
+        RunError
+            Keras, or the backend that it would take here, is not installed.
+        NotFoundError, InputError
+            Weights that are gone, or have changed since the network was opened.
+        """
+        wanted = wanted_backend()
+        if missing := [n for n in ("keras", wanted) if importlib.util.find_spec(n) is None]:
+            raise RunError(
+                f"no {missing[0]}",
+                expected=f"Keras with {wanted}",
+                where=self.identity,
+                todo="pip install 'qmri-lake[segmentation]', or set KERAS_BACKEND.",
+            )
+        _check_digest(self)
+
+    def load(self) -> None:
+        """Build the model and read its weights, unless this process has done so already.
+
+        Raises
+        ------
+        NotFoundError, InputError, RunError
+            As `load_model`; no Keras.
+        """
+        with _ONE_AT_A_TIME:
+            _loaded(self)
 
     def predict(
         self, image: NDArray[np.float32], spacing: Sequence[float] | None = None
@@ -131,8 +178,8 @@ class Network:
         ----------
         image : array of float32, (slice, row, column)
             Any size of at least the network's stride; a 2D network sees it slice by slice.
-        spacing : optional
-            Not used: it has learned one spacing. `OwnNetwork` has a use for it.
+        spacing : (3,), optional
+            Distance of voxel centres along these axes, mm: compared with what it has learned.
 
         Returns
         -------
@@ -142,13 +189,29 @@ class Network:
         Raises
         ------
         InputError
-            Weights of another architecture; a volume smaller than the stride.
+            Weights of another architecture; a volume smaller than the stride; voxels that differ
+            by more than 15 % along an axis from those of its training.
         """
+        if spacing is not None:
+            self._check_spacing(np.divide(spacing, self.frame.shrink))
         architecture = self.recipe.architecture
         flat = architecture.rank == 2
         margins = padding(image.shape[1:] if flat else image.shape, architecture.stride)
         with _ONE_AT_A_TIME:
             return self._predicted(image, margins)
+
+    def _check_spacing(self, spacing: NDArray[np.float64]) -> None:
+        """Refuse an exam whose own voxels are of another size; not those of an older card."""
+        if self.spacing is None:
+            return
+        if not (np.abs(spacing / self.spacing - 1) <= OTHER_SPACING).all():  # NaN fails too
+            raise InputError(
+                f"voxels of {_mm(spacing)}",
+                expected=f"{_mm(self.spacing)} within {OTHER_SPACING:.0%}, as in its training",
+                where=self.identity,
+                todo="Use a network that was trained on such voxels.",
+                reason=Reason.MODEL_MISMATCH,
+            )
 
     def _predicted(
         self, image: NDArray[np.float32], margins: list[tuple[int, int]]
@@ -231,14 +294,28 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:12]
 
 
-def load_model(network: Network) -> Any:
-    """Build a network's Keras model and read its weights.
+def _seen(card: Mapping[str, Any]) -> str:
+    """Return a digest of the card as written, which new fields of later versions don't change."""
+    parts = {name: card["recipe"][name] for name in ("architecture", "frame")}
+    parts |= {name: card.get(name) for name in ("classes", "spacing")}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
 
-    Raises
-    ------
-    InputError
-        Weights that have changed since the network was opened, or are of another architecture.
-    """
+
+def _spacing(found: Any) -> tuple[float, float, float] | None:
+    if found is None:
+        return None
+    a, b, c = (float(mm) for mm in found)
+    if not (0 < min(a, b, c) and np.isfinite([a, b, c]).all()):
+        raise ValueError(f"spacing {found}")
+    return a, b, c
+
+
+def _mm(spacing: Any) -> str:
+    return f"{' x '.join(f'{mm:.3g}' for mm in spacing)} mm"
+
+
+def _check_digest(network: Network) -> Path:
+    """Return where the weights are, the same as when the network was opened."""
     path = Path(network.folder) / WEIGHTS
     if not path.is_file():
         raise NotFoundError(
@@ -256,6 +333,18 @@ def load_model(network: Network) -> Any:
             todo="Open the network again.",
             reason=Reason.MODEL_MISMATCH,
         )
+    return path
+
+
+def load_model(network: Network) -> Any:
+    """Build a network's Keras model and read its weights.
+
+    Raises
+    ------
+    InputError
+        Weights that have changed since the network was opened, or are of another architecture.
+    """
+    path = _check_digest(network)
     model = build_vnet(network.recipe.architecture, dtype=network.dtype)
     try:
         with warnings.catch_warnings():

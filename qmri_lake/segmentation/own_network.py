@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,8 +38,10 @@ class OwnNetwork:
     frame : Frame
         What it sees of an exam. Default: the exam as it is.
     name : str, optional
-        What a run records: with another name its exams are stale, so say the version of the
-        weights in it. Default: the function's name.
+        What a run records, with a digest of `labels` and `frame`: with another name its exams are
+        stale, with the same name they are done. Nothing is known of what the function does, so
+        say the version of its weights in it. Default: the function's name; lambdas, closures,
+        methods and other objects have none of their own.
 
     Examples
     --------
@@ -44,7 +49,7 @@ class OwnNetwork:
     ...     return np.stack([image < 1, image >= 1, image > np.inf, image > np.inf])
     >>> network = OwnNetwork(guess, labels=["background", "femur", "tibia", "patella"])
     >>> network.task, network.identity
-    ('bones', 'guess')
+    ('bones', 'guess@...')
     """
 
     function: Callable[..., Any]
@@ -55,17 +60,19 @@ class OwnNetwork:
     def __post_init__(self) -> None:
         given = self.labels
         object.__setattr__(self, "labels", tuple(given) if not isinstance(given, str) else (given,))
-        _task_of(self.labels, self.identity)
+        object.__setattr__(self, "name", self.name or _name_of(self.function))
+        _task_of(self.labels, str(self.name))
 
     @property
     def identity(self) -> str:
-        """What a run records."""
-        return self.name or str(getattr(self.function, "__name__", type(self.function).__name__))
+        """Name, and a digest of labels and frame: what a run records."""
+        seen = json.dumps([self.labels, asdict(self.frame)], sort_keys=True)
+        return f"{self.name}@{hashlib.sha256(seen.encode()).hexdigest()[:8]}"
 
     @property
     def task(self) -> Task:
         """Bones or cartilage, as the labels say."""
-        return _task_of(self.labels, self.identity)
+        return _task_of(self.labels, str(self.name))
 
     def predict(
         self, image: NDArray[np.float32], spacing: Sequence[float] | None = None
@@ -115,7 +122,7 @@ class NnUNet(OwnNetwork):
     labels : sequence of str
         Our names of its classes in the order of its ``dataset.json``, background first.
     frame, name
-        As in `OwnNetwork`; nothing of the network itself says which weights it has, so name it.
+        As in `OwnNetwork`; a predictor has no name of its own, so it must be given one.
     """
 
     def predict(
@@ -142,6 +149,22 @@ class NnUNet(OwnNetwork):
             True,
         )
         return self._in_our_order(probabilities, image.shape)
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    """Return a function's name, where it tells it from others."""
+    name = str(getattr(function, "__name__", ""))
+    # Two closures, or methods of two objects, may have one name and two sets of weights.
+    holds = inspect.ismethod(function) or getattr(function, "__closure__", None)
+    if holds or name in ("", "<lambda>"):
+        raise InputError(
+            f"no name of its own ({name or type(function).__name__})",
+            expected="one that says which network it is, and which weights",
+            where="OwnNetwork",
+            todo="Give one: name='mine, version 1'.",
+            reason=Reason.MODEL_MISMATCH,
+        )
+    return name
 
 
 def _task_of(labels: Sequence[str], where: str) -> Task:

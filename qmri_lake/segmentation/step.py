@@ -14,7 +14,8 @@ from qmri_lake.errors import InputError, NotFoundError, Reason, RunError
 from qmri_lake.segmentation.checks import check_mask, side_from_anatomy
 from qmri_lake.segmentation.components import remove_small as without_small
 from qmri_lake.segmentation.ensemble import Dtype, Member, open_members, segment_exam
-from qmri_lake.segmentation.memory import projected_bytes
+from qmri_lake.segmentation.memory import check_gpu, gpu_bytes, projected_bytes
+from qmri_lake.segmentation.network import Network
 from qmri_lake.segmentation.recipes import MASK_NAMES, Task
 from qmri_lake.steps import step
 from qmri_lake.variables import REGISTRY, Variable
@@ -49,8 +50,12 @@ def _segment_exam(
 def _checker(task: Task) -> Any:
     def check(*, models: Any, dtype: Any, remove_small: Any) -> dict[str, Any]:
         _check_flag(remove_small, f"step segment_{task}")
-        # Open from here on: what tasks load is what the run records, or they fail.
-        return {"models": tuple(open_members(models, task=task, dtype=dtype))}
+        # Open from here on: what tasks load is what the run records, or the run ends.
+        members = open_members(models, task=task, dtype=dtype)
+        for member in members:
+            if isinstance(member, Network):
+                member.check()
+        return {"models": tuple(members)}
 
     return check
 
@@ -67,7 +72,31 @@ def _recorded(*, models: Sequence[Member], dtype: str, remove_small: bool) -> di
 
 
 def _memory(sizes: Mapping[str, int], *, models: Sequence[Member], **_: Any) -> int:
-    return projected_bytes(models, [sizes[dim] for dim in _VOLUME])
+    shape = [sizes[dim] for dim in _VOLUME]
+    ours = any(isinstance(member, Network) for member in models)
+    gpu = gpu_bytes() if ours else None
+    if gpu is not None:
+        check_gpu(models, shape, gpu)
+    return projected_bytes(models, shape, on_gpu=gpu is not None)
+
+
+def _loaded(models: Any, task: Task, dtype: Dtype) -> list[Member]:
+    """Open members and load our networks; what is wrong there is no failure of an exam.
+
+    It would fail all of them, and their masks of an earlier run would be gone: a RunError ends
+    the run instead.
+    """
+    try:
+        members = open_members(models, task=task, dtype=dtype)
+        for member in members:
+            if isinstance(member, Network):
+                member.load()
+    except (InputError, NotFoundError) as error:
+        raise RunError(
+            error.found, expected=error.expected, where=error.where, todo=error.todo,
+            reason=error.reason,
+        ) from error  # fmt: skip
+    return members
 
 
 def _run(dess: xr.Dataset, models: Sequence[Member], remove_small: bool) -> xr.Dataset:
@@ -94,7 +123,7 @@ def segment_bones(
 
     What is odd about the mask flags the exam, which is kept.
     """
-    return _run(dess, open_members(models, task="bones", dtype=dtype), remove_small)
+    return _run(dess, _loaded(models, "bones", dtype), remove_small)
 
 
 @step(
@@ -112,7 +141,7 @@ def segment_cartilage(
 
     It does not wait for bones, so it can't tell the side: `check_masks` does.
     """
-    return _run(dess, open_members(models, task="cartilage", dtype=dtype), remove_small)
+    return _run(dess, _loaded(models, "cartilage", dtype), remove_small)
 
 
 @step(
@@ -175,8 +204,9 @@ def segment(
     NotFoundError
         A variable that is needed is not there, or no network.
     InputError
-        Models that are none, or parts of volumes. When computed: an image without signal, a volume
-        that is smaller than a network can take, weights that have changed or don't fit.
+        Models that are none, weights that don't fit, or parts of volumes. When computed: an image
+        without signal, a volume that is smaller than a network can take, voxels of another size
+        than in its training, weights that have changed.
     """
     _check_flag(remove_small, "segment")
     members = open_members(models, dtype=dtype)

@@ -173,7 +173,7 @@ def train(
         if progress is not None:
             progress(EpochDone(folder.name, state.epoch, last, trained, validated, better))
     _draw_curves(state, folder)
-    card = _card(folder, lake, configuration, recipe, state)
+    card = _card(folder, lake, configuration, recipe, state, training)
     card |= {
         "class_weights": [float(w) for w in weights],
         "voxels": [int(n) for n in counts],
@@ -405,14 +405,21 @@ def _draw_curves(state: State, folder: Path) -> None:
 
 
 def _card(
-    folder: Path, lake: Lake, configuration: Mapping[str, Any], recipe: Recipe, state: State
+    folder: Path,
+    lake: Lake,
+    configuration: Mapping[str, Any],
+    recipe: Recipe,
+    state: State,
+    training: SampleSet,
 ) -> dict[str, Any]:
     """Return what a reader needs to judge a network, and to train it again."""
+    seen = np.mean([sample.spacing for sample in training.samples], axis=0)
     packages = {name: import_module(name).__version__ for name in ("keras", backend_name())}
     return {
         "name": folder.name,
         "classes": dict(recipe.labels),
         **configuration,
+        "spacing": [round(float(mm), 4) for mm in seen / recipe.frame.shrink],
         "lake": {"name": Path(lake.url).name, "snapshot": lake.snapshot},
         "epochs": state.epoch,
         "best_epoch": state.best_epoch,

@@ -3,7 +3,9 @@ are known functions."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -116,7 +118,7 @@ def test_segment_exam__one_frame_is_prepared_once(image):
         pictures.append(seen)
         return np.full((4, *seen.shape), 0.25, np.float32)
 
-    members = [OwnNetwork(function, BONES, frame=f) for f in (WHOLE, CROPPED, WHOLE)]
+    members = [OwnNetwork(function, BONES, frame=f, name="own") for f in (WHOLE, CROPPED, WHOLE)]
     segment_exam(image, AFFINE, "left", members)
     assert len({id(picture) for picture in pictures}) == 2
     assert sum(picture.shape == SHAPE for picture in pictures) == 2
@@ -207,7 +209,7 @@ def test_own_network__classes_come_into_our_order(image):
     rng = np.random.default_rng(1)
     theirs = rng.dirichlet(np.ones(6), SHAPE).transpose(3, 0, 1, 2)
     names = ["background", "femoral", "meniscus", "tibial", "tibial", "patellar"]
-    network = OwnNetwork(lambda image: theirs, labels=names)
+    network = OwnNetwork(lambda image: theirs, labels=names, name="theirs")
     found = network.predict(image)
     assert network.task == "cartilage"
     for name, value in CARTILAGE.items():
@@ -227,7 +229,7 @@ def test_own_network__classes_come_into_our_order(image):
 )
 def test_own_network__labels_that_are_not_ours(labels, message):
     with pytest.raises(InputError, match=message) as caught:
-        OwnNetwork(np.ones_like, labels=labels)
+        OwnNetwork(np.abs, labels=labels, name="any")
     assert caught.value.reason is Reason.MODEL_MISMATCH
 
 
@@ -245,7 +247,7 @@ def test_segment_exam__a_function_that_returns_no_probabilities(image, function,
     with pytest.raises(InputError, match=message) as caught:
         segment_exam(image, AFFINE, "left", [OwnNetwork(function, BONES, name="mine")])
     assert caught.value.reason is Reason.MODEL_MISMATCH
-    assert caught.value.where == "mine"
+    assert caught.value.where.startswith("mine")
 
 
 # -- networks on disk ----------------------------------------------------------------------------
@@ -289,3 +291,111 @@ def test_network__identity_follows_the_weights_and_not_the_place(folder, tmp_pat
     assert here.identity == there.identity
     assert str(tmp_path) not in there.identity
     assert replace(here, dtype="mixed_bfloat16").identity == f"{here.identity} in bfloat16"
+
+
+def _recarded(folder, name, change):
+    """The same weights with a card that says something else."""
+    folder.mkdir()
+    card = json.loads((name / CARD).read_text())
+    change(card)
+    (folder / CARD).write_text(json.dumps(card))
+    (folder / WEIGHTS).write_bytes((name / WEIGHTS).read_bytes())
+    return Network.open(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda card: card["recipe"]["frame"].update(medial_first=True),
+        lambda card: card["recipe"]["frame"].update(percentile=90.0),
+        lambda card: card.update(spacing=[0.7, 0.4, 0.3]),
+    ],
+    ids=["side", "percentile", "spacing"],
+)
+def test_network__identity_follows_what_the_card_says_of_its_predictions(folder, tmp_path, change):
+    plain = Network.open(folder / "a")
+    same = _recarded(tmp_path / "same", folder / "a", lambda card: card.update(epochs=3))
+    other = _recarded(tmp_path / "other", folder / "a", change)
+    assert same.identity == plain.identity
+    assert other.digest == plain.digest
+    assert other.identity != plain.identity
+
+
+def test_network__identity_is_the_same_everywhere(folder, tmp_path):
+    """Of this card and these weights, in every process and on every machine."""
+    network = _recarded(tmp_path / "a", folder / "a", lambda card: card.update(recipe=_CARD))
+    assert network.identity == f"a@{network.digest}-490ad5ba"
+
+
+_CARD = {
+    **tiny().to_dict(),
+    "architecture": {
+        "rank": 3, "classes": 4, "channels": 2, "convolutions": [1], "bottom": 1, "kernel": 3,
+        "dropout": 0.05,
+    },
+    "frame": {"medial_first": False, "crop": None, "percentile": 85.0, "shrink": [1, 1, 1]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("spacing", [[0.7, 0.4], [0.7, 0.4, -0.3], "wide", [0.7, 0.4, "x"]])
+def test_network__a_spacing_that_is_none(folder, tmp_path, spacing):
+    with pytest.raises(InputError, match="a card that can't be read"):
+        _recarded(tmp_path / "a", folder / "a", lambda card: card.update(spacing=spacing))
+
+
+@pytest.mark.parametrize(
+    ("learned", "taken"),
+    [((0.7, 0.4, 0.3), True), ((0.8, 0.45, 0.265), True), ((0.7, 0.4, 0.36), False),
+     ((1.5, 0.4, 0.3), False), ((0.7, 0.3, 0.3), False)],
+)  # fmt: skip
+@pytest.mark.parametrize("member", ["a", "coarse"])
+def test_segment_exam__voxels_of_another_size(folder, image, tmp_path, member, learned, taken):
+    network = _recarded(
+        tmp_path / "a", folder / member, lambda card: card.update(spacing=list(learned))
+    )
+    if taken:
+        assert segment_exam(image, AFFINE, "left", [network]).labels.shape == SHAPE
+        return
+    with pytest.raises(InputError, match=r"voxels of 0.7 x 0.4 x 0.3 mm; expected .*15%") as caught:
+        segment_exam(image, AFFINE, "left", [network])
+    assert caught.value.reason is Reason.MODEL_MISMATCH
+
+
+# -- names of networks of one's own ---------------------------------------------------------------
+
+
+class _Machine:
+    def __call__(self, image):
+        return image
+
+    def predict(self, image):
+        return image
+
+
+def _around(value):
+    def closure(image):
+        return np.full((4, *image.shape), value)
+
+    return closure
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda image: image, _around(1), _Machine(), _Machine().predict, partial(np.full_like, 1)],
+    ids=["lambda", "closure", "object", "method", "partial"],
+)
+def test_own_network__a_function_that_has_no_name_of_its_own(function):
+    with pytest.raises(InputError, match="Give one: name='mine, version 1'"):
+        OwnNetwork(function, BONES)
+    assert OwnNetwork(function, BONES, name="mine").identity.startswith("mine@")
+
+
+def test_own_network__identity_follows_name_labels_and_frame():
+    made = [
+        OwnNetwork(_around, BONES),
+        OwnNetwork(_around, BONES, name="second"),
+        OwnNetwork(_around, BONES[::-1]),
+        OwnNetwork(_around, BONES, frame=CROPPED),
+    ]
+    assert len({network.identity for network in made}) == 4
+    assert OwnNetwork(_around, list(BONES)).identity == made[0].identity

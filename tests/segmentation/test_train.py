@@ -91,6 +91,8 @@ def test_train__card_says_how_the_network_was_made(
     assert card["lake"] == {"name": "oai.lake", "snapshot": training_lake.snapshot}
     assert (card["seed"], card["target"], card["epochs"]) == (0, "reference_bone", 6)
     assert {"qmri_lake", "keras", "tensorflow", "numpy"} <= card["versions"].keys()
+    affine = training_lake.load("dess").affine.values[0]
+    assert card["spacing"] == pytest.approx(np.linalg.norm(affine[:3, :3], axis=0), abs=1e-4)
     voxels = np.array(card["voxels"])
     assert voxels.sum() == 2 * 16 * 24 * 24
     weights = voxels.min() / voxels

@@ -1,0 +1,162 @@
+"""Networks that can't be loaded: the run ends before an exam, and the lake is as it was."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import ExitStack
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from distributed import Client
+
+from qmri_lake.errors import InputError, NotFoundError, Reason, RunError
+from qmri_lake.lake import open_lake
+from qmri_lake.run import RunStarted
+from qmri_lake.segmentation.ensemble import open_members
+from qmri_lake.segmentation.network import CARD, WEIGHTS, Network
+from qmri_lake.segmentation.recipes import recipes
+from qmri_lake.segmentation.vnet import Architecture, build_vnet
+from qmri_lake.segmentation.weights import shapes
+from qmri_lake.status import read_status
+from tests.segmentation.networks import tiny, write_network
+from tests.segmentation.scored_lake import lake_of
+
+
+@pytest.fixture(scope="module")
+def segmented(tmp_path_factory):
+    """Three exams whose bones are segmented by a network, and stale for any other; not changed."""
+    root = tmp_path_factory.mktemp("loading")
+    lake = lake_of(root / "exams.lake", 3, kinds=())
+    lake.run("segment_bones", models=write_network(root / "first", tiny(), 1))
+    return lake.refresh()
+
+
+@pytest.fixture
+def lake(segmented, tmp_path):
+    """A lake of its own, with the same exams."""
+    return open_lake(shutil.copytree(segmented.url, tmp_path / "exams.lake"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_network(tmp_path / "second", tiny(), 2)
+
+
+def masks(lake):
+    return lake.refresh().load("dess").bone.values
+
+
+def _other_weights(folder):
+    build_vnet(tiny(channels=4).architecture).save_weights(folder / WEIGHTS)
+
+
+def _other_rank(folder):
+    build_vnet(tiny(rank=2).architecture).save_weights(folder / WEIGHTS)
+
+
+def _cut(folder):
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:1000])
+
+
+def _other_classes(folder):
+    card = json.loads((folder / CARD).read_text())
+    card["classes"] = {"background": 0, "femur": 1}
+    (folder / CARD).write_text(json.dumps(card))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind", "message"),
+    [
+        (shutil.rmtree, NotFoundError, "no card.json"),
+        (lambda folder: (folder / WEIGHTS).unlink(), NotFoundError, "no model.weights.h5"),
+        (_other_weights, InputError, "weights that don't fit .*Put the weights beside the card"),
+        (_other_rank, InputError, "weights that don't fit"),
+        (_cut, InputError, "weights that can't be read"),
+        (_other_classes, InputError, "classes background, femur; expected"),
+    ],
+    ids=["folder", "file", "channels", "rank", "cut", "classes"],
+)
+def test_run__networks_that_cant_be_opened(segmented, folder, spoil, kind, message):
+    before = segmented.snapshot
+    spoil(folder)
+    with pytest.raises(kind, match=message):
+        segmented.run("segment_bones", models=folder)
+    assert segmented.refresh().snapshot == before
+
+
+@pytest.mark.parametrize("spoil", [shutil.rmtree, _other_weights], ids=["folder", "weights"])
+def test_run__open_networks_that_have_changed(segmented, folder, spoil):
+    before, members = segmented.snapshot, open_members(folder)
+    spoil(folder)
+    with pytest.raises((NotFoundError, InputError), match="when the network was opened"):
+        segmented.run("segment_bones", models=members)
+    assert segmented.refresh().snapshot == before
+
+
+def test_run__no_keras_backend(segmented, folder, monkeypatch):
+    before = segmented.snapshot
+    monkeypatch.setenv("KERAS_BACKEND", "absent")
+    with pytest.raises(RunError, match="no absent; expected Keras with absent"):
+        segmented.run("segment_bones", models=folder)
+    assert segmented.refresh().snapshot == before
+
+
+@pytest.mark.parametrize("cluster", [False, True], ids=["here", "cluster"])
+def test_run__networks_that_are_gone_once_it_has_started(lake, folder, cluster):
+    """No exam fails, so none loses what it has."""
+    before = masks(lake)
+
+    def remove(event):
+        if isinstance(event, RunStarted):
+            shutil.rmtree(folder)
+
+    with ExitStack() as stack:
+        client = None
+        if cluster:
+            client = stack.enter_context(
+                Client(processes=False, n_workers=1, dashboard_address=None)
+            )
+        with pytest.raises(RunError, match="Keep it until the run ends"):
+            lake.run("segment_bones", models=folder, cluster=client, listeners=[remove])
+    assert np.array_equal(masks(lake), before)
+    assert read_status(lake.root, "segment_bones", 3).usable.all()
+    assert lake.failures("segment_bones").query("state == 'failed'").empty
+    # And it goes on when they are there.
+    write_network(folder, tiny(), 2)
+    assert sum(lake.run("segment_bones", models=folder).counts.values()) == 3
+
+
+def test_run__an_exam_of_other_voxels_fails_alone(lake, folder):
+    card = json.loads((folder / CARD).read_text()) | {"spacing": [0.75, 0.375, 0.375]}
+    (folder / CARD).write_text(json.dumps(card))
+    network = Network.open(folder)
+    found = lake.run("segment_bones", models=network, variant="right")
+    assert (found.failed, sum(found.counts.values())) == (0, 3)
+    far = replace(network, spacing=(0.75, 0.375, 0.5))
+    found = lake.run("segment_bones", models=far, variant="far")
+    assert found.failed == 3
+    message = lake.failures("segment_bones__far")["message"].iloc[0]
+    assert "voxels of 0.75 x 0.375 x 0.375 mm; expected 0.75 x 0.375 x 0.5 mm" in message
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        *(replace(r.architecture, channels=2) for r in recipes("cartilage")[:2]),
+        recipes("bones", "small")[0].architecture,
+        Architecture(2, 3, 3, (2, 1), 2, 1),
+    ],
+    ids=["paper 2D", "paper 3D", "small", "odd"],
+)
+def test_shapes__are_those_of_the_model(architecture):
+    weights = build_vnet(architecture).weights
+    assert sorted(shapes(architecture)) == sorted(tuple(w.shape) for w in weights)
+
+
+def test_open_members__weights_that_dont_fit_are_told_at_once(folder):
+    _other_weights(folder)
+    with pytest.raises(InputError) as caught:
+        open_members(folder)
+    assert caught.value.reason is Reason.MODEL_MISMATCH
