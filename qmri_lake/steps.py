@@ -209,8 +209,8 @@ def step(
     -------
     Step
         For ``lake.run(step, cohort, **parameters)``. Raising `Skip` in the function marks
-        the exam as skipped, `RunError` ends the run, any other exception marks it as failed. The attribute ``flag`` of a
-        returned Dataset marks it as flagged, with that text as the reason.
+        the exam as skipped, `RunError` ends the run, any other exception marks it as failed. The
+        attribute ``flag`` of a returned Dataset marks it as flagged, with that text as the reason.
     """
     if not writes or len({variable.group for variable in writes}) != 1:
         raise VariableError(
