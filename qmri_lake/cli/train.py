@@ -52,6 +52,13 @@ def train(
         int | None,
         typer.Option(min=1, help="Stop each network after so many epochs at the latest."),
     ] = None,
+    allow_missing: Annotated[
+        bool,
+        typer.Option(
+            "--allow-missing",
+            help="Learn also from exams whose labels lack a tissue: the knee itself lacks it.",
+        ),
+    ] = False,
     ref: RefOption = None,
 ) -> int:
     """Train networks that segment bones, or cartilage and menisci, from exams with references.
@@ -64,6 +71,9 @@ def train(
     loss, card.json (recipe, exams, metrics, versions), log.csv, curves.png, checkpoint.npz.
     MODELS/split.json says who trains, validates and tests: judge the networks on exams of its test
     set. MODELS/cache holds prepared volumes; remove it when all is trained.
+
+    Exams whose labels lack a tissue are refused, since it would be learned as background; so is a
+    disk without room for the prepared volumes, before the first is written.
 
     Ctrl-C leaves the checkpoint of the last epoch: the same command with --resume goes on from
     there as if it had never stopped.
@@ -81,7 +91,8 @@ def train(
             networks = train_ensemble(
                 opened, task, preset=preset, out=out, members=members, cohort=cohort,
                 target=target, seed=seed, resume=resume, epochs=epochs,
-                progress=bar.epoch, preparing=bar.preparing,
+                progress=bar.epoch, preparing=bar.preparing, allow_missing=allow_missing,
+                announce=lambda line: bar.bars.console.print(line, soft_wrap=True),
             )  # fmt: skip
     except KeyboardInterrupt:
         raise Stopped(

@@ -15,6 +15,7 @@ import numpy as np
 
 from qmri_lake.errors import Reason, RunError
 from qmri_lake.segmentation.backend import keras
+from qmri_lake.segmentation.room import told_when_full
 
 __all__ = ["CHECKPOINT", "State", "read_state", "restore", "save"]
 
@@ -38,13 +39,18 @@ def save(path: Path, model: Any, state: State, configuration: Mapping[str, Any])
     """Write a checkpoint: whole, or the one before stays.
 
     `configuration`, of plain values, says what is being trained; `read_state` compares it.
+
+    Raises
+    ------
+    DiskFullError
+        No room for it.
     """
     convert = keras().ops.convert_to_numpy
     arrays = {f"model_{n}": convert(v) for n, v in enumerate(model.trainable_variables)}
     arrays |= {f"optimizer_{n}": convert(v) for n, v in enumerate(model.optimizer.variables)}
     known = json.dumps({"state": asdict(state), "configuration": configuration})
     part = path.with_name(f"part.{path.name}")
-    with open(part, "wb") as stream:
+    with told_when_full(path.parent, "a checkpoint"), open(part, "wb") as stream:
         np.savez(stream, known=np.array(known), **arrays)
         stream.flush()
         os.fsync(stream.fileno())

@@ -1,75 +1,28 @@
-"""What a network is trained on: exams of a lake as it sees them, prepared once and kept on disk."""
+"""What a network is trained on: exams of a lake as it sees them, in batches."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qmri_lake.errors import InputError, Reason
 from qmri_lake.segmentation.augment import augment
-from qmri_lake.segmentation.distance_maps import distance_maps
-from qmri_lake.segmentation.offline import copy_of
 from qmri_lake.segmentation.recipes import Recipe
+from qmri_lake.segmentation.sample_cache import PHI_STEPS, Sample, SampleCache
 from qmri_lake.segmentation.vnet import padding
-from qmri_lake.tissues import NO_MASK
 
 if TYPE_CHECKING:
-    import xarray as xr
-
     from qmri_lake.lake import Lake
 
-__all__ = ["Sample", "SampleSet"]
-
-_PHI_STEPS = 255
-"""phi is kept in steps of 1/255: a weight between 1 and 2 needs no more, and disks are finite."""
-_ABANDONED = 24 * 3600
-"""Seconds after which a half-written sample is nobody's any more."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One volume as a network sees it, on disk; arrays are read when they are asked for.
-
-    Parameters
-    ----------
-    folder : Path
-        Holds ``image.npy`` (slice, row, column) float32, ``labels.npy`` the same uint8,
-        ``phi.npy`` (class, slice, row, column) uint8, in steps of 1/255, and ``counts.npy``
-        (class,), voxels.
-    spacing : (3,)
-        mm along the axes.
-    """
-
-    folder: Path
-    spacing: tuple[float, float, float]
-
-    def open(self) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return image, labels and phi as memory maps: a slice costs no more than a slice."""
-        image, labels, phi = (
-            np.load(self.folder / f"{name}.npy", mmap_mode="r")
-            for name in ("image", "labels", "phi")
-        )
-        return image, labels, phi
-
-    def counts(self) -> NDArray[np.int64]:
-        """Return the number of voxels of each class."""
-        found: NDArray[np.int64] = np.load(self.folder / "counts.npy")
-        return found
+__all__ = ["SampleSet"]
 
 
 class SampleSet:
-    """The volumes of one split, prepared for one recipe.
+    """The volumes of one split, for one recipe: planned when it is made, written by `prepare`.
 
     Parameters
     ----------
@@ -80,14 +33,11 @@ class SampleSet:
     target : str
         The label array of group ``dess`` to learn, such as ``"reference_bone"``.
     cache : Path
-        Where prepared volumes are kept. A volume is found again by what it was made of, so that
-        members and later trainings share it.
+        Where prepared volumes are kept, and found again.
     copies : int
         Offline copies of each volume beside it.
     seed : int
         Of the copies; the same one lets members share them.
-    progress : callable, optional
-        Called with (exams that are ready, all exams).
 
     Raises
     ------
@@ -106,15 +56,36 @@ class SampleSet:
         *,
         copies: int = 0,
         seed: int = 0,
-        progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.recipe = recipe
         self.exams = tuple(exams)
-        self.samples: list[Sample] = []
-        for done, exam in enumerate(self.exams, start=1):
-            self.samples += _prepare(lake, exam, recipe, target, cache, copies, seed)
+        self._cache = SampleCache(lake, recipe, target, cache, seed)
+        self._plans = [self._cache.plan(exam, copies) for exam in self.exams]
+        self.samples: list[Sample] = [sample for plan in self._plans for sample in plan.samples]
+
+    @property
+    def missing_bytes(self) -> int:
+        """What `prepare` would write."""
+        return sum(plan.missing_bytes for plan in self._plans)
+
+    @property
+    def lacking(self) -> dict[str, list[str]]:
+        """Exams without a voxel of a class, as the network sees them, by class."""
+        found = {
+            name: [plan.exam for plan in self._plans if name in plan.lacking]
+            for name in self.recipe.labels
+        }
+        return {name: exams for name, exams in found.items() if exams}
+
+    def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Write the volumes that the cache lacks.
+
+        `progress` is called with (exams that are ready, all exams).
+        """
+        for done, plan in enumerate(self._plans, start=1):
+            self._cache.make(plan)
             if progress is not None:
-                progress(done, len(self.exams))
+                progress(done, len(self._plans))
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -201,7 +172,7 @@ class SampleSet:
         if rng is not None and self.recipe.patch is not None:
             box = _patch(labels, self.recipe.patch, rng)
             image, labels, phi = image[box], labels[box], phi[(slice(None), *box)]
-        weight = phi.astype(np.float32) / _PHI_STEPS
+        weight = phi.astype(np.float32) / PHI_STEPS
         if rng is not None and self.recipe.augment:
             if index >= 0:
                 flat = augment(
@@ -247,140 +218,3 @@ def _patch(
         start = int(np.clip(at - rng.integers(kept), 0, n - kept))
         box.append(slice(start, start + kept))
     return tuple(box)
-
-
-def _prepare(
-    lake: Lake, exam: str, recipe: Recipe, target: str, cache: Path, copies: int, seed: int
-) -> Iterator[Sample]:
-    """Yield an exam's sample and those of its copies, made where the cache lacks them."""
-    ds = lake.load("dess", exam=exam).isel(exam=0)
-    labels = _labels(ds, exam, recipe, target)
-    affine, knee = ds["affine"].values, str(ds["knee"].item())
-    padding(_seen(recipe, labels.shape), recipe.architecture.stride)
-    a, b, c = (float(v) for v in np.linalg.norm(affine[:3, :3], axis=0))
-    spacing, (i, j, k) = (a, b, c), recipe.frame.shrink
-    digest = str(ds["digest"].values) if "digest" in ds else ""
-    image = None if digest else _image(ds, exam)
-    key = {
-        "image": digest if image is None else _digest(image),
-        "labels": _digest(labels),
-        "affine": affine.tolist(),
-        "knee": knee,
-        "frame": asdict(recipe.frame),
-        "classes": len(recipe.labels),
-        "flat": recipe.architecture.rank == 2,
-        "layout": 2,
-    }
-    for number in range(copies + 1):
-        made_of = {**key, **({"copy": [number - 1, seed]} if number else {})}
-        name = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:20]
-        folder = cache / f"{exam}-{name}"
-        sample = Sample(folder, (a * i, b * j, c * k))
-        if not folder.is_dir():
-            if image is None:
-                image = _image(ds, exam)
-            seen, mask = image, labels
-            if number:
-                own = [seed, *hashlib.sha256(exam.encode()).digest()[:4]]
-                seen, mask, _ = copy_of(image, labels, spacing, number - 1, seed=own)
-            _write(
-                folder,
-                recipe.frame.image(seen, affine, knee),
-                recipe.frame.labels(mask, affine, knee),
-                sample.spacing,
-                len(recipe.labels),
-                flat=recipe.architecture.rank == 2,
-            )
-        yield sample
-
-
-def _digest(array: NDArray[Any]) -> str:
-    return hashlib.sha256(array.tobytes()).hexdigest()
-
-
-def _seen(recipe: Recipe, shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the size of what the network gets: a 2D one sees no slices."""
-    return recipe.frame.size(shape)[3 - recipe.architecture.rank :]
-
-
-def _labels(ds: xr.Dataset, exam: str, recipe: Recipe, target: str) -> NDArray[Any]:
-    """Return the labels to learn, or say what is wrong with them."""
-    if "image" not in ds:
-        raise _no_image(exam)
-    labels: NDArray[Any] | None = ds[target].values if target in ds else None
-    if labels is None or not labels.size or (labels == NO_MASK).all():
-        raise InputError(
-            f"no dess/{target}",
-            expected="labels to learn from",
-            where=exam,
-            todo=f"Import them, qmri-lake ingest-masks ... --as reference, or choose exams that "
-            f"have them: cohort.require('dess/{target}').",
-            reason=Reason.ABSENT_EXAM,
-        )
-    known = set(recipe.labels.values())
-    if unknown := sorted(set(np.unique(labels).tolist()) - known):
-        raise InputError(
-            f"label {unknown[0]} in dess/{target}",
-            expected=f"0 to {max(known)}: {', '.join(recipe.labels)}",
-            where=exam,
-            todo="Import the labels again; 255 means that nobody looked there.",
-            reason=Reason.UNKNOWN_LABEL,
-        )
-    return labels
-
-
-def _image(ds: xr.Dataset, exam: str) -> NDArray[np.float32]:
-    image: NDArray[np.float32] = ds["image"].values
-    if not np.isfinite(image).any():
-        raise _no_image(exam)
-    return image
-
-
-def _no_image(exam: str) -> InputError:
-    return InputError(
-        "no dess/image",
-        expected="an image to learn from",
-        where=exam,
-        todo="Ingest it, or choose exams that have one: cohort.require('dess/image').",
-        reason=Reason.ABSENT_EXAM,
-    )
-
-
-def _write(
-    folder: Path,
-    image: NDArray[np.float32],
-    labels: NDArray[Any],
-    spacing: tuple[float, float, float],
-    classes: int,
-    *,
-    flat: bool,
-) -> None:
-    """Write a sample: whole, or not at all."""
-    if flat:
-        phi = np.stack([distance_maps(s, classes, spacing[1:]) for s in labels], axis=1)
-    else:
-        phi = distance_maps(labels, classes, spacing)
-    _clean(folder)
-    part = folder.with_name(f"{folder.name}.{uuid4().hex[:12]}.part")
-    part.mkdir(parents=True)
-    try:
-        np.save(part / "image.npy", image)
-        np.save(part / "labels.npy", labels.astype(np.uint8, copy=False))
-        np.save(part / "phi.npy", np.rint(phi * _PHI_STEPS).astype(np.uint8))
-        np.save(part / "counts.npy", np.bincount(labels.ravel(), minlength=classes))
-        part.rename(folder)
-    except BaseException as error:
-        shutil.rmtree(part, ignore_errors=True)
-        # Where another member was faster, its sample is the same.
-        if not (isinstance(error, OSError) and folder.is_dir()):
-            raise
-
-
-def _clean(folder: Path) -> None:
-    """Remove what killed trainings left of this sample, and nothing that is being written."""
-    for part in folder.parent.glob(f"{folder.name}.*.part"):
-        try:
-            if time.time() - part.stat().st_mtime > _ABANDONED:
-                shutil.rmtree(part)
-        except FileNotFoundError:
-            pass  # another member cleans too, or has finished

@@ -21,13 +21,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from qmri_lake import __version__
-from qmri_lake.errors import InputError, Reason, RunError
+from qmri_lake.errors import InputError, RunError
 from qmri_lake.segmentation.backend import backend_name, channel_axis, keras, make_deterministic
 from qmri_lake.segmentation.checkpoints import CHECKPOINT, State, read_state, restore, save
 from qmri_lake.segmentation.losses import class_weights, loss
 from qmri_lake.segmentation.metrics import dice
 from qmri_lake.segmentation.network import CARD, WEIGHTS, Network, forget
+from qmri_lake.segmentation.preparation import check_split, check_target, prepare_samples
 from qmri_lake.segmentation.recipes import MASK_NAMES, Recipe, Task
+from qmri_lake.segmentation.room import told_when_full
 from qmri_lake.segmentation.samples import SampleSet
 from qmri_lake.segmentation.vnet import build_vnet
 
@@ -69,6 +71,8 @@ def train(
     deterministic: bool = False,
     progress: Callable[[EpochDone], None] | None = None,
     preparing: Callable[[int, int], None] | None = None,
+    announce: Callable[[str], None] | None = None,
+    allow_missing: bool = False,
 ) -> Network:
     """Train one network on exams of a lake, and write its weights and model card.
 
@@ -100,6 +104,12 @@ def train(
         Called with an `EpochDone` after each epoch.
     preparing : callable, optional
         Called with (exams that are ready, all exams) while volumes are prepared.
+    announce : callable, optional
+        Called with a line that says how much will be written to `cache`, where it is 1 GB or more.
+    allow_missing : bool
+        Learn also from exams whose labels lack a tissue altogether, because it is not there in the
+        knee; the card lists them under ``without``. By default they are refused: more often nobody
+        drew it, and the network would learn that it is background.
 
     Returns
     -------
@@ -108,7 +118,9 @@ def train(
     Raises
     ------
     InputError
-        A patient in two of the splits, an exam without labels, a class that no exam shows.
+        A patient in two of the splits, an exam without labels, or without one of the classes.
+    DiskFullError
+        Less room than prepared volumes need, before the first is written; or none left.
     RunError
         A checkpoint in the way, or one of another recipe, seed, target or split; a loss that is
         not a number.
@@ -116,8 +128,8 @@ def train(
     folder, chosen = Path(out), target or default_target(recipe.task)
     if epochs is not None and epochs < 1:
         raise InputError(f"{epochs} epochs", expected="1 or more", where="train")
-    _check_target(chosen, recipe)
-    _check_split(lake, split)
+    check_target(chosen, recipe)
+    check_split(lake, split)
     configuration = {
         "recipe": recipe.to_dict(),
         "seed": seed,
@@ -135,9 +147,13 @@ def train(
         return Network.open(folder)
     else:
         _refuse_another(folder)
-    training, validation = _sample_sets(lake, recipe, split, chosen, folder, cache, preparing)
+    training, validation, without = prepare_samples(
+        lake, recipe, split, chosen, folder, cache, allow_missing=allow_missing,
+        preparing=preparing, announce=announce,
+    )  # fmt: skip
     counts = training.counts()
-    weights = _class_weights(counts, recipe)
+    weights = class_weights(counts) ** recipe.weight_power
+    weights /= weights.mean()
     if deterministic:
         make_deterministic()
     model = build_vnet(recipe.architecture, seed=seed)
@@ -177,6 +193,7 @@ def train(
     card |= {
         "class_weights": [float(w) for w in weights],
         "voxels": [int(n) for n in counts],
+        "without": without,
     }
     # Opened by its card, measured, and only then finished: the card's last entry.
     _write_card(folder, card)
@@ -230,84 +247,6 @@ def _refuse_another(folder: Path) -> None:
                 where=folder.name,
                 todo="Go on with --resume, or train into another folder.",
             )
-
-
-def _sample_sets(
-    lake: Lake,
-    recipe: Recipe,
-    split: Mapping[str, Sequence[str]],
-    target: str,
-    folder: Path,
-    cache: str | os.PathLike[str] | None,
-    preparing: Callable[[int, int], None] | None,
-) -> tuple[SampleSet, SampleSet]:
-    """Prepare the volumes of both splits; the copies are those of every member."""
-    store = Path(cache) if cache is not None else folder.parent / "cache"
-    validated = split["validation"][: recipe.validation]
-    total = len(split["train"]) + len(validated)
-
-    def after(before: int) -> Callable[[int, int], None] | None:
-        return None if preparing is None else lambda done, _: preparing(before + done, total)
-
-    training = SampleSet(
-        lake, split["train"], recipe, target, store, copies=recipe.copies, progress=after(0)
-    )
-    validation = SampleSet(
-        lake, validated, recipe, target, store, progress=after(len(training.exams))
-    )
-    return training, validation
-
-
-def _check_target(target: str, recipe: Recipe) -> None:
-    """Refuse the labels of the other task: some of its numbers mean something else here."""
-    kind = MASK_NAMES[recipe.task]
-    other = "bone" if kind == "cartilage" else "cartilage"
-    if target.partition("__")[0] in (other, f"reference_{other}"):
-        raise InputError(
-            f"target {target}",
-            expected=f"labels of {recipe.task}, such as reference_{kind}",
-            where="train",
-            reason=Reason.UNKNOWN_LABEL,
-        )
-
-
-def _check_split(lake: Lake, split: Mapping[str, Sequence[str]]) -> None:
-    """Refuse a patient in two splits: the network would be tested on what it has seen."""
-    patient = dict(zip(lake.exams["exam"], lake.exams["patient"], strict=True))
-    owner: dict[int, str] = {}
-    for name, keys in split.items():
-        for key in keys:
-            if key not in patient:
-                raise InputError(
-                    f"no exam {key}", expected="an exam of this lake", where=f"split {name}",
-                    reason=Reason.ABSENT_EXAM,
-                )  # fmt: skip
-            other = owner.setdefault(patient[key], name)
-            if other != name:
-                raise InputError(
-                    f"the patient of {key} in {other} and in {name}",
-                    expected="each patient in one split",
-                    where="split",
-                    todo="Split by patient: qmri_lake.segmentation.splits.split_by_patient.",
-                )
-    for name in ("train", "validation"):
-        if not split.get(name):
-            raise InputError(f"no exam in {name}", expected="at least one", where="split")
-
-
-def _class_weights(counts: NDArray[np.int64], recipe: Recipe) -> NDArray[np.float64]:
-    missing = [name for name, value in recipe.labels.items() if not counts[value]]
-    if missing:
-        raise InputError(
-            f"no voxel of {', '.join(missing)} in the training exams",
-            expected="all classes",
-            where=recipe.name,
-            todo="Choose exams whose labels have them.",
-            reason=Reason.EMPTY_MASK,
-        )
-    powered = class_weights(counts) ** recipe.weight_power
-    weights: NDArray[np.float64] = powered / powered.mean()
-    return weights
 
 
 def _train_epoch(
@@ -393,6 +332,11 @@ def _overlap(network: Network, validation: SampleSet) -> dict[str, float | None]
 
 def _save_weights(model: Any, folder: Path) -> None:
     part = folder / f"part.{WEIGHTS}"
+    kept = (*model.variables, *model.optimizer.variables)
+    size = sum(math.prod(variable.shape) * 4 for variable in kept)
+    with told_when_full(folder, "weights"):
+        # Where HDF5 runs out of room it ends the process: whether there is some is tried first.
+        part.write_bytes(bytes(size + 2**20))
     model.save_weights(part)
     part.replace(folder / WEIGHTS)
 

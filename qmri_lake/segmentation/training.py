@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from qmri_lake.errors import InputError, Reason, RunError
 from qmri_lake.segmentation.network import Network
+from qmri_lake.segmentation.preparation import check_classes, learned_from
 from qmri_lake.segmentation.recipes import Recipe, Task, recipes
+from qmri_lake.segmentation.samples import SampleSet
 from qmri_lake.segmentation.splits import SPLITS, Split, draw_members, split_by_patient
 from qmri_lake.segmentation.train import EpochDone, default_target, train
 
@@ -39,6 +41,8 @@ def train_ensemble(
     epochs: int | None = None,
     progress: Callable[[EpochDone], None] | None = None,
     preparing: Callable[[str, int, int], None] | None = None,
+    announce: Callable[[str], None] | None = None,
+    allow_missing: bool = False,
 ) -> list[Network]:
     """Train the networks of an ensemble, one after the other.
 
@@ -68,6 +72,11 @@ def train_ensemble(
         Called with an `EpochDone` after each epoch.
     preparing : callable, optional
         Called with (member, exams that are ready, all exams) while volumes are prepared.
+    announce : callable, optional
+        Called with a line that says how much a member will write to ``cache``, where it is 1 GB or
+        more.
+    allow_missing : bool
+        Learn also from exams whose labels lack a tissue: see `train`.
 
     Returns
     -------
@@ -77,7 +86,10 @@ def train_ensemble(
     Raises
     ------
     InputError
-        Too few patients with image and labels; what `train` refuses.
+        Too few patients with image and labels; what `train` refuses. Nothing is left but
+        prepared volumes if it is the first member's: ``split.json`` is written after them.
+    DiskFullError
+        Less room than the prepared volumes of a member need; or none left.
     RunError
         An ensemble in the way; with `resume`, one of another task, preset, seed, target or cohort.
 
@@ -87,7 +99,8 @@ def train_ensemble(
     and validation sets for each member. [paper]
     """
     folder = Path(out)
-    named, count = _named(recipes(task, preset)), len(recipes(task, preset, members))
+    named = _named(recipes(task, preset))
+    wanted = list(named.items())[: len(recipes(task, preset, members))]
     labels = target or default_target(next(iter(named.values())).task)
     asked = {
         "task": task, "preset": preset, "seed": seed, "target": labels
@@ -105,11 +118,19 @@ def train_ensemble(
         splits = _read_split(path, {**asked, "cohort": conditions})["members"]
     else:
         splits = _draw(_usable(chosen, labels), task, list(named), seed)
-        _write_split(lake, folder, {**asked, "cohort": conditions}, splits)
+        _check_later(lake, dict(wanted), splits, labels, allow_missing)
+
+    def begin() -> None:
+        # Once the exams have proved usable: after a refusal there is nothing to resume.
+        if not path.is_file():
+            _write_split(lake, folder, {**asked, "cohort": conditions}, splits)
+
     networks = []
-    for number, (name, recipe) in enumerate(list(named.items())[:count]):
+    for number, (name, recipe) in enumerate(wanted):
 
         def ready(done: int, total: int, name: str = name) -> None:
+            if done == total:
+                begin()
             if preparing is not None:
                 preparing(name, done, total)
 
@@ -117,9 +138,11 @@ def train_ensemble(
             train(
                 lake, recipe, splits[name], folder / name, target=labels,
                 seed=seed + number, resume=resume, epochs=epochs, cache=folder / "cache",
-                progress=progress, preparing=ready,
+                progress=progress, preparing=ready, announce=announce,
+                allow_missing=allow_missing,
             )
         )  # fmt: skip
+        begin()  # a finished member prepares nothing
         gc.collect()  # a model is full of cycles: its memory would stay until the next collection
     return networks
 
@@ -174,6 +197,25 @@ def _draw(chosen: Cohort, task: str, names: list[str], seed: int) -> dict[str, S
     if task == "bones":
         return dict.fromkeys(names, split_by_patient(chosen.exams, seed=seed))
     return dict(zip(names, draw_members(chosen.exams, len(names), seed), strict=True))
+
+
+def _check_later(
+    lake: Lake,
+    wanted: Mapping[str, Recipe],
+    splits: Mapping[str, Split],
+    target: str,
+    allow_missing: bool,
+) -> None:
+    """Look at the exams of later members as well, which would be refused only after days."""
+    used = {
+        name: [exam for part in learned_from(recipe, splits[name]) for exam in part]
+        for name, recipe in wanted.items()
+    }
+    exams = sorted(set().union(*used.values()))
+    name, recipe = next(iter(wanted.items()))
+    if len(exams) > len(used[name]):
+        found = SampleSet(lake, exams, recipe, target, Path())  # planned only
+        check_classes(found, allow_missing=allow_missing)
 
 
 def _write_split(

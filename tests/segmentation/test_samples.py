@@ -12,21 +12,31 @@ import numpy as np
 import pytest
 
 import qmri_lake as ql
-from qmri_lake.errors import InputError, Reason
-from qmri_lake.segmentation import samples
+from qmri_lake.errors import DiskFullError, InputError, Reason
+from qmri_lake.segmentation import sample_cache
 from qmri_lake.segmentation.distance_maps import distance_maps
 from qmri_lake.segmentation.frame import Frame
 from qmri_lake.segmentation.samples import SampleSet
 from tests.segmentation.scored_lake import lake_of
-from tests.segmentation.trainings import tiny_recipe
+from tests.segmentation.trainings import largest_file, tiny_recipe
 
 BONE, CARTILAGE = "reference_bone", "reference_cartilage"
 FLAT = tiny_recipe("cartilage", 2, augment=False, batch=3, steps=None)
 
 
-def made(lake: ql.Lake, cache: Path, recipe=None, target: str = BONE, n: int = 2, **options):
+def made(
+    lake: ql.Lake,
+    cache: Path,
+    recipe=None,
+    target: str = BONE,
+    n: int = 2,
+    progress=None,
+    **options,
+) -> SampleSet:
     exams = list(lake.exams["exam"][:n])
-    return SampleSet(lake, exams, recipe or tiny_recipe(), target, cache, **options)
+    found = SampleSet(lake, exams, recipe or tiny_recipe(), target, cache, **options)
+    found.prepare(progress)
+    return found
 
 
 def ages(cache: Path) -> dict[str, int]:
@@ -153,7 +163,7 @@ def test_sample_set__another_image_is_another_sample(tmp_path: Path) -> None:
     # These lakes know no digest of their images, and the first exams have the same labels.
     recipe = tiny_recipe(frame=Frame(False, None))
     lake = lake_of(tmp_path / "a.lake", 2)
-    first = SampleSet(lake, [lake.exams["exam"][0]], recipe, BONE, tmp_path / "c").samples[0]
+    (first,) = made(lake, tmp_path / "c", recipe, n=1).samples
     from qmri_lake.storage import commit, open_root
 
     def brighten(session) -> None:
@@ -162,9 +172,53 @@ def test_sample_set__another_image_is_another_sample(tmp_path: Path) -> None:
 
     commit(lake.repo, brighten, "Brighten")
     lake = lake.refresh()
-    second = SampleSet(lake, [lake.exams["exam"][0]], recipe, BONE, tmp_path / "c").samples[0]
+    (second,) = made(lake, tmp_path / "c", recipe, n=1).samples
     assert second.folder != first.folder
     assert not np.array_equal(first.open()[0], second.open()[0])
+
+
+def test_sample_set__another_version_of_the_code_makes_other_samples(
+    training_lake: ql.Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (first,) = made(training_lake, tmp_path, n=1).samples
+    monkeypatch.setattr(sample_cache, "_SAMPLES_VERSION", sample_cache._SAMPLES_VERSION + 1)
+    (second,) = made(training_lake, tmp_path, n=1).samples
+    assert second.folder != first.folder
+    assert second.folder.is_dir()
+
+
+def test_sample_set__knows_what_it_will_write(training_lake: ql.Lake, tmp_path: Path) -> None:
+    recipe, cache = tiny_recipe("cartilage"), tmp_path / "cache"
+    exams = [str(exam) for exam in training_lake.exams["exam"][:2]]
+
+    def planned(copies: int) -> SampleSet:
+        return SampleSet(training_lake, exams, recipe, CARTILAGE, cache, copies=copies)
+
+    found = planned(2)
+    assert not cache.exists()
+    assert found.missing_bytes == 6 * 16 * 24 * 24 * (4 + 1 + 5)
+    planned(0).prepare()
+    assert found.missing_bytes == planned(2).missing_bytes == 4 * 16 * 24 * 24 * 10
+    found.prepare()
+    assert found.missing_bytes == 0
+    headers = 4 * 128 + 5 * 8  # and the counts
+    written = sum(path.stat().st_size for path in cache.rglob("*.npy"))
+    assert written == 6 * (16 * 24 * 24 * 10 + headers)
+    with pytest.raises(InputError, match="19 copies"):
+        planned(19)
+
+
+def test_sample_set__a_full_disk_is_told(training_lake: ql.Lake, tmp_path: Path) -> None:
+    whole = 16 * 24 * 24 * 4  # the image, and phi: no file is larger
+    for limit in (whole // 2, whole):  # within an image, and in its last bytes
+        with largest_file(limit), pytest.raises(DiskFullError) as caught:
+            made(training_lake, tmp_path / "cache")
+        assert caught.value.reason is Reason.DISK_FULL
+        assert caught.value.where == str(tmp_path / "cache")
+        assert "expected room for prepared volumes" in str(caught.value)
+        assert "--resume" in caught.value.todo
+        assert not list((tmp_path / "cache").iterdir())
+    made(training_lake, tmp_path / "cache")
 
 
 def test_sample_set__copies_differ_and_come_beside_the_original(
@@ -212,8 +266,8 @@ def test_sample_set__two_may_write_the_same_at_once(training_lake: ql.Lake, tmp_
     assert first.samples == second.samples
     assert len(list(tmp_path.iterdir())) == 2
     # And the one who comes last of all, after the other's sample is in place.
-    folder, image = first.samples[0].folder, np.zeros((4, 4, 4), np.float32)
-    samples._write(folder, image, np.zeros((4, 4, 4), np.uint8), (1, 1, 1), 2, flat=False)
+    zeros = np.zeros((4, 4, 4), np.float32)
+    sample_cache._write(first.samples[0], zeros, zeros.astype(np.uint8), 2, flat=False)
     assert len(list(tmp_path.iterdir())) == 2
     assert first.samples[0].open()[0].shape == (16, 24, 24)
 

@@ -17,8 +17,9 @@ import pandas as pd
 import pytest
 
 import qmri_lake as ql
-from qmri_lake.errors import InputError, QmriLakeError, Reason, RunError
+from qmri_lake.errors import DiskFullError, InputError, QmriLakeError, Reason, RunError
 from qmri_lake.segmentation.checkpoints import CHECKPOINT
+from qmri_lake.segmentation.frame import Frame
 from qmri_lake.segmentation.losses import loss
 from qmri_lake.segmentation.network import CARD, WEIGHTS, Network, load_model
 from qmri_lake.segmentation.recipes import Recipe, recipes
@@ -26,7 +27,8 @@ from qmri_lake.segmentation.samples import SampleSet
 from qmri_lake.segmentation.train import LOG, EpochDone, train
 from qmri_lake.segmentation.vnet import build_vnet
 from tests.conftest import Judge
-from tests.segmentation.trainings import saved_arrays, split_of, tiny_recipe
+from tests.segmentation.scored_lake import lake_of
+from tests.segmentation.trainings import largest_file, saved_arrays, split_of, tiny_recipe
 
 ROOT = Path(__file__).parents[2]
 
@@ -329,31 +331,32 @@ def test_train__refuses_a_split_that_leaks(
     assert "target reference_cartilage" in str(refused(good, target="reference_cartilage"))
 
 
-def test_train__refuses_a_class_that_no_exam_shows(tmp_path: Path) -> None:
-    from qmri_lake.segmentation.frame import Frame
-    from qmri_lake.storage import commit, open_root
-    from tests.segmentation.scored_lake import lake_of
-
+def test_train__refuses_an_exam_without_labels(tmp_path: Path) -> None:
     lake = lake_of(tmp_path / "l.lake", 9, ("bone",))
-
-    def forget_patellae(session: Any) -> None:
-        array = open_root(session.store, "r+")["dess/reference_bone"]
-        values = array[:]
-        values[values == 3] = 0
-        array[:] = values
-
-    commit(lake.repo, forget_patellae, "Forget patellae")
-    keys = [str(key) for key in lake.refresh().exams["exam"]]
+    keys = [str(key) for key in lake.exams["exam"]]
     recipe = tiny_recipe(frame=Frame(False, None))
-    split = {"train": keys[:4], "validation": keys[4:8]}
     with pytest.raises(InputError) as caught:
-        train(lake, recipe, split, tmp_path / "a")
-    assert "no voxel of patella in the training exams" in str(caught.value)
-    assert caught.value.reason is Reason.EMPTY_MASK
-    # The ninth exam has no reference.
-    with pytest.raises(InputError) as caught:
-        train(lake, recipe, {**split, "validation": keys[8:]}, tmp_path / "a")
+        train(lake, recipe, {"train": keys[:4], "validation": keys[8:]}, tmp_path / "m" / "a")
     assert (caught.value.where, caught.value.reason) == (keys[8], Reason.ABSENT_EXAM)
+    assert not (tmp_path / "m").exists()
+
+
+def test_train__a_full_disk_keeps_what_was_finished(
+    training_lake: ql.Lake, cache: Path, tmp_path: Path
+) -> None:
+    recipe = tiny_recipe(learning_rate=1e-30, epochs=9, patience=9, steps=1)  # the first stays best
+    options: dict[str, Any] = {"recipe": recipe, "resume": True}
+    quick(training_lake, tmp_path / "a", cache, **options, epochs=1)
+    for epochs, what in ((2, "weights"), (3, "a checkpoint")):
+        before = [(tmp_path / "a" / name).read_bytes() for name in (CHECKPOINT, WEIGHTS)]
+        with largest_file(len(before[0]) // 2), pytest.raises(DiskFullError) as caught:
+            quick(training_lake, tmp_path / "a", cache, **options, epochs=epochs)
+        assert f"expected room for {what}" in str(caught.value)
+        after = [(tmp_path / "a" / name).read_bytes() for name in (CHECKPOINT, WEIGHTS)]
+        assert after == before
+        network = quick(training_lake, tmp_path / "a", cache, **options, epochs=epochs)
+        assert network.card["epochs"] == epochs
+        assert not list((tmp_path / "a").glob("part.*"))
 
 
 MEMBERS = [(task, n) for task in ("bones", "cartilage") for n in range(len(recipes(task)))]

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import icechunk
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,6 +23,7 @@ from qmri_lake.segmentation.network import find_networks
 from qmri_lake.segmentation.recipes import recipes
 from qmri_lake.segmentation.train import EpochDone
 from qmri_lake.segmentation.training import SPLIT, TABLE, train_ensemble
+from qmri_lake.storage import commit, open_root
 from tests.segmentation.scored_lake import lake_of
 
 Capture = pytest.CaptureFixture[str]
@@ -55,6 +58,13 @@ def test_train_ensemble__cartilage_draws_for_each_member(
         assert not set.intersection(who[0], who[1] | who[2])
         assert not who[1] & who[2]
     assert network.card["split"] == known["members"]["cartilage_2d-1"]
+    # A split that was lost is drawn again, though what is finished prepares nothing.
+    (tmp_path / "m" / SPLIT).unlink()
+    train_ensemble(
+        training_lake, "cartilage", preset="small", out=tmp_path / "m", members=1, epochs=1,
+        resume=True,
+    )  # fmt: skip
+    assert json.loads((tmp_path / "m" / SPLIT).read_text()) == known
     table = pd.read_csv(tmp_path / "m" / TABLE)
     assert len(table) == 13  # training and validation of six, and one test set
     assert not table["split"].str.contains("paper").any()
@@ -75,6 +85,49 @@ def test_train_ensemble__refuses_exams_without_references(tmp_path: Path) -> Non
     assert "no variable 'dess/reference_bones'" in str(refused(target="reference_bones"))
     assert "Did you mean bones?" in str(refused("bone"))
     assert "6 members" in str(refused(members=6))
+
+
+def test_train_ensemble__what_is_refused_needs_no_resume(tmp_path: Path, capsys: Capture) -> None:
+    lake = lake_of(tmp_path / "l.lake", 16, ("cartilage",))  # four patients, four exams each
+    exams, bare = list(lake.exams["exam"]), (0, 9)
+
+    def spoil(session: icechunk.Session) -> None:
+        dess = open_root(session.store, "r+")["dess"]
+        for row in bare:
+            labels = dess["reference_cartilage"][row]
+            dess["reference_cartilage"][row] = np.where(labels == 4, 0, labels)  # no menisci
+        dess["image"][3] = np.zeros_like(dess["image"][3])  # seen only when it is prepared
+
+    commit(lake.repo, spoil, "Spoil three exams")
+    out = tmp_path / "models"
+    command = ["train", "cartilage", "--lake", lake.url, "--out", str(out), "--preset", "small",
+               "--epochs", "1", "--seed", "3"]  # fmt: skip
+    # The first member learns from rows 0 to 7, the second one from rows 0 to 3 and 8 to 11.
+    for members, lacking in (("1", "1 of 8"), ("2", "2 of 12")):
+        assert main([*command, "--members", members]) == 2
+        said = capsys.readouterr().err
+        assert f"no voxel of meniscus in {lacking} exams ({exams[0]}" in said
+        assert (exams[9] in said) == (members == "2")
+        assert "--allow-missing" in said
+        assert len(said.splitlines()) == 1
+        assert not out.exists()
+    assert main([*command, "--members", "1", "--allow-missing"]) == 2
+    assert "percentile 85 of the image; expected signal above 0" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["cache"]
+    # So the same is right once the exams are; what has begun is told by the split.
+    written: list[bool] = []
+
+    def stop(_: str, done: int, total: int) -> None:
+        written.append((out / SPLIT).is_file())
+        if done == total:
+            raise KeyboardInterrupt
+
+    options: dict[str, Any] = {"preset": "small", "out": out, "members": 1, "allow_missing": True}
+    with pytest.raises(KeyboardInterrupt):
+        train_ensemble(lake, "cartilage", cohort=f"exam != '{exams[3]}'", preparing=stop, **options)
+    assert written == [False] * (len(written) - 1) + [True]
+    with pytest.raises(RunError, match="Go on with --resume"):
+        train_ensemble(lake, "cartilage", **options)
 
 
 def test_train__from_references_to_networks(
