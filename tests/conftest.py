@@ -1,4 +1,4 @@
-"""Fixtures of all tests: the folder of real data, and the judge of the acceptance table."""
+"""Fixtures of all tests: real data, knees to train on, and the judge of the acceptance table."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+import qmri_lake as ql
+from tests.segmentation.trainings import lake_with_references
 
 Judge = Callable[..., None]
 
@@ -19,6 +22,13 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder} (set QMRI_LAKE_REAL_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def training_lake(tmp_path_factory: pytest.TempPathFactory) -> ql.Lake:
+    """Six small knees with references, opened to read."""
+    url = lake_with_references(tmp_path_factory.mktemp("training")).url
+    return ql.open_lake(url, mode="r")
 
 
 @pytest.fixture

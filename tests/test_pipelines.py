@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import qmri_lake as ql
-from qmri_lake.phantom import write_archive
+from qmri_lake.phantom import Archive, write_archive
 from tests.segmentation.networks import tiny, write_network
-from tests.segmentation.trainings import lake_with_references
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
 
 
-def test_ingest__from_a_delivery_to_a_report(tmp_path: Path) -> None:
-    archive = write_archive(tmp_path / "delivery", exams=2, shape=(16, 48, 48))
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
+    return write_archive(tmp_path_factory.mktemp("oai") / "a", exams=2, shape=(16, 48, 48))
+
+
+def test_ingest__from_a_delivery_to_a_report(archive: Archive, tmp_path: Path) -> None:
     lake = tmp_path / "oai.lake"
     arguments = [str(archive.path), str(lake), str(archive.truth)]
     done = subprocess.run(
@@ -33,8 +39,7 @@ def test_ingest__from_a_delivery_to_a_report(tmp_path: Path) -> None:
     assert Path(f"{lake}.report.html").is_file()
 
 
-def test_segment__from_images_to_t2_in_cartilage(tmp_path: Path) -> None:
-    archive = write_archive(tmp_path / "delivery", exams=2, shape=(16, 48, 48))
+def test_segment__from_images_to_t2_in_cartilage(archive: Archive, tmp_path: Path) -> None:
     lake = tmp_path / "oai.lake"
     ql.ingest(str(archive.path), str(lake))
     for task in ("bones", "cartilage"):
@@ -57,9 +62,11 @@ def test_segment__from_images_to_t2_in_cartilage(tmp_path: Path) -> None:
     assert Path(f"{lake}.report.html").is_file()
 
 
-def test_train_segmentation__from_references_to_a_report(tmp_path: Path) -> None:
-    lake = lake_with_references(tmp_path)
-    arguments = [lake.url, str(tmp_path / "models"), "small", "1", "1"]
+def test_train_segmentation__from_references_to_a_report(
+    training_lake: ql.Lake, tmp_path: Path
+) -> None:
+    lake = str(shutil.copytree(training_lake.url, tmp_path / "oai.lake"))
+    arguments = [lake, str(tmp_path / "models"), "small", "1", "1"]
     done = subprocess.run(
         [sys.executable, PIPELINES / "train_segmentation.py", *arguments],
         capture_output=True, text=True, check=False, timeout=240,
@@ -71,6 +78,6 @@ def test_train_segmentation__from_references_to_a_report(tmp_path: Path) -> None
     for task, name in (("bones", "bone"), ("cartilage", "cartilage")):
         split = json.loads((tmp_path / "models" / task / "split.json").read_text())
         test = next(iter(split["members"].values()))["test"]
-        opened = ql.open_lake(lake.url, mode="r")
+        opened = ql.open_lake(lake, mode="r")
         assert set(opened.cohort().require(f"dess/{name}").exams["exam"]) == set(test)
     assert "Table S1" in (tmp_path / "models" / "report.html").read_text()

@@ -297,7 +297,7 @@ def test_real_knee__as_a_user_types_it(
 
 def test_demo__small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.chdir(tmp_path)
-    small = ["demo", "d", "--shape", "24x64x64", "--epochs", "1"]
+    small = ["demo", "d", "--shape", "16x48x48", "--epochs", "1"]
     assert main([*small, "--exams", "8"]) in (0, 1)  # networks that have learned nothing yet
     printed = capsys.readouterr().out
     for name in ("d/report.html", "d/oai.lake", "d/catalog.yaml", "CPU", "next:"):
@@ -311,5 +311,5 @@ def test_demo__small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Ca
     printed = capsys.readouterr().out
     assert "added 1 dess series" in printed
     assert "segment_bones: 1 done" in printed or "segment_bones: 1 flagged" in printed
-    assert main([*small[:3], "24x64x66", "--exams", "9"]) == 2
+    assert main([*small[:3], "16x48x50", "--exams", "9"]) == 2
     assert "Choose another folder" in capsys.readouterr().err
