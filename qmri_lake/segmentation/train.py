@@ -6,13 +6,10 @@ the end of an epoch is all that a training needs to go on as if it had never sto
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,16 +17,23 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from qmri_lake import __version__
 from qmri_lake.errors import InputError, RunError
-from qmri_lake.segmentation.backend import backend_name, channel_axis, keras, make_deterministic
+from qmri_lake.segmentation.backend import channel_axis, keras, make_deterministic
 from qmri_lake.segmentation.checkpoints import CHECKPOINT, State, read_state, restore, save
 from qmri_lake.segmentation.losses import class_weights, loss
 from qmri_lake.segmentation.metrics import dice
-from qmri_lake.segmentation.network import CARD, WEIGHTS, Network, forget
+from qmri_lake.segmentation.model_card import (
+    draw_curves,
+    finished_card,
+    make_card,
+    refuse_another,
+    save_weights,
+    trained_alike,
+    write_card,
+)
+from qmri_lake.segmentation.network import Network, forget
 from qmri_lake.segmentation.preparation import check_split, check_target, prepare_samples
 from qmri_lake.segmentation.recipes import MASK_NAMES, Recipe, Task
-from qmri_lake.segmentation.room import told_when_full
 from qmri_lake.segmentation.samples import SampleSet
 from qmri_lake.segmentation.vnet import build_vnet
 
@@ -39,7 +43,6 @@ if TYPE_CHECKING:
 __all__ = ["EpochDone", "default_target", "train"]
 
 LOG = "log.csv"
-CURVES = "curves.png"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +144,12 @@ def train(
     state = State()
     if resume and checkpoint.is_file():
         state = read_state(checkpoint, configuration)
-        if _ended(state, recipe, last) and _finished(folder).get("epochs") == state.epoch:
+        if _ended(state, recipe, last) and finished_card(folder).get("epochs") == state.epoch:
             return Network.open(folder)
-    elif resume and _trained_alike(folder, configuration, last):
+    elif resume and trained_alike(folder, configuration, last):
         return Network.open(folder)
     else:
-        _refuse_another(folder)
+        refuse_another(folder)
     training, validation, without = prepare_samples(
         lake, recipe, split, chosen, folder, cache, allow_missing=allow_missing,
         preparing=preparing, announce=announce,
@@ -168,7 +171,7 @@ def train(
         restore(checkpoint, model)
         if state.best_epoch == state.epoch:
             # Killed between the checkpoint and its weights, perhaps: they are the same.
-            _save_weights(model, folder)
+            save_weights(model, folder)
     while not _ended(state, recipe, last):
         _reseed_dropout(model, seed, state.epoch)
         rng = np.random.default_rng([seed, state.epoch])
@@ -185,20 +188,20 @@ def train(
         pd.DataFrame(state.log).to_csv(folder / LOG, index=False)
         save(checkpoint, model, state, configuration)
         if better:
-            _save_weights(model, folder)
+            save_weights(model, folder)
         if progress is not None:
             progress(EpochDone(folder.name, state.epoch, last, trained, validated, better))
-    _draw_curves(state, folder)
-    card = _card(folder, lake, configuration, recipe, state, training)
+    draw_curves(state, folder)
+    card = make_card(folder, lake, configuration, recipe, state, training)
     card |= {
         "class_weights": [float(w) for w in weights],
         "voxels": [int(n) for n in counts],
         "without": without,
     }
     # Opened by its card, measured, and only then finished: the card's last entry.
-    _write_card(folder, card)
+    write_card(folder, card)
     card["validation_dsc"] = _overlap(Network.open(folder), validation)
-    _write_card(folder, card)
+    write_card(folder, card)
     return Network.open(folder)
 
 
@@ -213,40 +216,6 @@ def default_target(task: Task) -> str:
 
 def _ended(state: State, recipe: Recipe, last: int) -> bool:
     return state.epoch >= last or state.epoch - state.best_epoch >= recipe.patience
-
-
-def _finished(folder: Path) -> dict[str, Any]:
-    """Return the card of a network that is finished, by its last entry; empty if it isn't."""
-    path = folder / CARD
-    if not path.is_file():
-        return {}
-    card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return card if "validation_dsc" in card else {}
-
-
-def _trained_alike(folder: Path, configuration: Mapping[str, Any], last: int) -> bool:
-    """Tell whether a network without a checkpoint is the finished one that is asked for.
-
-    Checkpoints are large, and may have been removed: its weights must not be trained over.
-    """
-    card = _finished(folder)
-    if not (card and (folder / WEIGHTS).is_file()):
-        return False
-    asked = json.loads(json.dumps(configuration))  # as JSON has them: tuples are lists there
-    alike = all(card.get(name) == value for name, value in asked.items())
-    stopped = card["epochs"] - card["best_epoch"] >= card["recipe"]["patience"]
-    return alike and (card["epochs"] >= last or stopped)
-
-
-def _refuse_another(folder: Path) -> None:
-    for name in (CHECKPOINT, CARD, WEIGHTS):
-        if (folder / name).is_file():
-            raise RunError(
-                f"a {name}",
-                expected="an empty folder, or one with a checkpoint to go on from",
-                where=folder.name,
-                todo="Go on with --resume, or train into another folder.",
-            )
 
 
 def _train_epoch(
@@ -325,55 +294,3 @@ def _overlap(network: Network, validation: SampleSet) -> dict[str, float | None]
     forget(network)  # the next member of the ensemble needs the room
     means = {name: np.array(values)[np.isfinite(values)] for name, values in found.items()}
     return {name: float(known.mean()) if known.size else None for name, known in means.items()}
-
-
-# ------------------------------------------------------------------------------- what is kept
-
-
-def _save_weights(model: Any, folder: Path) -> None:
-    part = folder / f"part.{WEIGHTS}"
-    kept = (*model.variables, *model.optimizer.variables)
-    size = sum(math.prod(variable.shape) * 4 for variable in kept)
-    with told_when_full(folder, "weights"):
-        # Where HDF5 runs out of room it ends the process: whether there is some is tried first.
-        part.write_bytes(bytes(size + 2**20))
-    model.save_weights(part)
-    part.replace(folder / WEIGHTS)
-
-
-def _draw_curves(state: State, folder: Path) -> None:
-    from qmri_lake.report.training import curves_figure
-
-    figure = curves_figure(pd.DataFrame(state.log), state.best_epoch, folder.name)
-    figure.savefig(folder / CURVES, dpi=110)
-
-
-def _card(
-    folder: Path,
-    lake: Lake,
-    configuration: Mapping[str, Any],
-    recipe: Recipe,
-    state: State,
-    training: SampleSet,
-) -> dict[str, Any]:
-    """Return what a reader needs to judge a network, and to train it again."""
-    seen = np.mean([sample.spacing for sample in training.samples], axis=0)
-    packages = {name: import_module(name).__version__ for name in ("keras", backend_name())}
-    return {
-        "name": folder.name,
-        "classes": dict(recipe.labels),
-        **configuration,
-        "spacing": [round(float(mm), 4) for mm in seen / recipe.frame.shrink],
-        "lake": {"name": Path(lake.url).name, "snapshot": lake.snapshot},
-        "epochs": state.epoch,
-        "best_epoch": state.best_epoch,
-        "validation_loss": state.best,
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"qmri_lake": __version__, "numpy": np.__version__, **packages},
-    }
-
-
-def _write_card(folder: Path, card: Mapping[str, Any]) -> None:
-    part = folder / f"part.{CARD}"
-    part.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    part.replace(folder / CARD)
