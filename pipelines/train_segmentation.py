@@ -27,6 +27,7 @@ def main(url: str, out: str, preset: str = "paper", members: str = "", epochs: s
         networks = train_ensemble(
             lake, task, preset=preset, out=folder, members=int(members) if members else None,
             epochs=int(epochs) if epochs else None, resume=True, progress=say,
+            announce=print,
         )  # fmt: skip
         for network in networks:
             print(network.name, "validation DSC", network.card["validation_dsc"])

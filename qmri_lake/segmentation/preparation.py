@@ -53,6 +53,8 @@ def prepare_samples(
     def after(before: int) -> Callable[[int, int], None] | None:
         return None if preparing is None else lambda done, _: preparing(before + done, total)
 
+    if preparing is not None:
+        preparing(0, total)  # all are looked at first, which takes a while
     training = SampleSet(lake, trained, recipe, target, store, copies=recipe.copies)
     validation = SampleSet(lake, validated, recipe, target, store)
     without = check_classes(training, validation, allow_missing=allow_missing)
