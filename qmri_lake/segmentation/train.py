@@ -35,7 +35,7 @@ from qmri_lake.segmentation.network import Network, forget
 from qmri_lake.segmentation.preparation import check_split, check_target, prepare_samples
 from qmri_lake.segmentation.recipes import MASK_NAMES, Recipe, Task
 from qmri_lake.segmentation.samples import SampleSet
-from qmri_lake.segmentation.vnet import build_vnet
+from qmri_lake.segmentation.vnet import build_vnet, start_at_frequencies
 
 if TYPE_CHECKING:
     from qmri_lake.lake import Lake
@@ -160,6 +160,8 @@ def train(
     if deterministic:
         make_deterministic()
     model = build_vnet(recipe.architecture, seed=seed)
+    if recipe.start_at_frequencies:
+        start_at_frequencies(model, counts)
     model.compile(
         optimizer=keras().optimizers.Adam(recipe.learning_rate),
         loss=loss(recipe.loss, weights, axis=channel_axis()),

@@ -20,7 +20,11 @@ from numpy.typing import NDArray
 from qmri_lake.errors import InputError, Reason
 from qmri_lake.segmentation.backend import channel_axis, keras
 
-__all__ = ["Architecture", "build_vnet", "padding"]
+__all__ = ["Architecture", "build_vnet", "padding", "start_at_frequencies"]
+
+_INITIAL = ("glorot_uniform", "he_uniform")
+_START_SCALE = 0.2
+"""Factor of the last layer's weights at the start: it says nearly the same anywhere."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class Architecture:
         Size of the convolutions along each axis.
     dropout : float
         Share of values dropped behind each activation while training.
+    initial : {"glorot_uniform", "he_uniform"}
+        How weights are drawn. Behind ReLU, Glorot's values shrink from layer to layer, He's don't.
     """
 
     rank: Literal[2, 3]
@@ -52,6 +58,7 @@ class Architecture:
     bottom: int = 3
     kernel: int = 5
     dropout: float = 0.05
+    initial: str = "glorot_uniform"
 
     def __post_init__(self) -> None:
         # A model card comes back from JSON, which has lists.
@@ -64,12 +71,13 @@ class Architecture:
             ("bottom", self.bottom >= 1),
             ("kernel", self.kernel >= 1 and self.kernel % 2 == 1),
             ("dropout", 0 <= self.dropout < 1),
+            ("initial", self.initial in _INITIAL),
         ):
             if not right:
                 raise InputError(
                     f"{name}={getattr(self, name)!r}",
                     expected="rank 2 or 3, at least 2 classes, 1 channel and 1 convolution a "
-                    "block, an odd kernel, 0 <= dropout < 1",
+                    f"block, an odd kernel, 0 <= dropout < 1, initial {' or '.join(_INITIAL)}",
                     where="V-Net",
                 )
 
@@ -89,7 +97,7 @@ def build_vnet(architecture: Architecture, *, dtype: str = "float32", seed: int 
         Keras dtype policy: "float32", or "mixed_bfloat16" to compute in bfloat16 with weights and
         logits in float32.
     seed : int
-        Of the weights (Glorot, uniform) and of the dropout.
+        Of the weights and of the dropout.
 
     Returns
     -------
@@ -103,20 +111,23 @@ def build_vnet(architecture: Architecture, *, dtype: str = "float32", seed: int 
     seeds = iter(np.random.default_rng(seed).integers(0, 2**31 - 1, 10_000).tolist())
     layers, conv_name = k.layers, f"Conv{a.rank}D"
 
-    def glorot() -> Any:
-        return k.initializers.GlorotUniform(seed=next(seeds))
+    def drawn() -> Any:
+        make = (
+            k.initializers.HeUniform if a.initial == "he_uniform" else k.initializers.GlorotUniform
+        )
+        return make(seed=next(seeds))
 
     def conv(x: Any, filters: int, size: int, name: str, stride: int = 1) -> Any:
         make = getattr(layers, conv_name)
         return make(
-            filters, size, strides=stride, padding="same", kernel_initializer=glorot(),
+            filters, size, strides=stride, padding="same", kernel_initializer=drawn(),
             name=name, dtype=dtype,
         )(x)  # fmt: skip
 
     def up(x: Any, filters: int, name: str) -> Any:
         make = getattr(layers, f"{conv_name}Transpose")
         x = make(
-            filters, 2, strides=2, padding="same", kernel_initializer=glorot(), name=name,
+            filters, 2, strides=2, padding="same", kernel_initializer=drawn(), name=name,
             dtype=dtype,
         )(x)  # fmt: skip
         return layers.ReLU(dtype=dtype)(x)
@@ -150,6 +161,29 @@ def build_vnet(architecture: Architecture, *, dtype: str = "float32", seed: int 
     logits = conv(x, a.classes, 1, "classes")
     logits = layers.Activation("linear", dtype="float32", name="logits")(logits)
     return k.Model(inputs, logits, name=f"vnet_{a.rank}d")
+
+
+def start_at_frequencies(model: Any, counts: NDArray[Any]) -> None:
+    """Let an untrained network give each class about its frequency, everywhere.
+
+    From equal probabilities Adam first learns that most voxels are background, and a Dice loss may
+    never leave that: where a softmax is sure, its gradient vanishes.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Of `build_vnet`.
+    counts : (class,)
+        Voxels of each class in the training set, each above 0.
+
+    References
+    ----------
+    Lin et al. 2017, Focal loss for dense object detection, section 3.3, for two classes.
+    """
+    classes = model.get_layer("classes")
+    logs = np.log(counts / np.sum(counts))
+    classes.bias.assign((logs - logs.mean()).astype(np.float32))
+    classes.kernel.assign(classes.kernel * _START_SCALE)
 
 
 def padding(shape: Sequence[int], stride: int) -> list[tuple[int, int]]:
