@@ -143,14 +143,16 @@ _SMALL: Mapping[str, Mapping[str, Any]] = {
     "bone_3d": {
         "architecture": Architecture(3, len(BONE), **_SMALL_BODY),
         "frame": Frame(medial_first=True, crop=None, shrink=(2, 4, 4)),
-        "steps": 250,
-        "copies": 4,
+        "steps": 220,
+        "copies": 2,
+        "validation": 4,
     },
     "cartilage_3d": {
         "architecture": Architecture(3, len(CARTILAGE), **_SMALL_BODY),
         "frame": Frame(medial_first=True, crop=None),
         "patch": (24, 48, 48),
-        "steps": 170,
+        "steps": 200,
+        "validation": 2,
         "copies": 0,
     },
     "cartilage_2d": {
@@ -161,6 +163,7 @@ _SMALL: Mapping[str, Mapping[str, Any]] = {
         "patch": (72, 72),
         "batch": 12,
         "steps": 85,
+        "validation": 2,
     },
 }
 _SURE_FIRST = ("combined", "cross_entropy", "confidence_penalty", "dice", "plain_dice")
@@ -168,7 +171,7 @@ _SURE_FIRST = ("combined", "cross_entropy", "confidence_penalty", "dice", "plain
 _SMALL_RATES: Mapping[str, float] = {"plain_dice": 1.5e-3}
 """Rates of their own [A]: at 4e-3 this softmax becomes sure of background, and stays so."""
 _SMALL_TRAINING: Mapping[str, Any] = {
-    "epochs": 8, "validation": 4, "decay": True, "weight_power": 0.25,
+    "epochs": 8, "decay": True, "weight_power": 0.25,
     "start_at_frequencies": True,
 }  # fmt: skip
 
