@@ -33,7 +33,8 @@ _HOME = {
     "tissue": "masks",
 }
 _MODULES = (
-    "catalog", "errors", "oai", "phantom", "relaxometry", "report", "segmentation", "tissues"
+    "catalog", "errors", "fusion", "oai", "phantom", "relaxometry", "report", "segmentation",
+    "tissues",
 )  # fmt: skip
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "create_lake",
     "errors",
     "fit_t2",
+    "fusion",
     "ingest",
     "ingest_masks",
     "inside",
@@ -66,7 +68,17 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from qmri_lake import catalog, errors, oai, phantom, relaxometry, report, segmentation, tissues
+    from qmri_lake import (
+        catalog,
+        errors,
+        fusion,
+        oai,
+        phantom,
+        relaxometry,
+        report,
+        segmentation,
+        tissues,
+    )
     from qmri_lake.cohort import Cohort
     from qmri_lake.compute import cluster
     from qmri_lake.ingestion import ingest
