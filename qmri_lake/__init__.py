@@ -34,7 +34,7 @@ _HOME = {
 }
 _MODULES = (
     "catalog", "errors", "fusion", "oai", "phantom", "relaxometry", "report", "segmentation",
-    "tissues",
+    "statistics", "tissues",
 )  # fmt: skip
 
 __all__ = [
@@ -62,6 +62,7 @@ __all__ = [
     "report",
     "segment",
     "segmentation",
+    "statistics",
     "step",
     "tissue",
     "tissues",
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
         relaxometry,
         report,
         segmentation,
+        statistics,
         tissues,
     )
     from qmri_lake.cohort import Cohort
