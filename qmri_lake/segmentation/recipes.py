@@ -151,8 +151,8 @@ _SMALL: Mapping[str, Mapping[str, Any]] = {
         "architecture": Architecture(3, len(CARTILAGE), **_SMALL_BODY),
         "frame": Frame(medial_first=True, crop=None),
         "patch": (24, 48, 48),
-        "steps": 200,
-        "validation": 2,
+        "steps": 190,
+        "validation": 1,
         "copies": 0,
     },
     "cartilage_2d": {
@@ -162,8 +162,8 @@ _SMALL: Mapping[str, Mapping[str, Any]] = {
         "frame": Frame(medial_first=True, crop=None),
         "patch": (72, 72),
         "batch": 12,
-        "steps": 85,
-        "validation": 2,
+        "steps": 80,
+        "validation": 1,
     },
 }
 _SURE_FIRST = ("combined", "cross_entropy", "confidence_penalty", "dice", "plain_dice")
