@@ -34,6 +34,7 @@ REASONS: Mapping[Reason, str] = {
     Reason.DUPLICATE_POSITION: "Two files claim the same slice and echo.",
     Reason.EMPTY_MASK: "A mask has no voxel, or no surface, to measure.",
     Reason.GRID_MISMATCH: "A mask does not lie on its image's grid, or doesn't say where it lies.",
+    Reason.IMPLAUSIBLE_MOTION: "A knee that seems to have moved further than it can in its coil.",
     Reason.INCONSISTENT_GEOMETRY: "The files are not parallel slices and echoes of one grid.",
     Reason.KL_PROSTHESIS: "A KL grade of `.P`: the knee is a prosthesis, and counts as replaced.",
     Reason.LARGER_THAN_LAKE: "The series is larger than the arrays of this lake.",

@@ -42,6 +42,7 @@ class Reason(StrEnum):
     DUPLICATE_POSITION = "duplicate_position"
     EMPTY_MASK = "empty_mask"
     GRID_MISMATCH = "grid_mismatch"
+    IMPLAUSIBLE_MOTION = "implausible_motion"
     INCONSISTENT_GEOMETRY = "inconsistent_geometry"
     KL_PROSTHESIS = "kl_prosthesis"
     LARGER_THAN_LAKE = "larger_than_lake"

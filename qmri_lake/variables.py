@@ -367,6 +367,7 @@ def _of_the_ensemble(name: str, step: str) -> list[Variable]:
     ]  # fmt: skip
 
 
+_PLACED_BY = {"scanner": 0, "refined": 1, "not_improved": 2, "implausible": 3}
 _SEX = {"male": 1, "female": 2}
 _YES_NO = {"no": 0, "yes": 1}
 
@@ -421,6 +422,13 @@ REGISTRY = Registry(
         Variable("msme", "dess_to_msme", ("world", "voxel"), "float64",
                  "Rigid transform x_msme = T x_dess in LPS world coordinates", "mm",
                  "not registered", step="register"),
+        Variable("msme", "mutual_information_before", (), "float64",
+                 "Mutual information of DESS and mean echo near cartilage, in the scanner's "
+                 "geometry", "nat", "not computed", step="register"),
+        Variable("msme", "mutual_information_after", (), "float64",
+                 "The same with `dess_to_msme`", "nat", "not computed", step="register"),
+        Variable("msme", "registration_status", (), "uint8", "Where `dess_to_msme` comes from",
+                 fill_meaning="not registered", flags=_PLACED_BY, step="register"),
         _labels("msme", "cartilage", "Cartilage and meniscus labels on the MSME grid",
                 tissues.CARTILAGE, "register"),
         Variable("visit", "patient", (), "int64", "Patient number", step="ingest_clinical"),

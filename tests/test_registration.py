@@ -10,7 +10,12 @@ import xarray as xr
 import qmri_lake as ql
 from qmri_lake.errors import InputError, NotFoundError, Reason, RunError
 from qmri_lake.phantom import exams, knee
-from qmri_lake.registration import carry_labels, register_exam, share_inside
+from qmri_lake.registration import (
+    RegistrationStatus,
+    carry_labels,
+    register_exam,
+    share_inside,
+)
 from qmri_lake.segmentation.metrics import dice
 from qmri_lake.storage import commit, open_root
 from qmri_lake.tissues import CARTILAGE
@@ -19,6 +24,8 @@ from qmri_lake.writing import Change, append_exams, declare
 from tests.fixtures import keys
 
 TISSUES = ("femoral", "tibial", "patellar", "meniscus")
+MADE = ("cartilage", "dess_to_msme", "registration_status", "mutual_information_before",
+        "mutual_information_after")  # fmt: skip
 DESS = np.diag([0.7, 0.4, 0.4, 1.0])
 MSME = np.diag([3.5, 0.4, 0.4, 1.0])
 
@@ -236,6 +243,10 @@ def pair(lake):
     return lake.load("dess"), lake.load("msme")
 
 
+def by_scanner(dess, msme, **options):
+    return ql.register(dess, msme, method="scanner", **options)
+
+
 def refuse(*_args, **_options):
     raise AssertionError("something was computed")
 
@@ -244,12 +255,12 @@ def test_register__is_lazy_and_leaves_its_input_alone(pair):
     dess, msme = pair
     before = set(dess), set(msme)
     with dask.config.set(scheduler=refuse):
-        result = ql.register(dess, msme)
+        result = by_scanner(dess, msme)
     assert (set(dess), set(msme)) == before
-    assert set(result) == {*msme, "cartilage", "dess_to_msme"}
+    assert set(result) == {*msme, *MADE}
     assert result.cartilage.dims == ("exam", "slice", "row", "column")
     assert result.dess_to_msme.dims == ("exam", "world", "voxel")
-    for name in ("cartilage", "dess_to_msme"):
+    for name in MADE:
         assert result[name].chunks is not None
         assert result[name].attrs == REGISTRY[f"msme/{name}"].attributes()
     assert result.sel(patient=9000001, timepoint=0, knee="left").exam == "9000001-000m-left"
@@ -257,7 +268,7 @@ def test_register__is_lazy_and_leaves_its_input_alone(pair):
 
 def test_register__is_what_the_kernel_gives(pair):
     dess, msme = pair
-    result = ql.register(dess, msme).compute()
+    result = by_scanner(dess, msme).compute()
     for row in range(4):
         extent = (5 - row % 2, 12, 10)
         labels = dess_labels(row, (20 - 2 * (row % 2), 12, 10))
@@ -266,40 +277,42 @@ def test_register__is_what_the_kernel_gives(pair):
         assert np.array_equal(result.cartilage[row, : extent[0]], expected)
         assert (result.cartilage[row, extent[0] :] == 255).all()
         assert np.array_equal(result.dess_to_msme[row], np.eye(4))
+    assert (result.registration_status == RegistrationStatus.SCANNER).all()
+    assert result.mutual_information_after.isnull().all()
     assert ql.tissue(result.cartilage, "femoral").sum() > 0
 
 
 @pytest.mark.parametrize("mask", ["half", "nearest"])
 def test_register__run_equals_session(tmp_path, mask):
     lake = lake_of(tmp_path / "l.lake")
-    session = ql.register(lake.load("dess"), lake.load("msme"), mask=mask).compute()
-    result = lake.run("register", mask=mask)
+    session = by_scanner(lake.load("dess"), lake.load("msme"), mask=mask).compute()
+    result = lake.run("register", mask=mask, method="scanner")
     assert result.counts["done"] == 4
     stored = lake.load("msme").compute()
-    for name in ("cartilage", "dess_to_msme"):
+    for name in MADE:
         xr.testing.assert_identical(stored[name], session[name])
 
 
 def test_register__selected_voxels_are_the_selection_of_the_result(pair):
     dess, msme = pair
-    whole = ql.register(dess, msme).cartilage.compute()
+    whole = by_scanner(dess, msme).cartilage.compute()
     for part in ({"slice": slice(1, 3)}, {"row": [9, 3, 4]}, {"slice": slice(None, None, -1)}):
-        selected = ql.register(dess, msme.isel(part)).cartilage.compute()
+        selected = by_scanner(dess, msme.isel(part)).cartilage.compute()
         assert np.array_equal(selected, whole.isel(part))
 
 
 @pytest.mark.parametrize("chunks", [{"exam": 3}, {"exam": -1}, {"exam": 2, "row": 5}], ids=str)
 def test_register__chunks_are_no_matter(pair, chunks):
     dess, msme = pair
-    whole = ql.register(dess, msme).cartilage.compute()
-    assert np.array_equal(ql.register(dess.chunk(chunks), msme).cartilage, whole)
-    assert np.array_equal(ql.register(dess.compute(), msme.compute()).cartilage, whole)
+    whole = by_scanner(dess, msme).cartilage.compute()
+    assert np.array_equal(by_scanner(dess.chunk(chunks), msme).cartilage, whole)
+    assert np.array_equal(by_scanner(dess.compute(), msme.compute()).cartilage, whole)
 
 
 def test_register__one_exam_without_the_axis(pair):
     dess, msme = pair
-    whole = ql.register(dess, msme).cartilage.compute()
-    one = ql.register(dess.isel(exam=1), msme.isel(exam=1))
+    whole = by_scanner(dess, msme).cartilage.compute()
+    one = by_scanner(dess.isel(exam=1), msme.isel(exam=1))
     assert one.cartilage.dims == ("slice", "row", "column")
     assert np.array_equal(one.cartilage, whole[1])
 
@@ -307,19 +320,19 @@ def test_register__one_exam_without_the_axis(pair):
 def test_register__other_exams_are_refused(pair):
     dess, msme = pair
     with pytest.raises(InputError, match="3 exams in dess and 4 in msme, not the same ones"):
-        ql.register(dess.isel(exam=slice(0, 3)), msme)
+        by_scanner(dess.isel(exam=slice(0, 3)), msme)
     with pytest.raises(InputError, match="the same exams in the same order"):
-        ql.register(dess.isel(exam=[1, 0, 2, 3]), msme)
+        by_scanner(dess.isel(exam=[1, 0, 2, 3]), msme)
 
 
 def test_register__part_of_the_dess_is_refused(pair):
     with pytest.raises(InputError, match="a part of the DESS along slice; expected whole volumes"):
-        ql.register(pair[0].isel(slice=slice(3, 9)), pair[1])
+        by_scanner(pair[0].isel(slice=slice(3, 9)), pair[1])
 
 
 def test_register__without_labels_says_so(pair):
     with pytest.raises(NotFoundError, match="no variable 'cartilage' in dess"):
-        ql.register(pair[0].drop_vars("cartilage"), pair[1])
+        by_scanner(pair[0].drop_vars("cartilage"), pair[1])
 
 
 @pytest.mark.parametrize("options", [{"method": "elastix"}, {"mask": "most"}, {"mask": None}])
@@ -333,17 +346,23 @@ def test_register__unknown_options_are_refused_before_anything_runs(lake, pair, 
 
 def test_register__never_segmented_raises_when_computed(tmp_path):
     lake = lake_of(tmp_path / "l.lake", missing=(1,))
-    result = ql.register(lake.load("dess"), lake.load("msme"))
+    result = by_scanner(lake.load("dess"), lake.load("msme"))
     assert (result.cartilage[0].values == 1).any()
     with pytest.raises(InputError, match="a DESS that was not segmented"):
         result.cartilage[1].compute()
-    counts = lake.run("register").counts
+    counts = lake.run("register", method="scanner").counts
     assert counts["done"] == 3  # the other one waits for its masks
+
+
+def test_register__an_exam_without_image_fails_alone(tmp_path):
+    lake = lake_of(tmp_path / "l.lake", count=2)
+    assert lake.run("register").counts["failed"] == 2
+    assert "no DESS image" in lake.failures()["message"].iloc[0]
 
 
 def test_register__odd_overlap_is_flagged(tmp_path):
     lake = lake_of(tmp_path / "l.lake", beside=(2,))
-    result = lake.run("register")
+    result = lake.run("register", method="scanner")
     assert (result.counts["done"], result.counts["flagged"]) == (3, 1)
     (message,) = lake.failures()["message"]
     assert "of the labelled tissue is inside the MSME's field of view" in message
@@ -357,4 +376,7 @@ def test_register_exam__nothing_to_carry_is_flagged():
     msme = xr.Dataset(
         {"affine": (("world", "voxel"), MSME), "extent": (("axis",), np.array([1, 4, 4]))}
     )
-    assert register_exam(dess, msme).attrs["flag"] == "no cartilage in the DESS labels"
+    assert (
+        register_exam(dess, msme, method="scanner").attrs["flag"]
+        == "no cartilage in the DESS labels"
+    )

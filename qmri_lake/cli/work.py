@@ -56,7 +56,8 @@ def run(
     masks, computed or imported; it has no parameters.
 
     register: carries cartilage masks from the DESS to the multi-echo images. Parameters:
-    mask=half (default) or nearest, method=scanner (by the scanner's geometry).
+    method=mutual_information (default: follows a knee that moved) or scanner (by its geometry),
+    mask=half (default) or nearest.
 
     t2: fits T2 to the multi-echo images. Parameters: within=cartilage (default) or all,
     skip_first_echo=true, bounds=0,100 (ms), r2_min=0.8.

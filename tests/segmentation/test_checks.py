@@ -257,4 +257,4 @@ def test_check_masks__of_masks_without_an_image(truth, tmp_path):
     assert lake.load("dess", **whose).anatomical_knee.values.tolist() == [key.side]
     assert lake.run("check_masks").up_to_date == 1
     # As of any exam that has no multi-echo series.
-    assert lake.run("register").waiting == {"ingest_msme": 1}
+    assert lake.run("register", method="scanner").waiting == {"ingest_msme": 1}
