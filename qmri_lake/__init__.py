@@ -34,7 +34,7 @@ _HOME = {
 }
 _MODULES = (
     "catalog", "errors", "fusion", "oai", "phantom", "relaxometry", "report", "segmentation",
-    "statistics", "tissues",
+    "statistics", "surface", "tissues",
 )  # fmt: skip
 
 __all__ = [
@@ -64,6 +64,7 @@ __all__ = [
     "segmentation",
     "statistics",
     "step",
+    "surface",
     "tissue",
     "tissues",
 ]
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
         report,
         segmentation,
         statistics,
+        surface,
         tissues,
     )
     from qmri_lake.cohort import Cohort
