@@ -25,8 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qmri_lake.errors import InputError, Reason
-from qmri_lake.tissues import NO_MASK
+from qmri_lake.relaxometry.arguments import check_limits, check_mask, check_times
 
 __all__ = ["FitStatus", "MonoExponentialFit", "fit_mono_exponential"]
 
@@ -121,77 +120,15 @@ def fit_mono_exponential(
     >>> round(float(fit.t2[0]), 4)
     35.0
     """
-    times = _check_times(signal, echo_time)
-    low, high, limit = _check_limits(bounds, r2_min)
-    if isinstance(signal, np.ma.MaskedArray):
-        whole = ~np.ma.getmaskarray(signal).any(axis=0)
-        mask = whole if mask is None else whole & np.asarray(mask, bool)
-        signal = signal.filled(0)
-    if mask is not None:
-        _check_mask(mask, signal)
+    where = "fit_mono_exponential"
+    times = check_times(signal, echo_time, where)
+    low, high, limit = check_limits(bounds, r2_min, where)
+    signal, mask = check_mask(signal, mask, where)
     if isinstance(signal, np.ndarray):
         return _fit_numpy(signal, times, mask, low, high, limit)
     from qmri_lake.relaxometry.vectorised import fit_arrays
 
     return MonoExponentialFit(*fit_arrays(signal, times, mask, low, high, limit))
-
-
-def _check_limits(bounds: tuple[float, float], r2_min: float | None) -> tuple[float, float, float]:
-    low, high = float(bounds[0]), float(bounds[1])
-    if not low < high:  # NaN too
-        raise InputError(
-            f"bounds {(low, high)} ms", expected="(low, high) with low < high",
-            where="fit_mono_exponential",
-        )  # fmt: skip
-    limit = -np.inf if r2_min is None else float(r2_min)
-    if np.isnan(limit):
-        raise InputError(
-            "r2_min=nan", expected="a number, or None for no limit", where="fit_mono_exponential"
-        )
-    return low, high, limit
-
-
-def _check_mask(mask: Any, signal: Any) -> None:
-    if tuple(mask.shape) != tuple(signal.shape[1:]):
-        raise InputError(
-            f"a mask of {tuple(mask.shape)}",
-            expected=f"{tuple(signal.shape[1:])}, the shape of one echo",
-            where="fit_mono_exponential",
-            reason=Reason.GRID_MISMATCH,
-        )
-    from qmri_lake.relaxometry.vectorised import namespace
-
-    if "bool" not in str(mask.dtype) and bool(namespace(mask).any(mask == NO_MASK)):
-        raise InputError(
-            f"a mask that holds {NO_MASK}, which says that nobody has segmented the voxel",
-            expected="bool",
-            where="fit_mono_exponential",
-            todo="Choose labels by name: qmri_lake.tissue(labels, 'femoral').",
-        )
-
-
-def _check_times(signal: Any, echo_time: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
-    times = np.array([float(t) for t in echo_time], dtype=np.float64)
-    where = "fit_mono_exponential"
-    if "complex" in str(signal.dtype):
-        raise InputError("a complex signal", expected="magnitudes", where=where,
-                         todo="Take its absolute value.")  # fmt: skip
-    if times.size < 2:
-        raise InputError(f"{times.size} echo times", expected="at least two", where=where)
-    if times.size != signal.shape[0]:
-        raise InputError(
-            f"{times.size} echo times for {signal.shape[0]} echoes",
-            expected="one for each, echoes along the first axis",
-            where=where,
-        )
-    if not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
-        raise InputError(
-            f"echo times {times.tolist()} ms",
-            expected="finite and ascending",
-            where=where,
-            todo="Sort the echoes by echo time.",
-        )
-    return times
 
 
 def _fit_numpy(

@@ -11,8 +11,8 @@ import xarray as xr
 from qmri_lake.compute import one_exam_a_block
 from qmri_lake.errors import InputError, NotFoundError, Reason, RunError
 from qmri_lake.masks import inside
+from qmri_lake.relaxometry.arguments import namespace
 from qmri_lake.relaxometry.mono_exponential import FitStatus, fit_mono_exponential
-from qmri_lake.relaxometry.vectorised import namespace
 from qmri_lake.steps import Skip, step
 from qmri_lake.tissues import NO_MASK
 from qmri_lake.variables import Variable

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from qmri_lake.errors import InputError
+from qmri_lake.relaxometry.arguments import namespace
 from qmri_lake.relaxometry.limits import (
     GRID,
     HIGHEST,
@@ -23,26 +23,10 @@ from qmri_lake.relaxometry.limits import (
 )
 from qmri_lake.relaxometry.mono_exponential import FitStatus
 
-__all__ = ["fit_arrays", "namespace"]
+__all__ = ["fit_arrays"]
 
 BLOCK = 1 << 18
 """Voxels at a time: large enough to fill a GPU, small enough to bound the temporaries."""
-
-
-def namespace(array: Any) -> Any:
-    """Return the library of an array: what it names itself, or CuPy, whose arrays name none."""
-    if hasattr(array, "__array_namespace__"):
-        return array.__array_namespace__()
-    if type(array).__module__.partition(".")[0] == "cupy":
-        import cupy
-
-        return cupy
-    raise InputError(
-        f"an array of type {type(array).__module__}.{type(array).__name__}",
-        expected="NumPy, CuPy, or another that follows the array API",
-        where="fit_mono_exponential",
-        todo="Dask arrays are fitted by qmri_lake.fit_t2.",
-    )
 
 
 def fit_arrays(
