@@ -44,7 +44,9 @@ def test_train_ensemble__cartilage_draws_for_each_member(
     )  # fmt: skip
     assert network.name == "cartilage_2d-1"
     assert [(done.name, done.epoch, done.epochs) for done in said] == [("cartilage_2d-1", 1, 1)]
-    assert ready == [("cartilage_2d-1", n, 4) for n in range(5)]
+    trained, validated = 2, 1  # the recipe validates on one exam only
+    total = trained + validated
+    assert ready == [("cartilage_2d-1", n, total) for n in range(total + 1)]
     known = json.loads((tmp_path / "m" / SPLIT).read_text())
     assert (known["task"], known["preset"], known["seed"]) == ("cartilage", "small", 0)
     assert (known["target"], known["cohort"]) == ("reference_cartilage", ["all exams"])
