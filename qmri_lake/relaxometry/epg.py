@@ -99,8 +99,9 @@ def fit_epg(
     Notes
     -----
     Pulses of 180 - x and of 180 + x degrees give the same train: a field 20 % too strong reads
-    ``b1`` 0.8. Pulses are hard: across a real slice the flip angle varies, which one ``b1`` stands
-    for, and T2 keeps a part of the bias.
+    ``b1`` 0.8. Pulses are hard. Across a real slice the flip angle varies; one ``b1`` does not
+    stand for that, and T2 then reads as much too long as mono-exponential T2 without the first
+    echo: 43 ms for 35 ms with windowed sinc pulses.
 
     Examples
     --------
@@ -239,7 +240,8 @@ class _Trains:
         edge = (best.q <= least) | (best.q >= most) | (best.p >= worst)
         rising = (best.s <= 0) | (r2 <= 0)
         kept = usable & settled & ~edge & ~rising
-        code = xp.where(settled, float(FitStatus.FITTED), float(FitStatus.NOT_CONVERGED))
+        code = xp.full_like(t2, float(FitStatus.FITTED))
+        code = xp.where(settled, code, float(FitStatus.NOT_CONVERGED))
         code = xp.where(kept & (r2 < r2_min), float(FitStatus.POOR_FIT), code)
         beyond = edge | (t2 <= low) | (t2 > high)
         code = xp.where(settled & beyond, float(FitStatus.OUT_OF_BOUNDS), code)
