@@ -60,7 +60,7 @@ def run(
     mask=half (default) or nearest.
 
     t2: fits T2 to the multi-echo images. Parameters: within=cartilage (default) or all,
-    skip_first_echo=true, bounds=0,100 (ms), r2_min=0.8.
+    model=mono (default) or epg, skip_first_echo=true, bounds=0,100 (ms), r2_min=0.8.
     """
     from qmri_lake.cli.progress import console, run_bar
     from qmri_lake.lake import open_lake

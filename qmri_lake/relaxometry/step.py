@@ -12,6 +12,7 @@ from qmri_lake.compute import one_exam_a_block
 from qmri_lake.errors import InputError, NotFoundError, Reason, RunError
 from qmri_lake.masks import inside
 from qmri_lake.relaxometry.arguments import namespace
+from qmri_lake.relaxometry.epg import fit_epg
 from qmri_lake.relaxometry.mono_exponential import FitStatus, fit_mono_exponential
 from qmri_lake.steps import Skip, step
 from qmri_lake.tissues import NO_MASK
@@ -20,6 +21,7 @@ from qmri_lake.variables import Variable
 __all__ = ["fit_t2", "t2"]
 
 Within = Literal["cartilage", "all"]
+Model = Literal["mono", "epg"]
 
 _VOLUME = ("slice", "row", "column")
 STATUS_FLAGS = {status.name.lower(): int(status) for status in FitStatus}
@@ -37,7 +39,29 @@ VARIABLES = (
              valid_range=(-1e9, 1)),
     Variable("msme", "t2_status", _VOLUME, "uint8", "What became of the fit of each voxel",
              fill_meaning="no image, or never computed", flags=STATUS_FLAGS),
+    Variable("msme", "t2_b1", _VOLUME, "float32",
+             "Refocusing flip angle relative to 180 degrees; 180 + x reads as 180 - x", "",
+             "as t2, or fitted by model='mono', which has none", valid_range=(0.4, 1)),
 )  # fmt: skip
+
+
+def _made(model: Model) -> tuple[Variable, ...]:
+    """Return what a model makes, in the order of `_fit_exam`."""
+    return VARIABLES if model == "epg" else VARIABLES[:-1]
+
+
+def _skips(model: Model, skip_first_echo: bool | None, where: str) -> bool:
+    """Whether the first echo is left out; None is what suits the model."""
+    if model not in ("mono", "epg"):
+        raise InputError(f"model={model!r}", expected="mono or epg", where=where)
+    if model == "epg" and skip_first_echo:
+        raise InputError(
+            "skip_first_echo=True with model='epg'",
+            expected="all echoes: the first one says most about the refocusing",
+            where=where,
+            todo="Leave skip_first_echo out.",
+        )
+    return model == "mono" if skip_first_echo is None else bool(skip_first_echo)
 
 
 def _reads(*, within: Within, **_: Any) -> dict[str, tuple[str, ...]]:
@@ -52,10 +76,11 @@ def _fit_exam(
     labels: Any | None,
     *,
     inside: Any | None = None,
+    model: Model,
     skip_first_echo: bool,
     bounds: tuple[float, float],
     r2_min: float | None,
-) -> tuple[Any, Any, Any, Any, Any]:
+) -> tuple[Any, ...]:
     """Fit one exam: image (echo, slice, row, column), echo_time (echo,), labels or None.
 
     `inside` (slice, row, column) is where the exam has voxels; None: everywhere. Echoes without an
@@ -64,7 +89,7 @@ def _fit_exam(
     times = [float(t) for t in echo_time]
     first = 1 if skip_first_echo else 0
     used = [k for k, t in enumerate(times) if np.isfinite(t)][first:]
-    if len(used) < 2:
+    if len(used) < 2 and model == "mono":
         raise InputError(
             f"{len(used)} echoes",
             expected="at least two, after the first is left out",
@@ -72,7 +97,7 @@ def _fit_exam(
             todo="Use skip_first_echo=False, or leave this exam out.",
         )
     xp = namespace(image)
-    signal = image[used[0] : used[-1] + 1, ...]
+    signal = image[used[0] : used[-1] + 1, ...] if used else image[:0, ...]
     mask = inside
     if labels is not None:
         unknown = labels == NO_MASK
@@ -87,27 +112,32 @@ def _fit_exam(
                 reason=Reason.ABSENT_EXAM,
             )
         mask = _tissue(labels) if inside is None else _tissue(labels) & inside
-    return fit_mono_exponential(
-        signal, [times[k] for k in used], mask, bounds=bounds, r2_min=r2_min
-    )
+    echoes = [times[k] for k in used]
+    if model == "mono":
+        return fit_mono_exponential(signal, echoes, mask, bounds=bounds, r2_min=r2_min)
+    fit = fit_epg(signal, echoes, mask, bounds=bounds, r2_min=r2_min)
+    return fit.t2, fit.t2_error, fit.s0, fit.r2, fit.status, fit.b1
 
 
 def _check_parameters(
-    *, within: object, skip_first_echo: object, bounds: Any, r2_min: object
-) -> None:
+    *, within: object, model: Any, skip_first_echo: Any, bounds: Any, r2_min: object
+) -> dict[str, Any]:
     """Refuse parameters of the wrong kind when a run is planned, before it touches an exam."""
     pair = isinstance(bounds, (tuple, list, np.ndarray)) and len(bounds) == 2
     for name, value, right, expected in (
         ("within", within, isinstance(within, str) and within in ("cartilage", "all"),
          "cartilage or all"),
-        ("skip_first_echo", skip_first_echo, isinstance(skip_first_echo, (bool, np.bool_)),
-         "True or False"),
+        ("model", model, isinstance(model, str) and model in ("mono", "epg"), "mono or epg"),
+        ("skip_first_echo", skip_first_echo,
+         skip_first_echo is None or isinstance(skip_first_echo, (bool, np.bool_)),
+         "True, False, or None for what suits the model"),
         ("bounds", bounds, pair and all(map(_is_number, bounds)) and bounds[0] < bounds[1],
          "two numbers, low < high, ms"),
         ("r2_min", r2_min, r2_min is None or _is_number(r2_min), "a number, or None for no limit"),
     ):  # fmt: skip
         if not right:
             raise RunError(f"{name}={value!r}", expected=expected, where="step t2")
+    return {"skip_first_echo": _skips(model, skip_first_echo, "step t2")}
 
 
 def _is_number(value: Any) -> bool:
@@ -121,7 +151,8 @@ def t2(
     msme: xr.Dataset,
     *,
     within: Within = "cartilage",
-    skip_first_echo: bool = True,
+    model: Model = "mono",
+    skip_first_echo: bool | None = None,
     bounds: tuple[float, float] = (0.0, 100.0),
     r2_min: float | None = 0.8,
 ) -> dict[str, Any]:
@@ -133,11 +164,12 @@ def t2(
         msme["image"].values,
         msme["echo_time"].values,
         labels,
-        skip_first_echo=skip_first_echo,
+        model=model,
+        skip_first_echo=_skips(model, skip_first_echo, "t2"),
         bounds=(float(bounds[0]), float(bounds[1])),
         r2_min=r2_min,
     )
-    return dict(zip((v.name for v in VARIABLES), maps, strict=True))
+    return dict(zip((v.name for v in _made(model)), maps, strict=True))
 
 
 def _tissue(labels: Any) -> Any:
@@ -156,7 +188,8 @@ def fit_t2(
     ds: xr.Dataset,
     *,
     within: Within | None = None,
-    skip_first_echo: bool = True,
+    model: Model = "mono",
+    skip_first_echo: bool | None = None,
     bounds: tuple[float, float] = (0.0, 100.0),
     r2_min: float | None = 0.8,
 ) -> xr.Dataset:
@@ -171,8 +204,12 @@ def fit_t2(
     within : {"cartilage", "all"}, optional
         Voxels to fit: those of a cartilage or meniscus label, or all. Default: cartilage where
         `ds` has labels, else all.
-    skip_first_echo : bool
-        Leave out the first echo, which stimulated echoes make too dark. [assumption]
+    model : {"mono", "epg"}
+        One exponential, or echo trains by extended phase graphs (beyond the paper), which find the
+        refocusing too: see `qmri_lake.relaxometry.fit_epg`.
+    skip_first_echo : bool, optional
+        Leave out the first echo, which stimulated echoes make too dark. Default: for "mono";
+        "epg" needs all echoes. [assumption]
     bounds : (low, high)
         Accept low < T2 <= high, ms. [assumption]
     r2_min : float or None
@@ -182,18 +219,22 @@ def fit_t2(
     -------
     Dataset
         `ds` with `t2` [ms], `t2_error` [ms], `s0`, `r2` and `t2_status`, each
-        (exam, slice, row, column), lazy. T2 is NaN where there is none; `t2_status` says why.
+        (exam, slice, row, column), lazy; with "epg" `t2_b1` too. T2 is NaN where there is none;
+        `t2_status` says why.
 
     Raises
     ------
     NotFoundError
         No `image`, `echo_time` or `cartilage`.
     InputError
-        When computed: an exam that was never segmented, or has fewer than two echoes.
+        An unknown `within` or `model`, or the first echo left out with "epg". When computed: an
+        exam that was never segmented, or has fewer than two echoes ("epg": three, evenly spaced).
     """
     chosen = within or ("cartilage" if "cartilage" in ds else "all")
     if chosen not in ("cartilage", "all"):
         raise InputError(f"within={within!r}", expected="cartilage or all", where="fit_t2")
+    skip = _skips(model, skip_first_echo, "fit_t2")
+    made = _made(model)
     needed = ["image", "echo_time", *(["cartilage"] if chosen == "cartilage" else [])]
     for name in needed:
         if name not in ds:
@@ -211,20 +252,21 @@ def fit_t2(
         _fit_block,
         *map(one_exam_a_block, inputs.values()),
         input_core_dims=[core.get(name, list(_VOLUME)) for name in inputs],
-        output_core_dims=[list(_VOLUME)] * len(VARIABLES),
+        output_core_dims=[list(_VOLUME)] * len(made),
         kwargs={
             "names": list(inputs),
-            "skip_first_echo": skip_first_echo,
+            "model": model,
+            "skip_first_echo": skip,
             "bounds": (float(bounds[0]), float(bounds[1])),
             "r2_min": r2_min,
         },
         dask="parallelized",
-        output_dtypes=[np.dtype(variable.dtype) for variable in VARIABLES],
+        output_dtypes=[np.dtype(variable.dtype) for variable in made],
         keep_attrs=False,  # those of the image are not those of the maps
     )
     added = {
         variable.name: array.assign_attrs(variable.attributes())
-        for variable, array in zip(t2.writes, maps, strict=True)
+        for variable, array in zip(t2.writes[: len(made)], maps, strict=True)
     }
     return ds.assign(added)
 
@@ -236,7 +278,8 @@ def _fit_block(*arrays: Any, names: list[str], **options: Any) -> Any:
     xp = namespace(arrays[0])
     if not len(arrays[0]):
         shape = (0, *arrays[0].shape[2:])
-        return tuple(xp.empty(shape, dtype=np.dtype(v.dtype)) for v in VARIABLES)
+        made = _made(options["model"])
+        return tuple(xp.empty(shape, dtype=np.dtype(v.dtype)) for v in made)
     fits = [
         _fit_inside(dict(zip(names, exam, strict=True)), **options)
         for exam in zip(*arrays, strict=True)
@@ -255,5 +298,5 @@ def _fit_inside(exam: dict[str, Any], **options: Any) -> tuple[Any, ...]:
     xp = namespace(exam["image"])
     return tuple(
         xp.where(within, values, xp.full_like(values, variable.fill))
-        for variable, values in zip(VARIABLES, maps, strict=True)
+        for variable, values in zip(_made(options["model"]), maps, strict=True)
     )

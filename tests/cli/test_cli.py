@@ -57,7 +57,8 @@ def test_phantom_ingest_run__from_nothing_to_t2(tmp_path: Path, capsys: Capture)
     assert main(["run", "t2", "-l", lake, "--set", "r2_min=none", "--set", "bounds=0,80"]) == 0
     record = ql.open_lake(lake).runs().iloc[-1]
     assert record["parameters"] == {
-        "within": "cartilage", "skip_first_echo": True, "bounds": [0, 80], "r2_min": None
+        "within": "cartilage", "model": "mono", "skip_first_echo": True, "bounds": [0, 80],
+        "r2_min": None,
     }  # fmt: skip
 
 

@@ -8,8 +8,8 @@ import pytest
 import xarray as xr
 
 import qmri_lake as ql
-from qmri_lake.errors import InputError, NotFoundError, Reason
-from qmri_lake.relaxometry import FitStatus, fit_mono_exponential
+from qmri_lake.errors import InputError, NotFoundError, Reason, RunError
+from qmri_lake.relaxometry import FitStatus, fit_epg, fit_mono_exponential
 from qmri_lake.relaxometry.step import t2
 from qmri_lake.steps import Skip
 from tests.fixtures import ECHO_TIME, array_lake, msme_signal
@@ -56,7 +56,8 @@ def test_fit_t2__is_lazy_and_leaves_its_input_alone(msme, within):
 
 def test_fit_t2__attributes_and_dims(msme):
     fitted = ql.fit_t2(msme)
-    for variable in t2.writes:
+    assert [v.name for v in t2.writes] == [*MAPS, "t2_b1"]
+    for variable in t2.writes[:-1]:  # the last is of model="epg" alone
         array = fitted[variable.name]
         assert array.dims == ("exam", "slice", "row", "column")
         assert array.dtype == variable.dtype
@@ -289,5 +290,74 @@ def test_t2__whatever_is_fitted_can_be_stored():
     )
     maps = t2(exam, within="all", bounds=(0, np.inf), r2_min=None)
     assert np.nanmax(maps["t2"]) > 10_000
-    for variable in t2.writes:
+    assert set(maps) == set(MAPS)
+    for variable in t2.writes[:-1]:
         variable.check(maps[variable.name], "an exam")
+
+
+# -- extended phase graphs -------------------------------------------------------------------------
+
+
+def test_fit_t2__epg_equals_the_kernel_and_uses_every_echo(msme):
+    with dask.config.set(scheduler=refuse):
+        lazy = ql.fit_t2(msme, model="epg")
+    assert set(lazy) == {*msme, *MAPS, "t2_b1"}
+    assert lazy.t2_b1.attrs == t2.writes[-1].attributes()
+    fitted = lazy.compute()
+    for row in (0, 1):
+        extent = tuple(msme.extent[row].values)
+        signal, truth = msme_signal(row, extent)
+        mask = msme.cartilage[row, : extent[0]].values != 0
+        fit = fit_epg(signal, ECHO_TIME, mask, bounds=(0, 100), r2_min=0.8)
+        for name, maps in fit._asdict().items():
+            stored = fitted[{"b1": "t2_b1", "status": "t2_status"}.get(name, name)]
+            np.testing.assert_allclose(stored[row, : extent[0]], maps, rtol=1e-5)
+        # A plain decay is the train of perfect pulses.
+        np.testing.assert_allclose(fitted.t2[row, : extent[0]].values[mask], truth[mask], rtol=1e-3)
+    assert (fitted.t2_status.values[~ql.inside(msme).values] == 255).all()
+    assert ql.fit_t2(msme.isel(exam=slice(0, 0)), model="epg").t2_b1.compute().shape[0] == 0
+
+
+def test_t2__epg_run_equals_session(tmp_path, judge):
+    lake = array_lake(tmp_path / "epg.lake", count=2)
+    names = [*MAPS, "t2_b1"]
+    assert lake.run("t2", model="epg", variant="epg").counts["done"] == 2
+    msme = lake.load("msme")
+    plain = msme.drop_vars([n for n in msme if str(n).partition("__")[0] in names])
+    session = ql.fit_t2(plain, model="epg")
+    same = [
+        np.array_equal(msme[f"{name}__epg"], session[name], equal_nan=name != "t2_status")
+        for name in names
+    ]
+    judge(
+        "T2 / session = run, bit by bit, model=epg",
+        required="6 of 6 variables the same",
+        measured=f"{sum(same)} of {len(same)}",
+        passed=all(same) and len(same) == 6,
+    )
+    assert "t2" not in msme
+    assert lake.run("t2", model="epg", variant="epg").up_to_date == 2
+    # Another model replaces what the first one left, the refocusing too.
+    assert lake.run("t2", model="mono", variant="epg").counts["done"] == 2
+    after = lake.load("msme").compute()
+    assert np.isnan(after["t2_b1__epg"]).all()
+    assert np.isfinite(after["t2__epg"]).any()
+    assert not lake.validate(deep=True)
+
+
+def test_t2__epg_refuses_what_it_cannot_fit(msme, tmp_path):
+    with pytest.raises(InputError, match="fit_t2: found model='bloch'; expected mono or epg"):
+        ql.fit_t2(msme, model="bloch")
+    with pytest.raises(InputError, match="fit_t2: found skip_first_echo=True with model='epg'"):
+        ql.fit_t2(msme, model="epg", skip_first_echo=True)
+    lake = array_lake(tmp_path / "refused.lake", count=1)
+    with pytest.raises(RunError, match="step t2: found model='bloch'; expected mono or epg"):
+        lake.run("t2", model="bloch")
+    with pytest.raises(InputError, match="step t2: found skip_first_echo=True with"):
+        lake.run("t2", model="epg", skip_first_echo=True)
+    uneven = msme.isel(exam=[0]).compute()
+    uneven.echo_time[0, 3] += 2
+    with pytest.raises(InputError, match=r"fit_epg: found echo times .* consecutive multiples of"):
+        ql.fit_t2(uneven, model="epg").t2.compute()
+    with pytest.raises(InputError, match="found 1 echo times; expected at least three"):
+        ql.fit_t2(msme.isel(echo=[0]), model="epg").t2.compute()
