@@ -18,11 +18,17 @@ SURFACE_STATUS: Mapping[str, int] = MappingProxyType(
 """States of a pixel: with cartilage; bare inside the articular area, where thickness 0 is a
 measurement; outside of it."""
 
+_GRAIN_MM = 0.75
+"""How far the nearest pixel of an area may lie from its edge: else every rim would be denuded."""
+
 
 def close_area(
     covered: NDArray[np.bool_], points: NDArray[np.float64], radius: float
 ) -> NDArray[np.bool_]:
     """Return the articular area: the covered one, closed, with its holes filled.
+
+    Give more columns than the map has: the area ends where the surface is bare, not where the
+    window does.
 
     Parameters
     ----------
@@ -32,22 +38,29 @@ def close_area(
     radius : float
         Of the closing, mm, straight through space: what is nearer than that to covered surface,
         and farther than that from everything else. [assumption]
-
-    Notes
-    -----
-    The edge of the map is not the edge of the area: nothing is taken away from there.
     """
     known = np.isfinite(points).all(axis=2)
-    if not (covered & known).any():
-        return np.zeros_like(covered)
+    covered = covered & known
+    if not covered.any():
+        return covered
+    bare = known & ~covered
     near = np.zeros_like(covered)
-    tree = cKDTree(points[covered & known])
-    near[known] = tree.query(points[known], distance_upper_bound=radius)[0] <= radius
+    near[bare] = _distance(points[bare], covered, points) <= radius
+    away = bare & ~near
     closed = near.copy()
-    away = known & ~near
     if away.any():
-        closed[near] = cKDTree(points[away]).query(points[near])[0] > radius
-    return _without_holes((closed | covered) & known)
+        closed[near] = _distance(points[near], away, points) > radius + _GRAIN_MM
+    return _without_holes(closed | covered) & known
+
+
+def _distance(
+    places: NDArray[np.float64], area: NDArray[np.bool_], points: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return how far places (n, 3) are from the edge of an area, mm."""
+    edge = area & ~ndimage.minimum_filter(area, 3, mode=("wrap", "nearest"))
+    # An area without an edge is the whole sphere: nobody is outside of it.
+    found = cKDTree(points[edge]).query(places)[0] if edge.any() else np.zeros(len(places))
+    return np.asarray(found)
 
 
 def _without_holes(area: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from qmri_lake.surface.march import crossings, moments
+
 __all__ = ["Centre", "find_centre"]
 
 _SHAFT_CROP: Mapping[str, float] = {"femur": 0.85, "tibia": 0.60}
 """Length that counts, from the articular end, as a share of the width. [group; as a rule: ours]"""
 _CENTRE_OF_SHORT: Mapping[str, float] = {"femur": 0.393, "tibia": 0.325}
 """Where the centre lies if the bone is shorter than that: from the articular end, same share."""
+_SPREAD_MM = 2.0
+"""How far smoothing spreads the end of a bone that is cut off."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Centre:
     place: NDArray[np.float64]
     """(3,), mm, in the axes of the affine that was given."""
     width: float
-    """Of the bone, left to right, mm."""
+    """Of the bone's counted part, left to right, mm."""
     short_shaft: bool
     """Whether the bone is shorter than what counts: its height is then placed by rule."""
 
@@ -32,7 +36,8 @@ def find_centre(occupancy: NDArray[np.float32], affine: NDArray[np.float64], bon
     """Find the centre of a bone: the centroid of its articular part.
 
     The shaft is cut at 0.85 (femur) or 0.60 (tibia) of the width, from the articular end, so that
-    the centre does not move with the field of view. A patella counts whole.
+    the centre does not move with the field of view. A patella counts whole. The centre of a
+    shorter bone is placed by rule along z; across, as if its last cross-section went on.
 
     Parameters
     ----------
@@ -40,40 +45,30 @@ def find_centre(occupancy: NDArray[np.float32], affine: NDArray[np.float64], bon
         Of one piece, smoothed, 0 to 1, and 0 at the edges: extents lie between voxels then, and
         another grid finds the same ones.
     affine : (4, 4)
-        Voxel to LPS mm, of a right knee.
+        Voxel to mm: x medial of a right knee, y posterior, z proximal.
     bone : {"femur", "tibia", "patella"}
     """
-    edge = np.concatenate(_crossings(occupancy)) @ affine[:3, :3].T + affine[:3, 3]
-    low, high = edge.min(axis=0), edge.max(axis=0)
-    width = float(high[0] - low[0])
-    index = np.argwhere(occupancy > 0)
-    points, weights = index @ affine[:3, :3].T + affine[:3, 3], occupancy[tuple(index.T)]
-    if bone not in _SHAFT_CROP:
-        return Centre(np.average(points, axis=0, weights=weights), width, False)
-    depth = points[:, 2] - low[2] if bone == "femur" else high[2] - points[:, 2]
-    length = _SHAFT_CROP[bone] * width
-    # A voxel that the cut goes through counts in part.
-    height = float(np.abs(affine[2, :3]).max())
-    weights = weights * np.clip((length - depth) / height + 0.5, 0, 1)
-    place = np.average(points, axis=0, weights=weights)
-    short = float(high[2] - low[2]) < length
+    edge = crossings(occupancy) @ affine[:3, :3].T + affine[:3, 3]
+    sign = -1.0 if bone == "tibia" else 1.0
+    depth = sign * edge[:, 2]
+    end, length = float(depth.min()), np.inf
+    width = float(np.ptp(edge[:, 0]))
+    if bone in _SHAFT_CROP:
+        # The width of what counts says how much counts: from above, to where both agree.
+        while length > _SHAFT_CROP[bone] * width:
+            length = _SHAFT_CROP[bone] * width
+            width = float(np.ptp(edge[depth - end <= length, 0]))
+    reached = float(np.ptp(depth))
+    total, first = moments(occupancy, affine, sign, end, length)
+    short = bone in _SHAFT_CROP and reached < length
     if short:
-        from_end = _CENTRE_OF_SHORT[bone] * width
-        place[2] = low[2] + from_end if bone == "femur" else high[2] - from_end
+        # The missing shaft goes on as it ends: the centre then keeps its place across the bone.
+        whole, whole_first = moments(occupancy, affine, sign, end, reached - _SPREAD_MM)
+        below, below_first = moments(occupancy, affine, sign, end, reached - 3 * _SPREAD_MM)
+        more = (length - reached) / (2 * _SPREAD_MM)
+        total += more * (whole - below)
+        first += more * (whole_first - below_first)
+    place = affine[:3, :3] @ (first / total) + affine[:3, 3]
+    if short:
+        place[2] = sign * (end + _CENTRE_OF_SHORT[bone] * width)
     return Centre(place, width, short)
-
-
-def _crossings(occupancy: NDArray[np.float32]) -> list[NDArray[np.float64]]:
-    """Return where lines of voxels cross the level 0.5, in voxels, along each axis."""
-    found = []
-    for axis in range(3):
-        lines = np.moveaxis(occupancy, axis, 0)
-        a, b = lines[:-1], lines[1:]
-        at = np.argwhere((a >= 0.5) != (b >= 0.5))
-        here, there = a[tuple(at.T)], b[tuple(at.T)]
-        places = at.astype(np.float64)
-        places[:, 0] += (here - 0.5) / (here - there)
-        order = [1, 2]
-        order.insert(axis, 0)
-        found.append(places[:, order])
-    return found

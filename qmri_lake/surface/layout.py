@@ -12,11 +12,14 @@ from types import MappingProxyType
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from qmri_lake.errors import InputError, NotFoundError, did_you_mean
+from qmri_lake.errors import InputError, NotFoundError, Reason, did_you_mean
 
-__all__ = ["POLAR_MAX", "SIZE", "azimuths", "directions", "mirrored", "polar_angles"]
+__all__ = [
+    "POLAR_MAX", "SIZE", "azimuths", "directions", "frame", "mirrored", "pixel_areas",
+    "polar_angles",
+]  # fmt: skip
 
 SIZE = 224
 """Rows and columns of a map."""
@@ -47,17 +50,22 @@ def azimuths() -> NDArray[np.float64]:
     return -180 + (np.arange(SIZE) + 0.5) * 360 / SIZE
 
 
-def polar_angles(bone: str) -> NDArray[np.float64]:
-    """Return the polar angle (degrees) of each column's middle, from the articular pole."""
-    return (np.arange(SIZE) + 0.5) * _of(POLAR_MAX, bone) / SIZE
+def polar_angles(bone: str, columns: int = SIZE) -> NDArray[np.float64]:
+    """Return the polar angle (degrees) of each column's middle, from the articular pole.
+
+    More `columns` than a map has go on beyond its window.
+    """
+    return (np.arange(columns) + 0.5) * _of(POLAR_MAX, bone) / SIZE
 
 
-def directions(bone: str) -> NDArray[np.float64]:
+def directions(bone: str, columns: int = SIZE) -> NDArray[np.float64]:
     """Return unit vectors from the centre through the pixels of a right knee's bone.
 
     Parameters
     ----------
     bone : {"femur", "tibia", "patella"}
+    columns : int
+        As of `polar_angles`.
 
     Returns
     -------
@@ -65,7 +73,7 @@ def directions(bone: str) -> NDArray[np.float64]:
         LPS: x to the patient's left, which is medial for a right knee.
     """
     around = np.deg2rad(azimuths())[:, None, None]
-    down = np.deg2rad(polar_angles(bone))[None, :, None]
+    down = np.deg2rad(polar_angles(bone, columns))[None, :, None]
     pole, zero = (np.array(_of(axes, bone)) for axes in (_POLE, _ZERO))
     flat = np.cos(around) * zero + np.sin(around) * np.array(_MEDIAL)
     found: NDArray[np.float64] = np.cos(down) * pole + np.sin(down) * flat
@@ -92,6 +100,57 @@ def mirrored(affine: NDArray[np.float64], knee: str) -> NDArray[np.float64]:
     if knee not in ("right", "left"):
         raise InputError(f"knee {knee!r}", expected="right or left", where="spherical map")
     return np.diag([-1.0, 1.0, 1.0, 1.0]) @ affine if knee == "left" else np.array(affine, float)
+
+
+def frame(knee: str, axes: ArrayLike | None = None) -> NDArray[np.float64]:
+    """Return the map from the scanner's LPS mm to where pixels are laid out: of a right knee.
+
+    Parameters
+    ----------
+    knee : {"right", "left"}
+    axes : (3, 3), optional
+        Rows: unit vectors to the left, the back and the top of the bone, in the scanner's LPS.
+        Default: the scanner's own axes.
+
+    Raises
+    ------
+    InputError
+        Axes that are not at right angles, or of another handedness.
+    """
+    turn = np.eye(4)
+    if axes is not None:
+        given = np.asarray(axes, np.float64)
+        if (
+            given.shape != (3, 3)
+            or not np.allclose(given @ given.T, np.eye(3), atol=1e-6)
+            or np.linalg.det(given) < 0
+        ):
+            raise InputError(
+                f"axes {given.round(3).tolist()}",
+                expected="three unit vectors at right angles: left, posterior, superior",
+                where="spherical map",
+                reason=Reason.INCONSISTENT_GEOMETRY,
+            )
+        turn[:3, :3] = given
+    return mirrored(turn, knee)
+
+
+def pixel_areas(
+    bone: str, surface: NDArray[np.float64], cosine: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return what each pixel covers of the surface, mm2: rho^2 sin(polar) / (n.r) a unit of angle.
+
+    Parameters
+    ----------
+    bone : {"femur", "tibia", "patella"}
+    surface, cosine : (azimuth, polar)
+        rho, mm, and n.r: of the ray and the surface's normal. A ray that grazes the surface would
+        stand for any area: below 0.1 a cosine counts as 0.1. [assumption]
+    """
+    polar = np.deg2rad(polar_angles(bone, surface.shape[1]))
+    step = (polar[1] - polar[0]) * 2 * np.pi / SIZE
+    area: NDArray[np.float64] = surface**2 * np.sin(polar) * step / np.maximum(cosine, 0.1)
+    return area
 
 
 def _of(values: Mapping[str, T], bone: str) -> T:

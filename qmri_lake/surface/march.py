@@ -1,32 +1,39 @@
-"""Rays from outside onto a bone, and the cartilage along its normals: compiled loops."""
+"""Rays from outside onto a bone, and ways from its surface through cartilage: compiled loops.
+
+All take fields of voxels, smoothed or not, and matrices (3, 4) from mm to their voxels. Importing
+this module imports numba.
+"""
 
 from __future__ import annotations
 
-import numba
-import numpy as np
+import math
 
-__all__ = ["BELOW_NOTHING", "SIGMA_MM", "march"]
+import numpy as np
+from numba import njit
+
+__all__ = ["DEEPEST_MM", "SIGMA_MM", "crossings", "meet", "moments", "t2_through", "through"]
 
 SIGMA_MM = 0.6
 """Of the Gaussian that makes a surface of voxels, mm."""
-BELOW_NOTHING = 0.01
-"""Occupancy that is none: cartilage has ended."""
+DEEPEST_MM = 12.0
+"""Cartilage is followed no farther; real patellae exceed 6 mm."""
 
 _STEP = 0.2
-_DEEPEST = 12.0
 _REACH = 1.5
 """Cartilage that begins farther from the bone, mm, lies on something else."""
-_BEGUN = 0.25
-"""Occupancy that is cartilage: a sheet of 0.4 mm, smoothed, has it in its middle."""
+_NOTHING = 0.01
+"""Occupancy at which cartilage has ended."""
+_QUARTER = 0.25
+"""A sample has a T2 if voxels with one hold this much of its interpolation: a corner of a mask."""
 
 
-@numba.njit(cache=True)
+@njit(cache=True, nogil=True)
 def _at(values, x, y, z):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Interpolate linearly; 0 outside."""
-    i, j, k = int(np.floor(x)), int(np.floor(y)), int(np.floor(z))
     n0, n1, n2 = values.shape
-    if i < 0 or j < 0 or k < 0 or i >= n0 - 1 or j >= n1 - 1 or k >= n2 - 1:
+    if not (x >= 0 and y >= 0 and z >= 0 and x < n0 - 1 and y < n1 - 1 and z < n2 - 1):
         return 0.0
+    i, j, k = int(x), int(y), int(z)
     u, v, w = x - i, y - j, z - k
     a = values[i, j, k] * (1 - w) + values[i, j, k + 1] * w
     b = values[i, j + 1, k] * (1 - w) + values[i, j + 1, k + 1] * w
@@ -35,80 +42,188 @@ def _at(values, x, y, z):  # type: ignore[no-untyped-def]  # pragma: no cover
     return (a * (1 - v) + b * v) * (1 - u) + (c * (1 - v) + d * v) * u
 
 
-@numba.njit(cache=True, parallel=False, nogil=True)
-def march(bone, cartilage, inverse, centre, directions, farthest, surface, normal, depth):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Fill surface (n,), normal (n, 3) and depth (n, 3): begin, end and amount of cartilage.
+@njit(cache=True, nogil=True)
+def _valid_at(values, x, y, z):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Interpolate linearly over what is finite; NaN where that holds too little of the weight."""
+    total = weight = 0.0
+    i, j, k = math.floor(x), math.floor(y), math.floor(z)
+    for corner in range(8):
+        a, b, c = i + (corner >> 2), j + ((corner >> 1) & 1), k + (corner & 1)
+        if not (0 <= a < values.shape[0] and 0 <= b < values.shape[1] and 0 <= c < values.shape[2]):
+            continue
+        value = values[a, b, c]
+        if math.isfinite(value):
+            w = (1 - abs(x - a)) * (1 - abs(y - b)) * (1 - abs(z - c))
+            total += w * value
+            weight += w
+    return total / weight if weight >= _QUARTER else np.nan
 
-    `inverse` (3, 4) leads from mm to voxels. NaN where a ray meets no bone; depth 0 where it meets
-    bone without cartilage.
-    """
-    m = inverse
-    for r in range(directions.shape[0]):
-        dx, dy, dz = directions[r]
-        # In voxels: where the centre is, and how far one mm along the ray goes.
-        cx = m[0, 0] * centre[0] + m[0, 1] * centre[1] + m[0, 2] * centre[2] + m[0, 3]
-        cy = m[1, 0] * centre[0] + m[1, 1] * centre[1] + m[1, 2] * centre[2] + m[1, 3]
-        cz = m[2, 0] * centre[0] + m[2, 1] * centre[1] + m[2, 2] * centre[2] + m[2, 3]
-        ex = m[0, 0] * dx + m[0, 1] * dy + m[0, 2] * dz
-        ey = m[1, 0] * dx + m[1, 1] * dy + m[1, 2] * dz
-        ez = m[2, 0] * dx + m[2, 1] * dy + m[2, 2] * dz
-        t = farthest
-        while t > 0 and _at(bone, cx + t * ex, cy + t * ey, cz + t * ez) < 0.5:
+
+@njit(cache=True, nogil=True)
+def _led(m, p):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return where a (3, 4) matrix leads a point."""
+    x = m[0, 0] * p[0] + m[0, 1] * p[1] + m[0, 2] * p[2] + m[0, 3]
+    y = m[1, 0] * p[0] + m[1, 1] * p[1] + m[1, 2] * p[2] + m[1, 3]
+    z = m[2, 0] * p[0] + m[2, 1] * p[1] + m[2, 2] * p[2] + m[2, 3]
+    return x, y, z
+
+
+@njit(cache=True, nogil=True)
+def _turned(m, d):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return a direction in voxels: how far one mm along it goes."""
+    x = m[0, 0] * d[0] + m[0, 1] * d[1] + m[0, 2] * d[2]
+    y = m[1, 0] * d[0] + m[1, 1] * d[1] + m[1, 2] * d[2]
+    z = m[2, 0] * d[0] + m[2, 1] * d[1] + m[2, 2] * d[2]
+    return x, y, z
+
+
+@njit(cache=True, nogil=True)
+def meet(bone, inverse, centre, rays, surface):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Fill `surface` (n,): mm from the centre to where each ray leaves the bone last; or NaN."""
+    c = _led(inverse, centre)
+    for r in range(rays.shape[0]):
+        e = _turned(inverse, rays[r])
+        t = np.inf  # where the ray leaves the box of voxels
+        for axis in range(3):
+            if e[axis] > 0:
+                t = min(t, (bone.shape[axis] - 1 - c[axis]) / e[axis])
+            elif e[axis] < 0:
+                t = min(t, -c[axis] / e[axis])
+        while t > 0 and _at(bone, c[0] + t * e[0], c[1] + t * e[1], c[2] + t * e[2]) < 0.5:
             t -= _STEP
         if t <= 0:
             surface[r] = np.nan
-            normal[r] = np.nan
-            depth[r] = np.nan
             continue
         inside, outside = t, t + _STEP
         for _ in range(20):
             t = (inside + outside) / 2
-            if _at(bone, cx + t * ex, cy + t * ey, cz + t * ez) < 0.5:
+            if _at(bone, c[0] + t * e[0], c[1] + t * e[1], c[2] + t * e[2]) < 0.5:
                 outside = t
             else:
                 inside = t
         surface[r] = t
-        px, py, pz = cx + t * ex, cy + t * ey, cz + t * ez
-        # Minus the gradient: differences over half a voxel each way, led to mm by the transpose.
-        gi = _at(bone, px - 0.5, py, pz) - _at(bone, px + 0.5, py, pz)
-        gj = _at(bone, px, py - 0.5, pz) - _at(bone, px, py + 0.5, pz)
-        gk = _at(bone, px, py, pz - 0.5) - _at(bone, px, py, pz + 0.5)
-        nx = m[0, 0] * gi + m[1, 0] * gj + m[2, 0] * gk
-        ny = m[0, 1] * gi + m[1, 1] * gj + m[2, 1] * gk
-        nz = m[0, 2] * gi + m[1, 2] * gj + m[2, 2] * gk
-        length = np.sqrt(nx * nx + ny * ny + nz * nz)
-        if length == 0:
-            normal[r] = np.nan
-            depth[r] = np.nan
+
+
+@njit(cache=True, nogil=True)
+def downhill(values, inverse, points, normals):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Fill `normals` (n, 3): unit vectors against the gradient, in mm; NaN where it is flat."""
+    m = inverse
+    for r in range(points.shape[0]):
+        x, y, z = _led(m, points[r])
+        # Half a voxel each way; the transpose leads a gradient from voxels to mm.
+        gi = _at(values, x - 0.5, y, z) - _at(values, x + 0.5, y, z)
+        gj = _at(values, x, y - 0.5, z) - _at(values, x, y + 0.5, z)
+        gk = _at(values, x, y, z - 0.5) - _at(values, x, y, z + 0.5)
+        length = 0.0
+        for axis in range(3):
+            normals[r, axis] = m[0, axis] * gi + m[1, axis] * gj + m[2, axis] * gk
+            length += normals[r, axis] ** 2
+        for axis in range(3):
+            normals[r, axis] = normals[r, axis] / math.sqrt(length) if length > 0 else np.nan
+
+
+@njit(cache=True, nogil=True)
+def through(cartilage, mask, inverse, points, normals, thickness, end):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Fill `thickness` and `end` (n,), mm: cartilage along normals, and where it was left.
+
+    `cartilage` is smoothed occupancy, whose integral is the thickness; `mask`, as it came, says if
+    there is any: smoothed cartilage spreads over its rim. Thickness is 0 where there is none.
+    """
+    for r in range(points.shape[0]):
+        thickness[r] = end[r] = 0.0
+        if not math.isfinite(points[r, 0] + normals[r, 0]):
             continue
-        nx, ny, nz = nx / length, ny / length, nz / length
-        normal[r, 0], normal[r, 1], normal[r, 2] = nx, ny, nz
-        vx = m[0, 0] * nx + m[0, 1] * ny + m[0, 2] * nz
-        vy = m[1, 0] * nx + m[1, 1] * ny + m[1, 2] * nz
-        vz = m[2, 0] * nx + m[2, 1] * ny + m[2, 2] * nz
-        amount, before = 0.0, 0.0
-        begin, end = np.nan, np.nan
+        p, v = _led(inverse, points[r]), _turned(inverse, normals[r])
+        amount = before = 0.0
         begun = falling = False
         s = -3 * SIGMA_MM
-        while s <= _DEEPEST:
-            here = _at(cartilage, px + s * vx, py + s * vy, pz + s * vz)
-            if not begun and here >= _BEGUN:
+        while s <= DEEPEST_MM:
+            x, y, z = p[0] + s * v[0], p[1] + s * v[1], p[2] + s * v[2]
+            here = _at(cartilage, x, y, z)
+            if not begun:
                 if s > _REACH:
                     break
-                begun = True
-            if begun and here < before and here < 0.5:
+                begun = _at(mask, x, y, z) >= 0.5
+            elif here < before and here < 0.5:
                 falling = True
             # The first gap: nothing is left, or the next piece begins.
-            if falling and (here < BELOW_NOTHING or here > before):
+            if falling and (here < _NOTHING or here > before):
                 break
-            if not begun and s > _REACH:
-                break
-            if here >= 0.5:
-                if np.isnan(begin):
-                    begin = s
-                end = s
             amount += here * _STEP
             before = here
             s += _STEP
-        depth[r, 0], depth[r, 1] = begin, end
-        depth[r, 2] = amount if begun else 0.0
+        if begun:
+            thickness[r], end[r] = amount, s
+
+
+@njit(cache=True, nogil=True)
+def t2_through(cartilage, inverse, t2, to_t2, points, normals, end, least, out):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Fill `out` (n,): mean T2 along normals up to `end`, each depth weighted by its cartilage.
+
+    NaN where less than `least` of the cartilage has a T2.
+    """
+    for r in range(points.shape[0]):
+        p, v = _led(inverse, points[r]), _turned(inverse, normals[r])
+        q, w = _led(to_t2, points[r]), _turned(to_t2, normals[r])
+        total = known = amount = 0.0
+        s = -3 * SIGMA_MM
+        while s < end[r]:
+            here = _at(cartilage, p[0] + s * v[0], p[1] + s * v[1], p[2] + s * v[2])
+            if here > 0:
+                amount += here
+                value = _valid_at(t2, q[0] + s * w[0], q[1] + s * w[1], q[2] + s * w[2])
+                if math.isfinite(value):
+                    total += here * value
+                    known += here
+            s += _STEP
+        out[r] = total / known if known > 0 and known >= least * amount else np.nan
+
+
+@njit(cache=True, nogil=True)
+def crossings(values):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return (n, 3) voxel positions where lines of voxels cross the level 0.5, along all axes."""
+    n0, n1, n2 = values.shape
+    found = np.empty((0, 3))
+    for attempt in range(2):
+        count = 0
+        for i in range(n0):
+            for j in range(n1):
+                for k in range(n2):
+                    a = values[i, j, k]
+                    for axis in range(3):
+                        u, v, w = i + (axis == 0), j + (axis == 1), k + (axis == 2)
+                        if u == n0 or v == n1 or w == n2:
+                            continue
+                        b = values[u, v, w]
+                        if (a >= 0.5) == (b >= 0.5):
+                            continue
+                        if attempt == 1:
+                            found[count, 0], found[count, 1], found[count, 2] = i, j, k
+                            found[count, axis] += (a - 0.5) / (a - b)
+                        count += 1
+        if attempt == 0:
+            found = np.empty((count, 3))
+    return found
+
+
+@njit(cache=True, nogil=True)
+def moments(values, affine, sign, end, length):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return the sum of occupancy and its first moments (3,), voxels, up to `length` mm from `end`.
+
+    Depth is `sign` * z - `end`; a voxel that the cut goes through counts in part.
+    """
+    total = mx = my = mz = 0.0
+    height = max(abs(affine[2, 0]), abs(affine[2, 1]), abs(affine[2, 2]))
+    for i in range(values.shape[0]):
+        for j in range(values.shape[1]):
+            for k in range(values.shape[2]):
+                if values[i, j, k] > 0:
+                    z = affine[2, 0] * i + affine[2, 1] * j + affine[2, 2] * k + affine[2, 3]
+                    share = (length - sign * z + end) / height + 0.5
+                    weight = values[i, j, k] * min(max(share, 0.0), 1.0)
+                    if weight > 0:
+                        total += weight
+                        mx += weight * i
+                        my += weight * j
+                        mz += weight * k
+    return total, np.array([mx, my, mz])

@@ -8,32 +8,36 @@ hardly changes it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Literal, get_args
 
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
 from qmri_lake.errors import InputError, Reason
 from qmri_lake.surface.articular import SURFACE_STATUS, close_area
 from qmri_lake.surface.centre import find_centre
-from qmri_lake.surface.layout import azimuths, directions, mirrored, polar_angles
-from qmri_lake.surface.march import SIGMA_MM, march
+from qmri_lake.surface.layout import (
+    SIZE,
+    azimuths,
+    directions,
+    frame,
+    pixel_areas,
+    polar_angles,
+)
+from qmri_lake.surface.march import meet
+from qmri_lake.surface.occupancy import Occupancy, occupancy_of
+from qmri_lake.surface.thickness import cover_of, mean_t2, normals_of
 
 __all__ = ["spherical_map"]
 
-_SMALLEST_PIECE = 0.001
-"""Pieces of a bone below this share of it are dropped and counted."""
-_SECOND_PIECE = 0.05
-"""Another piece of at least this share of the largest one is worth a flag."""
+Method = Literal["normal", "nearest"]
+
 _CLOSING_MM = 5.0
-_VALID_DEPTH = 0.5
-"""T2 needs values along at least this part of the depth."""
-_DEPTHS = 16
-"""Samples of T2 through the depth of cartilage."""
-_WHOLE = np.ones((3, 3, 3), bool)
+_BEYOND = 20.0
+"""Degrees beyond the window that are looked at, so that its edge is no edge of cartilage."""
+_ELSEWHERE = 0.5
+"""Part of the cartilage's volume that should lie over the surface that the map sees."""
 
 
 def spherical_map(
@@ -46,14 +50,18 @@ def spherical_map(
     t2: ArrayLike | None = None,
     t2_affine: ArrayLike | None = None,
     dess_to_msme: ArrayLike | None = None,
+    method: Method = "normal",
+    axes: ArrayLike | None = None,
     closing: float = _CLOSING_MM,
+    articular: ArrayLike | None = None,
 ) -> xr.Dataset:
     """Map one bone's shape, cartilage thickness and T2 onto a sphere.
 
     Parameters
     ----------
-    bone, cartilage : (slice, row, column) bool
-        Masks of one bone and of its cartilage, on one grid.
+    bone, cartilage : (slice, row, column)
+        On one grid: masks of one bone and its cartilage (bool, or 0 and 1), or labels of
+        `qmri_lake.tissues`, of which this bone's are taken.
     affine : (4, 4)
         Voxel to LPS mm.
     bone_name : {"femur", "tibia", "patella"}
@@ -65,234 +73,175 @@ def spherical_map(
         Of that grid, voxel to LPS mm; needed with `t2`.
     dess_to_msme : (4, 4), optional
         x_t2 = T x_mask in LPS mm; default: both lie in one world.
+    method : {"normal", "nearest"}
+        Thickness along the surface's normal to the first gap, at most 12 mm [assumption], or the
+        distance to the nearest point of the articular surface [group].
+    axes : (3, 3), optional
+        Rows: unit vectors to the left, the back and the top of the bone itself, in LPS. Default:
+        the scanner's axes. [assumption]
     closing : float
-        Gaps in the covered area of twice this many mm are bare bone, not its edge. [assumption]
+        Gaps in the covered area of less than twice this many mm are bare bone, not its edge; a
+        tibia's two sides are closed each for itself. [assumption]
+    articular : (azimuth, polar) bool, optional
+        The articular area, of a template, instead of the closed covered one.
 
     Returns
     -------
     Dataset
         (azimuth, polar), 224 x 224, degrees. `bone_shape`, mm from the centre to the bone's
-        outermost surface; `thickness`, mm along the surface's normal, to the first gap and at most
-        12 mm, 0 where the articular area is bare; `t2`, ms, mean through the full depth, NaN where
-        less than half of it has a value; `surface_status` as `SURFACE_STATUS`; `area`, mm2 a pixel.
-        All but the status are NaN outside the articular area. Attributes: `centre` (LPS mm of the
-        exam itself), `width` (mm), `dropped_pieces`, and `flag`: what is odd, empty where nothing.
+        outermost surface; `thickness`, mm, 0 where the articular area is bare, NaN outside of it;
+        `t2`, ms, mean through the full depth, NaN where less than half of it has a value;
+        `surface_status` as `SURFACE_STATUS`; `area`, mm2 of surface a pixel. All are NaN where no
+        surface is seen, or only the face of the volume that cuts the bone. Attributes: `centre`
+        (LPS mm of the exam itself), `width` (mm), `dropped_pieces`, and `flag`: what is odd, empty
+        where nothing.
 
     Raises
     ------
     InputError
         No bone, no cartilage, none of it on the bone; masks of two sizes; an affine that is not
-        finite or has a spacing of zero; `t2` without `t2_affine`.
+        finite, has a spacing of zero or is not at right angles; `t2` without `t2_affine`.
     NotFoundError
         No such bone.
 
     Notes
     -----
-    Occupancy is smoothed by a Gaussian of 0.6 mm. A sheet of less than 0.4 mm is not seen.
+    Occupancy is smoothed by a Gaussian of 0.6 mm. [group, assumption]
+
+    Examples
+    --------
+    >>> import qmri_lake as ql
+    >>> exam = ql.phantom.knee(ql.phantom.exams(1)[0], shape=(40, 96, 96))
+    >>> ds = ql.surface.spherical_map(
+    ...     exam.dess_bone, exam.dess_cartilage, exam.dess_affine, bone_name="femur", knee="right"
+    ... )
+    >>> dict(ds.sizes), ds.flag
+    ({'azimuth': 224, 'polar': 224}, '')
     """
-    masks = _Masks.checked(bone, cartilage, affine, bone_name, knee)
-    smooth = _smoothed(masks)
-    centre = find_centre(smooth.bone, smooth.affine, bone_name)
-    rays = directions(bone_name)
-    surface, normal, depth = _traced(smooth, centre.place, rays.reshape(-1, 3))
-    covered = np.nan_to_num(depth[:, 2]) > 0
+    step = polar_angles(bone_name, 1)[0] * 2  # says which bones there are
+    columns = SIZE + int(np.ceil(_BEYOND / step))
+    to_map = frame(knee, axes)
+    _check_options(method, closing, articular)
+    occupancy = occupancy_of(bone, cartilage, affine, bone_name, to_map)
+    centre = find_centre(occupancy.bone, occupancy.affine, bone_name)
+    rays = directions(bone_name, columns)
     shape = rays.shape[:2]
-    if not covered.any():
+    surface, points = _surface(occupancy, centre.place, rays)
+    flat = points.reshape(-1, 3)
+    normals = normals_of(occupancy, flat)
+    cover = cover_of(occupancy, flat, normals, method)
+    thickness, covered = cover.thickness.reshape(shape), (cover.thickness > 0).reshape(shape)
+    seen = np.isfinite(surface)
+    cosine = np.einsum("ijk,ijk->ij", normals.reshape(rays.shape), rays)
+    area = pixel_areas(bone_name, surface, cosine)
+    window = np.s_[:, :SIZE]
+    if not covered[window].any():
         raise InputError(
             f"no cartilage on the {bone_name}'s articular side",
             expected="cartilage that lies on the bone, where the map looks",
             where=bone_name,
-            todo="Check the labels and the knee's side.",
+            todo="Check the labels and the affine.",
             reason=Reason.EMPTY_MASK,
         )
-    points = centre.place + surface[:, None] * rays.reshape(-1, 3)
-    articular = close_area(covered.reshape(shape), points.reshape(*shape, 3), closing).ravel()
-    status = np.where(covered, SURFACE_STATUS["covered"], SURFACE_STATUS["not_articular"])
-    status[articular & ~covered] = SURFACE_STATUS["denuded"]
-    cosine = np.einsum("ij,ij->i", normal, rays.reshape(-1, 3))
+    within = (
+        _closed(bone_name, covered, points, closing)[window]
+        if articular is None
+        else np.asarray(articular, bool) & seen[window]
+    )
+    status = np.full((SIZE, SIZE), SURFACE_STATUS["not_articular"], np.uint8)
+    status[within] = SURFACE_STATUS["denuded"]
+    status[covered[window]] = SURFACE_STATUS["covered"]
+    known = status != SURFACE_STATUS["not_articular"]
     made = {
-        "bone_shape": np.where(articular, surface, np.nan),
-        "thickness": np.where(covered, depth[:, 2], np.where(articular, 0.0, np.nan)),
-        "t2": np.full(len(surface), np.nan),
-        "area": np.where(articular, _pixel_areas(bone_name, surface, cosine), np.nan),
+        "bone_shape": surface[window],
+        "thickness": np.where(known, thickness[window], np.nan),
+        "t2": np.full((SIZE, SIZE), np.nan),
+        "area": area[window],
     }
     if t2 is not None:
-        grid = _t2_grid(t2, t2_affine, dess_to_msme, knee)
-        made["t2"][covered] = _t2_through(grid, points[covered], normal[covered], depth[covered])
+        there = np.eye(4) if dess_to_msme is None else np.asarray(dess_to_msme, np.float64)
+        all_t2 = mean_t2(
+            occupancy, flat, normals, cover.end, t2, t2_affine, there @ np.linalg.inv(to_map)
+        ).reshape(shape)
+        made["t2"] = np.where(covered, all_t2, np.nan)[window]
+    flags = list(occupancy.odd)
+    if centre.short_shaft:
+        flags.append("short shaft: its centre is placed by rule")
+    missing = int((~seen[window]).sum())
+    if missing:
+        flags.append(f"{missing} pixels see no end of the {bone_name}: the field of view cuts it")
+    over = float(np.nansum((area * cover.thickness.reshape(shape))[window]))
+    if over < _ELSEWHERE * occupancy.volume:
+        flags.append(
+            f"{over / occupancy.volume:.0%} of the cartilage lies where the map sees the bone"
+        )
+    return _dataset(made, status, bone_name).assign_attrs(
+        bone=bone_name,
+        knee=knee,
+        centre=(np.linalg.inv(to_map)[:3, :3] @ centre.place).tolist(),
+        width=centre.width,
+        dropped_pieces=occupancy.dropped,
+        flag="; ".join(flags),
+    )
+
+
+def _check_options(method: str, closing: float, articular: ArrayLike | None) -> None:
+    faults = []
+    if method not in get_args(Method):
+        faults.append((f"method {method!r}", "normal or nearest"))
+    if not 0 <= closing < np.inf:
+        faults.append((f"closing {closing}", "mm, not negative"))
+    if articular is not None and np.shape(articular) != (SIZE, SIZE):
+        faults.append((f"an articular area of {np.shape(articular)}", f"{SIZE} x {SIZE} pixels"))
+    for found, expected in faults:
+        raise InputError(
+            found, expected=expected, where="spherical map", reason=Reason.UNREADABLE_VALUE
+        )
+
+
+def _surface(
+    occupancy: Occupancy, centre: NDArray[np.float64], rays: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return rho (azimuth, polar) and the points; NaN where no surface, or only a cut, is met."""
+    surface = np.empty(rays.shape[0] * rays.shape[1])
+    flat = np.ascontiguousarray(rays.reshape(-1, 3))
+    meet(occupancy.bone, occupancy.inverse, centre, flat, surface)
+    points = centre + surface[:, None] * flat
+    cut = occupancy.cut(points)
+    surface[cut], points[cut] = np.nan, np.nan
+    return surface.reshape(rays.shape[:2]), points.reshape(rays.shape)
+
+
+def _closed(
+    bone: str, covered: NDArray[np.bool_], points: NDArray[np.float64], radius: float
+) -> NDArray[np.bool_]:
+    if bone != "tibia":
+        return close_area(covered, points, radius)
+    # Between its plateaus bone was never covered, however near they are.
+    medial = (azimuths() > 0)[:, None]
+    return (close_area(covered & medial, points, radius) & medial) | (
+        close_area(covered & ~medial, points, radius) & ~medial
+    )
+
+
+def _dataset(
+    made: dict[str, NDArray[np.float64]], status: NDArray[np.uint8], bone: str
+) -> xr.Dataset:
     units = {"bone_shape": "mm", "thickness": "mm", "t2": "ms", "area": "mm2"}
-    flags = [*masks.odd, *(["short shaft: its centre is placed by rule"] * centre.short_shaft)]
+    dims = ("azimuth", "polar")
     found = xr.Dataset(
         {
-            name: (("azimuth", "polar"), values.reshape(shape).astype(np.float32),
-                   {"units": units[name]})
+            name: (dims, values.astype(np.float32), {"units": units[name]})
             for name, values in made.items()
         },
         coords={
             "azimuth": ("azimuth", azimuths(), {"units": "degrees"}),
-            "polar": ("polar", polar_angles(bone_name), {"units": "degrees"}),
+            "polar": ("polar", polar_angles(bone), {"units": "degrees"}),
         },
-        attrs={
-            "bone": bone_name,
-            "centre": (mirrored(np.eye(4), knee)[:3, :3] @ centre.place).tolist(),
-            "width": centre.width,
-            "dropped_pieces": masks.dropped,
-            "flag": "; ".join(flags),
-        },
-    )  # fmt: skip
-    found["surface_status"] = (
-        ("azimuth", "polar"), status.reshape(shape).astype(np.uint8),
-        {"flag_values": list(SURFACE_STATUS.values()),
-         "flag_meanings": " ".join(SURFACE_STATUS)},
-    )  # fmt: skip
+    )
+    flags = {
+        "flag_values": list(SURFACE_STATUS.values()),
+        "flag_meanings": " ".join(SURFACE_STATUS),
+    }
+    found["surface_status"] = (dims, status, flags)
     return found
-
-
-@dataclass(frozen=True)
-class _Masks:
-    """What a map is made of, checked, of a right knee."""
-
-    bone: NDArray[np.bool_]
-    cartilage: NDArray[np.bool_]
-    affine: NDArray[np.float64]
-    dropped: int
-    odd: tuple[str, ...]
-
-    @classmethod
-    def checked(
-        cls, bone: ArrayLike, cartilage: ArrayLike, affine: ArrayLike, name: str, knee: str
-    ) -> _Masks:
-        directions(name)  # says which bones there are
-        whole, tissue = (np.asarray(mask) != 0 for mask in (bone, cartilage))
-        if whole.ndim != 3 or whole.shape != tissue.shape:
-            raise InputError(
-                f"masks of {whole.shape} and {tissue.shape} voxels",
-                expected="bone and cartilage on one grid of three axes",
-                where=name,
-                reason=Reason.GRID_MISMATCH,
-            )
-        matrix = _checked_affine(affine, name)
-        for mask, what in ((whole, name), (tissue, "cartilage")):
-            if not mask.any():
-                raise InputError(
-                    f"no {what}", expected=f"voxels of the {name} and of its cartilage",
-                    where=name, reason=Reason.EMPTY_MASK,
-                )  # fmt: skip
-        pieces, count = ndimage.label(whole, _WHOLE)
-        sizes = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
-        largest = pieces == int(sizes.argmax()) + 1
-        others = np.delete(sizes, sizes.argmax())
-        odd = [f"the {name} is in {1 + n} pieces"
-               for n in [int((others >= _SECOND_PIECE * sizes.max()).sum())] if n]  # fmt: skip
-        dropped = int((others < _SMALLEST_PIECE * sizes.max()).sum())
-        return cls(largest, tissue, mirrored(matrix, knee), dropped, tuple(odd))
-
-
-def _checked_affine(affine: ArrayLike, where: str) -> NDArray[np.float64]:
-    matrix = np.asarray(affine, np.float64)
-    good = matrix.shape == (4, 4) and bool(np.isfinite(matrix).all())
-    if not good or abs(np.linalg.det(matrix[:3, :3])) < 1e-9:
-        raise InputError(
-            "an affine with a spacing of zero" if good else "no finite affine",
-            expected="4 x 4 numbers, voxel to mm",
-            where=where,
-            reason=Reason.GRID_MISMATCH,
-        )
-    return matrix
-
-
-@dataclass(frozen=True)
-class _Smooth:
-    """Occupancy of bone and cartilage, smoothed, cropped to what they reach."""
-
-    bone: NDArray[np.float32]
-    cartilage: NDArray[np.float32]
-    affine: NDArray[np.float64]
-
-
-def _smoothed(masks: _Masks) -> _Smooth:
-    sigma = SIGMA_MM / np.linalg.norm(masks.affine[:3, :3], axis=0)
-    margin = np.ceil(4 * sigma).astype(int)
-    either = masks.bone | masks.cartilage
-    box = []
-    for axis in range(3):
-        lines = np.flatnonzero(either.any(axis=tuple({0, 1, 2} - {axis})))
-        box.append(slice(int(lines[0]), int(lines[-1]) + 1))
-    # Beyond the edge of the volume there is nothing: what it cuts off ends there.
-    around = [(int(n), int(n)) for n in margin + 1]
-    bone, cartilage = (
-        ndimage.gaussian_filter(
-            np.pad(mask[tuple(box)].astype(np.float32), around), sigma, mode="constant"
-        )
-        for mask in (masks.bone, masks.cartilage)
-    )
-    affine = masks.affine.copy()
-    first = np.array([s.start for s in box]) - (margin + 1)
-    affine[:3, 3] += affine[:3, :3] @ first
-    return _Smooth(bone, cartilage, affine)
-
-
-def _traced(
-    smooth: _Smooth, centre: NDArray[np.float64], rays: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """March along all rays: distance of the surface, its normal, and the cartilage behind it."""
-    affine = smooth.affine
-    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(smooth.bone.shape) - 1)
-    places = corners @ affine[:3, :3].T + affine[:3, 3]
-    farthest = float(np.linalg.norm(places - centre, axis=1).max())
-    n = len(rays)
-    surface, normal, depth = np.empty(n), np.empty((n, 3)), np.empty((n, 3))
-    inverse = np.ascontiguousarray(np.linalg.inv(affine)[:3])
-    march(smooth.bone, smooth.cartilage, inverse, centre, np.ascontiguousarray(rays), farthest,
-          surface, normal, depth)  # fmt: skip
-    return surface, normal, depth
-
-
-def _pixel_areas(
-    bone: str, surface: NDArray[np.float64], cosine: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return what a pixel covers of the surface, mm2: rho^2 sin(polar) / (n.r) a unit of angle."""
-    polar = np.deg2rad(polar_angles(bone))
-    step = (polar[1] - polar[0]) * 2 * np.pi / len(azimuths())
-    sine = np.tile(np.sin(polar), len(azimuths()))
-    area: NDArray[np.float64] = surface**2 * sine * step / np.where(cosine > 0, cosine, np.nan)
-    return area
-
-
-@dataclass(frozen=True)
-class _T2Grid:
-    values: NDArray[np.float64]
-    from_mm: NDArray[np.float64]
-
-
-def _t2_grid(
-    t2: ArrayLike, affine: ArrayLike | None, transform: ArrayLike | None, knee: str
-) -> _T2Grid:
-    """Return T2 and the way from a right knee's mm to its voxels."""
-    if affine is None:
-        raise InputError("t2 without t2_affine", expected="both", where="spherical map")
-    there = np.eye(4) if transform is None else np.asarray(transform, np.float64)
-    own = np.linalg.inv(_checked_affine(affine, "t2")) @ there @ mirrored(np.eye(4), knee)
-    return _T2Grid(np.asarray(t2, np.float64), own)
-
-
-def _t2_through(
-    grid: _T2Grid, points: NDArray[Any], normal: NDArray[Any], depth: NDArray[Any]
-) -> NDArray[np.float64]:
-    """Return the mean T2 along the normal, through the full depth; trilinear over valid voxels."""
-    share = (np.arange(_DEPTHS) + 0.5) / _DEPTHS
-    along = depth[:, :1] + (depth[:, 1:2] - depth[:, :1]) * share
-    places = points[:, None] + along[..., None] * normal[:, None]
-    index = places @ grid.from_mm[:3, :3].T + grid.from_mm[:3, 3]
-    valid = np.isfinite(grid.values)
-    at = index.reshape(-1, 3).T
-    weight = ndimage.map_coordinates(
-        valid.astype(np.float64), at, order=1, mode="constant", cval=0.0
-    )
-    total = ndimage.map_coordinates(
-        np.where(valid, grid.values, 0.0), at, order=1, mode="constant", cval=0.0
-    )
-    known = weight.reshape(along.shape) >= _VALID_DEPTH
-    values = total.reshape(along.shape) / np.where(known, weight.reshape(along.shape), 1.0)
-    count = known.sum(axis=1)
-    mean = np.where(known, values, 0.0).sum(axis=1) / np.maximum(count, 1)
-    return np.where(count >= _VALID_DEPTH * _DEPTHS, mean, np.nan)

@@ -7,45 +7,15 @@ import pytest
 import xarray as xr
 from numpy.typing import NDArray
 
-from qmri_lake.errors import InputError, NotFoundError
-from qmri_lake.surface import SURFACE_STATUS, spherical_map
+from qmri_lake.surface import SURFACE_STATUS, directions, spherical_map
 from tests.conftest import Judge
+from tests.surface.bodies import POLE, RIM, ball, femur_with_shaft, grid, places, uneven
 
-SPACING = (0.7, 0.365, 0.365)
-"""mm, of OAI's DESS."""
 M = np.diag([-1.0, 1.0, 1.0, 1.0])
-POLE = {"femur": (0, 0, -1), "tibia": (0, 0, 1), "patella": (0, 1, 0)}
-RIM = 0.3
-"""Cosine of the angle from the pole at which the cartilage ends."""
-
-
-def grid(half: float, turn: float = 0.0, shift: float = 0.0) -> tuple[NDArray, tuple[int, ...]]:
-    """Return a sagittal affine around the origin, turned about x and shifted, and its shape."""
-    shape = tuple(int(2 * half / s) for s in SPACING)
-    affine = np.eye(4)
-    affine[:3, :3] = np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]]) * SPACING
-    c, s = np.cos(turn), np.sin(turn)
-    affine[:3, :3] = np.array([[1, 0, 0], [0, c, -s], [0, s, c]]) @ affine[:3, :3]
-    affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2) + shift
-    return affine, shape
-
-
-def places(affine: NDArray, shape: tuple[int, ...]) -> NDArray:
-    return np.moveaxis(np.indices(shape), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
-
-
-def ball(bone: str, radius: float, thickness: float, affine: NDArray, shape: tuple[int, ...]):
-    """Return a ball and a shell of cartilage around its pole, but for a bare patch."""
-    p = places(affine, shape)
-    r = np.linalg.norm(p, axis=-1)
-    along = p @ np.array(POLE[bone], float)
-    return r < radius, (r >= radius) & (r < radius + thickness) & (along > RIM * r)
 
 
 def truth(found: xr.Dataset, bone: str, radius: float) -> tuple[NDArray, NDArray]:
     """Return the distance to the ball from the map's centre, and mm to the cartilage's rim."""
-    from qmri_lake.surface import directions
-
     rays, centre = directions(bone), np.array(found.attrs["centre"])
     along = rays @ centre
     rho = -along + np.sqrt(along**2 + radius**2 - centre @ centre)
@@ -77,8 +47,9 @@ def test_spherical_map__shells(bone: str, thickness: float, judge: Judge) -> Non
     assert (found.surface_status.values[inside >= 1] == SURFACE_STATUS["covered"]).all()
     assert (found.surface_status.values[inside < -2] == SURFACE_STATUS["not_articular"]).all()
     assert np.isnan(found.thickness.values[inside < -2]).all()
-    covered = found.area.values[inside > 0].sum()
-    assert covered == pytest.approx(2 * np.pi * radius**2 * (1 - RIM), rel=0.03) or bone != "femur"
+    covered = float(found.area.where(found.surface_status == SURFACE_STATUS["covered"]).sum())
+    if bone != "tibia":  # whose window is smaller than the shell
+        assert covered == pytest.approx(2 * np.pi * radius**2 * (1 - RIM), rel=0.02)
 
 
 def test_spherical_map__an_ellipsoid_with_uneven_cartilage(judge: Judge) -> None:
@@ -92,8 +63,6 @@ def test_spherical_map__an_ellipsoid_with_uneven_cartilage(judge: Judge) -> None
     low = p[..., 2] < -0.3 * np.linalg.norm(p, axis=-1)
     found = spherical_map(f < 1, (f >= 1) & (distance < wanted) & low, affine,
                           bone_name="femur", knee="right")  # fmt: skip
-    from qmri_lake.surface import directions
-
     rays, centre = directions("femur"), np.array(found.attrs["centre"])
     a = ((rays / radii) ** 2).sum(-1)
     b = ((rays / radii) * (centre / radii)).sum(-1)
@@ -109,17 +78,6 @@ def test_spherical_map__an_ellipsoid_with_uneven_cartilage(judge: Judge) -> None
         f"{np.sqrt((thickness**2).mean()):.3f}, bias {thickness.mean():.3f}",
         passed=np.sqrt((shape_error**2).mean()) < 0.2 and np.sqrt((thickness**2).mean()) < 0.15,
     )
-
-
-def uneven(affine: NDArray, shape: tuple[int, ...]) -> tuple[NDArray, NDArray]:
-    """Return a lopsided femur and its cartilage, thicker on the medial side (+x, right knee)."""
-    p = places(affine, shape)
-    f = np.linalg.norm(p / np.array([30.0, 22.0, 24.0]), axis=-1)
-    shifted = np.linalg.norm((p - [9, 4, -3]) / np.array([15.0, 18.0, 21.0]), axis=-1)
-    body = np.minimum(f, shifted)
-    low = p[..., 2] < -0.25 * np.linalg.norm(p, axis=-1)
-    thickness = (2.0 + 0.04 * p[..., 0]) / 22
-    return body < 1, (body >= 1) & (body < 1 + thickness) & low
 
 
 def test_spherical_map__a_mirrored_knee_called_left_is_the_same(judge: Judge) -> None:
@@ -146,19 +104,6 @@ def test_spherical_map__a_mirrored_knee_called_left_is_the_same(judge: Judge) ->
     assert kept.attrs["centre"] == pytest.approx(np.array(right.attrs["centre"]) * [-1, 1, 1])
     medial = right.azimuth > 0
     assert right.thickness.where(medial).mean() > right.thickness.where(~medial).mean() + 0.3
-
-
-def femur_with_shaft(
-    length: float, turn: float = 0.0, shift: float = 0.0
-) -> tuple[NDArray, NDArray, NDArray]:
-    """Return condyles with a shaft that ends `length` mm above their lowest point."""
-    affine, shape = grid(56, turn, shift)
-    p = places(affine, shape)
-    condyles = np.linalg.norm((p - [0, 0, -20]) / np.array([30.0, 22.0, 22.0]), axis=-1) < 1
-    shaft = (np.hypot(p[..., 0], p[..., 1]) < 14) & (p[..., 2] > -20)
-    bone = (condyles | shaft) & (p[..., 2] < -42 + length)
-    wide = np.linalg.norm((p - [0, 0, -20]) / np.array([32.0, 24.0, 24.0]), axis=-1) < 1
-    return bone, wide & ~condyles & (p[..., 2] < -22), affine
 
 
 def test_spherical_map__another_grid_of_the_same_knee(judge: Judge) -> None:
@@ -216,8 +161,6 @@ def test_spherical_map__t2_that_is_known_on_the_surface(judge: Judge) -> None:
     t2 = np.where((r > 19) & (r < 23.5) & (p[..., 2] < 0), field, np.nan)
     found = spherical_map(bone, cartilage, affine, bone_name="femur", knee="right",
                           t2=t2, t2_affine=coarse, dess_to_msme=moved)  # fmt: skip
-    from qmri_lake.surface import directions
-
     _, inside = truth(found, "femur", 20)
     rho = found.bone_shape.values[..., None] + 1.25
     middle = np.array(found.attrs["centre"]) + rho * directions("femur")
@@ -244,44 +187,3 @@ def test_spherical_map__a_bare_patch_is_denuded_and_not_outside() -> None:
     assert float(found.area.where(bare).sum()) == pytest.approx(np.pi * 3.5**2, rel=0.35)
     assert (found.thickness.where(bare, 0) == 0).all()
     assert (found.bone_shape.where(bare).notnull() == bare).all()
-
-
-def test_spherical_map__bad_input_is_an_error_and_never_zeros() -> None:
-    affine, shape = grid(25)
-    bone, cartilage = ball("femur", 20, 2, affine, shape)
-    nothing = np.zeros_like(bone)
-    right = {"bone_name": "femur", "knee": "right"}
-    with pytest.raises(InputError, match="no femur"):
-        spherical_map(nothing, cartilage, affine, **right)
-    with pytest.raises(InputError, match="no cartilage"):
-        spherical_map(bone, nothing, affine, **right)
-    with pytest.raises(InputError, match="no cartilage on the tibia's articular side"):
-        spherical_map(bone, cartilage, affine, bone_name="tibia", knee="right")
-    with pytest.raises(InputError, match="spacing of zero"):
-        spherical_map(bone, cartilage, np.diag([0.7, 0.0, 0.4, 1.0]), **right)
-    with pytest.raises(InputError, match="no finite affine"):
-        spherical_map(bone, cartilage, np.full((4, 4), np.nan), **right)
-    with pytest.raises(InputError, match="on one grid"):
-        spherical_map(bone[1:], cartilage, affine, **right)
-    with pytest.raises(InputError, match="knee 'middle'"):
-        spherical_map(bone, cartilage, affine, bone_name="femur", knee="middle")
-    with pytest.raises(NotFoundError, match="no bone 'fibula'"):
-        spherical_map(bone, cartilage, affine, bone_name="fibula", knee="right")
-    with pytest.raises(InputError, match="t2 without t2_affine"):
-        spherical_map(bone, cartilage, affine, **right, t2=np.ones(shape))
-
-
-def test_spherical_map__pieces_are_dropped_counted_and_flagged() -> None:
-    affine, shape = grid(28)
-    bone, cartilage = ball("femur", 16, 2, affine, shape)
-    alone = spherical_map(bone, cartilage, affine, bone_name="femur", knee="right")
-    bone[2:4, 2:5, 2:5] = True
-    again = spherical_map(bone, cartilage, affine, bone_name="femur", knee="right")
-    assert (again.attrs["dropped_pieces"], again.attrs["flag"]) == (1, "")
-    np.testing.assert_allclose(again.bone_shape, alone.bone_shape, atol=1e-3)
-    p = places(affine, shape)
-    bone |= np.linalg.norm(p - [0, 0, 24.5], axis=-1) < 7.5
-    assert (
-        "in 2 pieces"
-        in spherical_map(bone, cartilage, affine, bone_name="femur", knee="right").attrs["flag"]
-    )

@@ -1,0 +1,202 @@
+"""Masks of a bone and its cartilage, checked, cropped and smoothed, so that they have a surface."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+
+from qmri_lake.errors import InputError, Reason
+from qmri_lake.surface.march import SIGMA_MM
+from qmri_lake.tissues import BONE, CARTILAGE, NO_MASK
+
+__all__ = ["CARTILAGE_OF", "Occupancy", "checked_affine", "occupancy_of"]
+
+CARTILAGE_OF = {"femur": "femoral", "tibia": "tibial", "patella": "patellar"}
+"""The cartilage of each bone, as `qmri_lake.tissues.CARTILAGE` calls it."""
+
+_SECOND_PIECE = 0.001
+"""Smaller pieces of a bone are dropped and counted; one of this share of the largest is odd."""
+_WHOLE = np.ones((3, 3, 3), bool)
+_SQUARE = 1e-3
+"""Cosine between two array axes up to which they count as at right angles."""
+
+
+@dataclass(frozen=True)
+class Occupancy:
+    """What a map is made of: one piece of bone, its cartilage, on a box with empty edges."""
+
+    bone: NDArray[np.float32]
+    """Smoothed by 0.6 mm, 0 to 1."""
+    cartilage: NDArray[np.float32]
+    mask: NDArray[np.uint8]
+    """Cartilage as it came."""
+    affine: NDArray[np.float64]
+    """(4, 4) voxel to mm, in the frame of the map."""
+    low: NDArray[np.float64]
+    """(3,) centre of the volume's first voxel, in voxels of the box; `high`, of its last one."""
+    high: NDArray[np.float64]
+    volume: float
+    """Of the cartilage, mm3."""
+    dropped: int
+    """Pieces of bone that are not part of the map."""
+    odd: tuple[str, ...]
+    """What is strange about the masks, in words."""
+
+    @property
+    def inverse(self) -> NDArray[np.float64]:
+        """(3, 4) mm to voxel."""
+        return np.ascontiguousarray(np.linalg.inv(self.affine)[:3])
+
+    def cut(self, points: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return which points (n, 3), mm, lie on a face of the volume, where no bone ends."""
+        m = self.inverse
+        index = points @ m[:, :3].T + m[:, 3]
+        # A surface of the last voxels alone lies half a voxel beyond their centres.
+        beyond = (index < self.low - 0.2) | (index > self.high + 0.2)
+        return np.asarray(beyond.any(axis=-1))
+
+
+def occupancy_of(
+    bone: ArrayLike,
+    cartilage: ArrayLike,
+    affine: ArrayLike,
+    name: str,
+    frame: NDArray[np.float64],
+) -> Occupancy:
+    """Check masks, or take those of a bone from labels, and smooth them.
+
+    Parameters
+    ----------
+    bone, cartilage : (slice, row, column)
+        Masks (bool, or 0 and 1), or labels of `qmri_lake.tissues`.
+    affine : (4, 4)
+        Voxel to LPS mm.
+    name : {"femur", "tibia", "patella"}
+    frame : (4, 4)
+        LPS mm to the axes of the map.
+    """
+    whole, tissue = _masks(np.asarray(bone), np.asarray(cartilage), name)
+    matrix = frame @ checked_affine(affine, name)
+    spacing = np.linalg.norm(matrix[:3, :3], axis=0)
+    largest, others = _largest_piece(whole)
+    odd = []
+    large = int((others >= _SECOND_PIECE * largest.sum()).sum())
+    if large:
+        odd.append(f"the {name} is in {1 + large} pieces: only the largest is mapped")
+    # Beyond the edge of the volume there is nothing: what it cuts off ends there.
+    sigma = SIGMA_MM / spacing
+    margin = np.ceil(4 * sigma).astype(int) + 1
+    box = _box(largest | tissue)
+    around = [(int(n), int(n)) for n in margin]
+    bone_box, mask = (np.pad(m[box].astype(np.uint8), around) for m in (largest, tissue))
+    smooth = [
+        ndimage.gaussian_filter(m.astype(np.float32), sigma, mode="constant")
+        for m in (bone_box, mask)
+    ]
+    first = np.array([s.start for s in box]) - margin
+    matrix[:3, 3] += matrix[:3, :3] @ first
+    return Occupancy(
+        bone=smooth[0],
+        cartilage=smooth[1],
+        mask=mask,
+        affine=matrix,
+        low=-first.astype(np.float64),
+        high=np.array(whole.shape) - 1.0 - first,
+        volume=float(np.count_nonzero(tissue) * spacing.prod()),
+        dropped=len(others),
+        odd=tuple(odd),
+    )
+
+
+def checked_affine(affine: ArrayLike, where: str) -> NDArray[np.float64]:
+    """Return an affine as float64; refuse one that is not finite, flat, or not at right angles."""
+    matrix = np.asarray(affine, np.float64)
+    fault = ""
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+        fault = "no finite affine"
+    else:
+        spacing = np.linalg.norm(matrix[:3, :3], axis=0)
+        if not (spacing > 1e-6).all():
+            fault = f"an affine with a spacing of zero: {spacing.round(4).tolist()} mm"
+        else:
+            unit = matrix[:3, :3] / spacing
+            if not np.allclose(unit.T @ unit, np.eye(3), atol=_SQUARE):
+                fault = "an affine whose axes are not at right angles"
+    if fault:
+        raise InputError(
+            fault,
+            expected="4 x 4 numbers, voxel to LPS mm",
+            where=where,
+            reason=Reason.INCONSISTENT_GEOMETRY,
+        )
+    return matrix
+
+
+def _masks(
+    bone: NDArray[Any], cartilage: NDArray[Any], name: str
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    if bone.ndim != 3 or bone.shape != cartilage.shape:
+        raise InputError(
+            f"masks of {bone.shape} and {cartilage.shape} voxels",
+            expected="bone and cartilage on one grid of three axes",
+            where=name,
+            reason=Reason.GRID_MISMATCH,
+        )
+    for given, what in ((bone, "bone"), (cartilage, "cartilage")):
+        if given.dtype.kind not in "bui":
+            raise InputError(
+                f"{what} of {given.dtype}", expected="a mask, or labels", where=name,
+                reason=Reason.UNREADABLE_VALUE,
+            )  # fmt: skip
+        if given.dtype.kind != "b" and (given == NO_MASK).any():
+            raise InputError(
+                f"voxels of {what} that are 255, which is no mask",
+                expected="a label in every voxel",
+                where=name,
+                todo="Crop the volume to its extent; segment it first if it never was.",
+                reason=Reason.ABSENT_EXAM,
+            )
+    values = 1, 1
+    # Two arrays of 0 and 1 are masks: of labels at least one would know more than one tissue.
+    if (
+        max((int(m.max()) for m in (bone, cartilage) if m.dtype.kind != "b" and m.size), default=0)
+        > 1
+    ):
+        values = BONE[name], CARTILAGE[CARTILAGE_OF[name]]
+    found = []
+    for given, value, what in zip(
+        (bone, cartilage), values, (name, f"{CARTILAGE_OF[name]} cartilage"), strict=True
+    ):
+        mask = given if given.dtype.kind == "b" else given == value
+        if not mask.any():
+            raise InputError(
+                f"no {what}", expected=f"voxels of the {name} and of its cartilage",
+                where=name, reason=Reason.EMPTY_MASK,
+            )  # fmt: skip
+        found.append(mask)
+    return found[0], found[1]
+
+
+def _box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """Return the box that holds a mask: axis by axis, the rest already cut to it."""
+    box = [slice(None)] * 3
+    for axis in range(3):
+        lines = np.flatnonzero(mask[tuple(box)].any(axis=tuple({0, 1, 2} - {axis})))
+        box[axis] = slice(int(lines[0]), int(lines[-1]) + 1)
+    return tuple(box)
+
+
+def _largest_piece(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
+    """Return the largest piece and the voxel counts of the others."""
+    box = _box(mask)
+    pieces, count = ndimage.label(mask[box], _WHOLE)
+    if count == 1:
+        return mask, np.empty(0, np.intp)
+    sizes = np.bincount(pieces.ravel())[1:]
+    largest = np.zeros_like(mask)
+    largest[box] = pieces == sizes.argmax() + 1
+    return largest, np.delete(sizes, sizes.argmax())

@@ -1,0 +1,123 @@
+"""Cartilage over points of a bone's surface: how thick it is, and its mean T2."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial import cKDTree
+
+from qmri_lake.errors import InputError, Reason
+from qmri_lake.surface.march import crossings, downhill, t2_through, through
+from qmri_lake.surface.occupancy import Occupancy, checked_affine
+
+__all__ = ["Cover", "cover_of", "mean_t2", "normals_of"]
+
+_VALID_DEPTH = 0.5
+"""T2 needs values along at least this part of the cartilage. [assumption]"""
+
+Points = NDArray[np.float64]
+
+
+class Cover(NamedTuple):
+    """Cartilage over points of a surface."""
+
+    thickness: NDArray[np.float64]
+    """(n,) mm; 0 where there is none."""
+    end: NDArray[np.float64]
+    """(n,) where the way along the normal left it, mm from the surface."""
+
+
+def normals_of(occupancy: Occupancy, points: Points) -> Points:
+    """Return the bone's outward unit normals (n, 3) at points of its surface; NaN for NaN."""
+    out = np.empty_like(points)
+    downhill(occupancy.bone, occupancy.inverse, points, out)
+    return out
+
+
+def cover_of(
+    occupancy: Occupancy,
+    points: Points,
+    normals: Points,
+    method: Literal["normal", "nearest"] = "normal",
+) -> Cover:
+    """Measure cartilage over points of a bone's surface.
+
+    Parameters
+    ----------
+    occupancy : Occupancy
+    points, normals : (n, 3)
+        In the frame of `occupancy`, mm; NaN counts as bare.
+    method : {"normal", "nearest"}
+        Along the normal to the first gap, at most 12 mm: the integral of smoothed occupancy, which
+        smoothing leaves as it was. Or the distance to the nearest point of the articular surface:
+        where the normals of the whole bone, two or three a mm, leave cartilage.
+    """
+    along = _along(occupancy, points, normals)
+    if method == "normal":
+        return along
+    start = crossings(occupancy.bone) @ occupancy.affine[:3, :3].T + occupancy.affine[:3, 3]
+    outward = normals_of(occupancy, start)
+    depth = _along(occupancy, start, outward).thickness
+    tip = start + depth[:, None] * outward
+    covered, nearest = along.thickness > 0, np.zeros(len(points))
+    if covered.any():
+        nearest[covered] = cKDTree(tip[depth > 0]).query(points[covered])[0]
+    return Cover(nearest, along.end)
+
+
+def _along(occupancy: Occupancy, points: Points, normals: Points) -> Cover:
+    thickness, end = np.empty(len(points)), np.empty(len(points))
+    through(occupancy.cartilage, occupancy.mask, occupancy.inverse, points, normals, thickness, end)
+    return Cover(thickness, end)
+
+
+def mean_t2(
+    occupancy: Occupancy,
+    points: Points,
+    normals: Points,
+    end: NDArray[np.float64],
+    t2: ArrayLike,
+    t2_affine: ArrayLike | None,
+    to_t2: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return the mean T2 (n,) through the full depth of cartilage over points, ms.
+
+    Parameters
+    ----------
+    occupancy, points, normals, end
+        As of `cover_of`.
+    t2 : (slice, row, column)
+        ms; NaN where there is none.
+    t2_affine : (4, 4)
+        Voxel to LPS mm of the series that T2 comes from.
+    to_t2 : (4, 4)
+        From the frame of `occupancy` to those mm.
+
+    Returns
+    -------
+    (n,) float64
+        Each depth weighted by the smoothed cartilage there, trilinear over voxels that have a
+        value; NaN where less than half of the depth has one.
+    """
+    values = np.asarray(t2)
+    if t2_affine is None:
+        raise InputError(
+            "t2 without t2_affine", expected="both", where="spherical map",
+            todo="Give the affine of the grid that T2 was fitted on.",
+        )  # fmt: skip
+    if values.ndim != 3 or values.dtype.kind != "f":
+        raise InputError(
+            f"t2 of {values.dtype} with shape {values.shape}",
+            expected="floats (slice, row, column), NaN where there is no T2",
+            where="spherical map",
+            reason=Reason.UNREADABLE_VALUE,
+        )
+    matrix = (np.linalg.inv(checked_affine(t2_affine, "t2")) @ to_t2)[:3]
+    out = np.empty(len(points))
+    t2_through(
+        occupancy.cartilage, occupancy.inverse, values, np.ascontiguousarray(matrix), points,
+        normals, end, _VALID_DEPTH, out,
+    )  # fmt: skip
+    return out
