@@ -24,6 +24,8 @@ _WHOLE = np.ones((3, 3, 3), bool)
 _SQUARE = 1e-3
 """Cosine between two array axes up to which they count as at right angles."""
 
+Affine = NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class Occupancy:
@@ -112,20 +114,24 @@ def occupancy_of(
     )
 
 
-def checked_affine(affine: ArrayLike, where: str) -> NDArray[np.float64]:
-    """Return an affine as float64; refuse one that is not finite, flat, or not at right angles."""
+def checked_affine(affine: ArrayLike, where: str, *, square: bool = True) -> Affine:
+    """Return an affine as float64; refuse one that is not finite, or flat, or not at right angles.
+
+    Smoothing needs right angles; interpolating in a grid (`square` False) does not.
+    """
     matrix = np.asarray(affine, np.float64)
     fault = ""
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
         fault = "no finite affine"
     else:
         spacing = np.linalg.norm(matrix[:3, :3], axis=0)
+        unit = matrix[:3, :3] / np.maximum(spacing, 1e-6)
         if not (spacing > 1e-6).all():
             fault = f"an affine with a spacing of zero: {spacing.round(4).tolist()} mm"
-        else:
-            unit = matrix[:3, :3] / spacing
-            if not np.allclose(unit.T @ unit, np.eye(3), atol=_SQUARE):
-                fault = "an affine whose axes are not at right angles"
+        elif square and not np.allclose(unit.T @ unit, np.eye(3), atol=_SQUARE):
+            fault = "an affine whose axes are not at right angles"
+        elif abs(np.linalg.det(unit)) < _SQUARE:
+            fault = "an affine whose axes lie in one plane"
     if fault:
         raise InputError(
             fault,

@@ -114,7 +114,7 @@ def mean_t2(
             where="spherical map",
             reason=Reason.UNREADABLE_VALUE,
         )
-    matrix = (np.linalg.inv(checked_affine(t2_affine, "t2")) @ to_t2)[:3]
+    matrix = (np.linalg.inv(checked_affine(t2_affine, "t2", square=False)) @ to_t2)[:3]
     out = np.empty(len(points))
     t2_through(
         occupancy.cartilage, occupancy.inverse, values, np.ascontiguousarray(matrix), points,

@@ -122,6 +122,7 @@ def test_spherical_map__a_sheared_grid_is_refused() -> None:
         ({"axes": np.diag([1, 1, -1])}, "axes"),
         ({"t2": np.ones((3, 3), float), "t2_affine": np.eye(4)}, "t2 of float64"),
         ({"t2": np.ones((3, 3, 3), float), "t2_affine": np.zeros((4, 4))}, "spacing of zero"),
+        ({"t2": np.ones((3, 3, 3), float), "t2_affine": np.ones((4, 4))}, "lie in one plane"),
     ],
 )
 def test_spherical_map__odd_options_are_refused(option: dict[str, object], words: str) -> None:

@@ -52,3 +52,33 @@ def test_spherical_map__medial_cartilage_lies_at_positive_azimuth(
     covered = found.surface_status == SURFACE_STATUS["covered"]
     rows = found.azimuth.where(covered.any("polar"), drop=True)
     assert bool(((rows > 0) == medial).all())
+
+
+def test_spherical_map__a_real_femur_with_less_of_its_shaft(real_data: Path, judge: Judge) -> None:
+    mask = ql.read_mask(real_data / KNEE)
+    labels = np.asarray(mask.labels)
+    femur, cartilage = labels == 5, labels == 1
+    whole = spherical_map(femur, cartilage, mask.affine, bone_name="femur", knee="right")
+    z = sum(
+        mask.affine[2, axis] * np.arange(n).reshape([-1 if k == axis else 1 for k in range(3)])
+        for axis, n in enumerate(labels.shape)
+    )
+    above = (z - z[femur].min()) / whole.attrs["width"]
+    at = {
+        share: spherical_map(femur & (above < share), cartilage, mask.affine,
+                             bone_name="femur", knee="right")
+        for share in (0.90, 0.70)
+    }  # fmt: skip
+    same = float(np.abs(at[0.90].bone_shape - whole.bone_shape).max())
+    same = max(same, float(np.abs(at[0.90].thickness - whole.thickness).max()))
+    covered = whole.surface_status == SURFACE_STATUS["covered"]
+    moved = np.abs(at[0.70].bone_shape - whole.bone_shape).where(covered)
+    p99 = float(moved.quantile(0.99))
+    judge(
+        "real knee / a femur cut at 0.90 and at 0.70 of its width",
+        required="within 1e-3 mm; shape within 0.5 mm, 99 % of covered pixels",
+        measured=f"{same:.1e} mm; {p99:.2f} mm, RMS {float(np.sqrt((moved**2).mean())):.2f}",
+        passed=same < 1e-3 and p99 < 0.5,
+    )
+    assert at[0.90].attrs["flag"] == ""
+    assert at[0.70].attrs["flag"] == "short shaft: its centre is placed by rule"

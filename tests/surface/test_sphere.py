@@ -55,28 +55,40 @@ def test_spherical_map__shells(bone: str, thickness: float, judge: Judge) -> Non
 def test_spherical_map__an_ellipsoid_with_uneven_cartilage(judge: Judge) -> None:
     radii = np.array([36.0, 26.0, 28.0])
     affine, shape = grid(41)
+
+    def level(p: NDArray) -> NDArray:
+        return np.linalg.norm(p / radii, axis=-1)
+
+    def within(p: NDArray) -> NDArray:
+        # Where cartilage of a thickness that changes along x ends, to first order in depth.
+        slope = np.linalg.norm(p / radii**2, axis=-1) / np.maximum(level(p), 1e-9)
+        return level(p) - 1 < (2.5 + np.sin(p[..., 0] / 9)) * slope
+
     p = places(affine, shape)
-    f = np.linalg.norm(p / radii, axis=-1)
-    gradient = p / radii**2 / np.maximum(f, 1e-9)[..., None]
-    distance = (f - 1) * f / np.maximum(np.linalg.norm(gradient, axis=-1) * f, 1e-9)
-    wanted = 2.5 + np.sin(p[..., 0] / 9)
     low = p[..., 2] < -0.3 * np.linalg.norm(p, axis=-1)
-    found = spherical_map(f < 1, (f >= 1) & (distance < wanted) & low, affine,
+    found = spherical_map(level(p) < 1, (level(p) >= 1) & within(p) & low, affine,
                           bone_name="femur", knee="right")  # fmt: skip
     rays, centre = directions("femur"), np.array(found.attrs["centre"])
     a = ((rays / radii) ** 2).sum(-1)
     b = ((rays / radii) * (centre / radii)).sum(-1)
     rho = (-b + np.sqrt(b**2 - a * (((centre / radii) ** 2).sum() - 1))) / a
     points = centre + rho[..., None] * rays
+    normal = points / radii**2
+    normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
+    inside, outside = np.zeros(rho.shape), np.full(rho.shape, 8.0)
+    for _ in range(20):  # bisect the true thickness, along the true normal
+        middle = (inside + outside) / 2
+        still = within(points + middle[..., None] * normal)
+        inside, outside = np.where(still, middle, inside), np.where(still, outside, middle)
     deep = points[..., 2] < -0.3 * np.linalg.norm(points, axis=-1) - 4.5
     shape_error = (found.bone_shape.values - rho)[deep]
-    thickness = found.thickness.values[deep] - (2.5 + np.sin(points[..., 0] / 9))[deep]
+    error = (found.thickness.values - inside)[deep]
+    rmse, form = np.sqrt((error**2).mean()), np.sqrt((shape_error**2).mean())
     judge(
         "spherical map / ellipsoid 36 x 26 x 28 mm, cartilage 1.5 to 3.5 mm",
-        required="shape RMSE < 0.2 mm; thickness within 0.15 mm RMSE of its first-order formula",
-        measured=f"shape {np.sqrt((shape_error**2).mean()):.3f}, thickness "
-        f"{np.sqrt((thickness**2).mean()):.3f}, bias {thickness.mean():.3f}",
-        passed=np.sqrt((shape_error**2).mean()) < 0.2 and np.sqrt((thickness**2).mean()) < 0.15,
+        required="4 mm inside the rim: thickness bias < 0.02, RMSE < 0.08; shape RMSE < 0.2 mm",
+        measured=f"bias {error.mean():.3f}, RMSE {rmse:.3f}; shape {form:.3f} mm",
+        passed=abs(error.mean()) < 0.02 and rmse < 0.08 and form < 0.2,
     )
 
 
@@ -135,7 +147,6 @@ def test_spherical_map__the_shaft_changes_nothing_above_the_crop(judge: Judge) -
         for bone, cartilage, affine in (femur_with_shaft(n) for n in (85, 56, 42))
     ]
     above = float(np.nanmax(np.abs(made[1].bone_shape - made[0].bone_shape)))
-    cut = float(np.nanmax(np.abs(made[2].bone_shape - made[0].bone_shape)))
     judge(
         "spherical map / a femur's shaft cut above the crop",
         required="within 1e-3 mm",
@@ -144,7 +155,6 @@ def test_spherical_map__the_shaft_changes_nothing_above_the_crop(judge: Judge) -
     )
     assert "short shaft" in made[2].attrs["flag"]
     assert made[0].attrs["flag"] == ""
-    assert cut < 8  # by a rule for real knees: this one is no knee
 
 
 def test_spherical_map__t2_that_is_known_on_the_surface(judge: Judge) -> None:
