@@ -18,6 +18,7 @@ _HOME = {
     "Lake": "lake",
     "Skip": "steps",
     "Variable": "variables",
+    "articular_template": "surface.template",
     "cluster": "compute",
     "create_lake": "lake",
     "fit_t2": "relaxometry.step",
@@ -29,6 +30,7 @@ _HOME = {
     "read_mask": "masks.files",
     "register": "registration",
     "segment": "segmentation.step",
+    "spherical_maps": "surface.step",
     "step": "steps",
     "tissue": "masks",
 }
@@ -43,6 +45,7 @@ __all__ = [
     "Skip",
     "Variable",
     "__version__",
+    "articular_template",
     "catalog",
     "cluster",
     "create_lake",
@@ -62,6 +65,7 @@ __all__ = [
     "report",
     "segment",
     "segmentation",
+    "spherical_maps",
     "statistics",
     "step",
     "surface",
@@ -95,6 +99,8 @@ if TYPE_CHECKING:
     from qmri_lake.relaxometry.step import fit_t2
     from qmri_lake.segmentation.step import segment
     from qmri_lake.steps import Skip, step
+    from qmri_lake.surface.step import spherical_maps
+    from qmri_lake.surface.template import articular_template
     from qmri_lake.variables import Variable
 
 

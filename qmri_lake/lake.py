@@ -200,6 +200,7 @@ class Lake:
             f"{group}/{name}": Variable.from_array(group, name, array)
             for group in self.groups()
             for name, array in self.root[group].arrays()
+            if array.metadata.dimension_names[0] in ("exam", "visit")  # else it is a coordinate
         }
 
     # -- choosing and loading ------------------------------------------------------------------

@@ -250,7 +250,8 @@ def load_own_steps() -> None:
     """Import our own steps: they register, and declare their variables, when they are imported."""
     import qmri_lake.registration
     import qmri_lake.relaxometry.step
-    import qmri_lake.segmentation.step  # noqa: F401
+    import qmri_lake.segmentation.step
+    import qmri_lake.surface.step  # noqa: F401
 
 
 def find_step(which: str | Step) -> Step:

@@ -35,13 +35,14 @@ from qmri_lake.errors import (
     Reason,
     UnknownRefError,
 )
-from qmri_lake.variables import EXAM_CHUNK, Variable
+from qmri_lake.variables import EXAM_CHUNK, Coordinate, Variable
 
 __all__ = [
     "BRANCH",
     "Node",
     "commit",
     "create_array",
+    "create_coordinate",
     "create_repository",
     "disk_full",
     "first_line",
@@ -234,6 +235,26 @@ def create_array(
         dimension_names=(variable.first_axis, *variable.dims),
         attributes=variable.attributes(),
     )
+
+
+def create_coordinate(group: Node, coordinate: Coordinate) -> None:
+    """Store what the places along a dimension are called, and let stock xarray know it."""
+    values = np.asarray(coordinate.values)
+    text = values.dtype.kind == "U"
+    attributes = {"long_name": coordinate.description}
+    if coordinate.unit:
+        attributes["units"] = coordinate.unit
+    array = group.create_array(
+        coordinate.name,
+        shape=values.shape,
+        dtype=np.dtypes.StringDType() if text else values.dtype,
+        dimension_names=coordinate.dims,
+        attributes=attributes,
+    )
+    array[...] = values.astype(object) if text else values
+    if coordinate.dims != (coordinate.name,):  # those named as their dimension are known anyway
+        known = str(group.attrs.get("coordinates", "")).split()
+        group.attrs["coordinates"] = " ".join([*known, coordinate.name])
 
 
 def commit(

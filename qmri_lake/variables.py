@@ -18,7 +18,9 @@ import numpy as np
 from qmri_lake import tissues
 from qmri_lake.errors import NotFoundError, VariableError, printable
 
-__all__ = ["FIXED_SIZES", "REGISTRY", "Registry", "Variable", "decode_flags", "sizes_of"]
+__all__ = [
+    "FIXED_SIZES", "REGISTRY", "Coordinate", "Registry", "Variable", "decode_flags", "sizes_of",
+]  # fmt: skip
 
 EXAM_CHUNK = 4096
 """Exams in one chunk of a small array: a column of 47,078 exams is read in 12 chunks."""
@@ -31,6 +33,21 @@ _INNER_SLICES = {"dess": 16, "msme": 4}
 
 _FLOAT_FILL = "no value"
 Flags = Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Coordinate:
+    """What the places along a dimension are called, the same for all exams: names, or degrees.
+
+    It is stored once in the group, so that stock xarray selects by it too.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    values: tuple[Any, ...]
+    """Names or numbers; nested tuples for two dims."""
+    description: str
+    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +81,8 @@ class Variable:
         The step that produces it.
     sizes : mapping, optional
         Sizes of dimensions that only this variable has.
+    coordinates : tuple of Coordinate
+        Of its dimensions, stored beside it.
     """
 
     group: str
@@ -78,6 +97,7 @@ class Variable:
     flags: Flags | None = None
     step: str = ""
     sizes: Mapping[str, int] = field(default_factory=dict)
+    coordinates: tuple[Coordinate, ...] = ()
 
     def __post_init__(self) -> None:
         if self.fill is None:

@@ -18,7 +18,7 @@ import zarr
 from qmri_lake.errors import NotFoundError, printable
 from qmri_lake.index import KEYS, exam_key
 from qmri_lake.status import STATE, declare_status, write_run
-from qmri_lake.storage import Node, create_array, open_root
+from qmri_lake.storage import Node, create_array, create_coordinate, open_root
 from qmri_lake.variables import EXAM_CHUNK, Variable, with_variant
 
 __all__ = ["Change", "append_exams", "declare", "fill_shape", "write_table"]
@@ -105,6 +105,9 @@ def declare(
         if name not in group:
             length = 0 if variable.group in OWN_AXIS else exam_count(root)
             create_array(group, variable, name, length, fixed)
+        for coordinate in variable.coordinates:
+            if coordinate.name not in group:
+                create_coordinate(group, coordinate)
 
 
 def group_sizes(root: Node, group: str) -> dict[str, int]:

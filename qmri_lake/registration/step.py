@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from qmri_lake.compute import one_exam_a_block
-from qmri_lake.errors import InputError, NotFoundError, Reason
+from qmri_lake.pairs import VOLUME, check_same_exams, check_variables, check_whole, refuse_part
 from qmri_lake.registration.carry import (
     MASK_RULES,
     MaskRule,
@@ -28,9 +28,10 @@ __all__ = ["register", "register_exam"]
 Method = Literal["mutual_information", "scanner"]
 
 _METHODS: tuple[str, ...] = get_args(Method)
-_VOLUME = ("slice", "row", "column")
 _LEAST_SHARE = 0.9
 """Less of the cartilage inside the MSME's field of view is flagged."""
+
+_BY_SCANNER = ", or use method='scanner'"
 
 _SMALL = (
     "dess_to_msme", "mutual_information_before", "mutual_information_after", "registration_status",
@@ -69,7 +70,7 @@ def register_exam(
     found = _place(labels, affine, target_affine, images)
     carried = carry_labels(labels, affine, target_affine, shape, found.transform, mask=mask)
     result = xr.Dataset(
-        {"dess_to_msme": (("world", "voxel"), found.transform), "cartilage": (_VOLUME, carried),
+        {"dess_to_msme": (("world", "voxel"), found.transform), "cartilage": (VOLUME, carried),
          **dict(zip(_SMALL[1:], (found.before, found.after, np.uint8(found.status)), strict=True))}
     )  # fmt: skip
     inside = share_inside(labels, affine, target_affine, shape, found.transform)
@@ -153,8 +154,8 @@ def register(
     check_option("mask", mask, MASK_RULES, "register")
     by_images = method == "mutual_information"
     _check_pair(dess, msme, by_images)
-    renamed = {dim: f"dess_{dim}" for dim in _VOLUME}
-    drop = [dim for dim in _VOLUME if dim in dess.coords]
+    renamed = {dim: f"dess_{dim}" for dim in VOLUME}
+    drop = [dim for dim in VOLUME if dim in dess.coords]
     inputs = {
         "labels": dess["cartilage"].drop_vars(drop).rename(renamed),
         "affine": dess["affine"],
@@ -169,11 +170,11 @@ def register(
         inputs["target_extent"] = msme["extent"]
     core = {
         "labels": [*renamed.values()], "image": [*renamed.values()],
-        "target_image": ["echo", *_VOLUME], "extent": ["axis"], "target_extent": ["axis"],
+        "target_image": ["echo", *VOLUME], "extent": ["axis"], "target_extent": ["axis"],
     }  # fmt: skip
     index = tuple(
         np.asarray(msme[dim] if dim in msme.coords else np.arange(msme.sizes[dim]), np.float64)
-        for dim in _VOLUME
+        for dim in VOLUME
     )
     names = (*_SMALL, "cartilage")
     made = xr.apply_ufunc(
@@ -185,7 +186,7 @@ def register(
         dask="parallelized",
         output_dtypes=[np.dtype(REGISTRY[f"msme/{name}"].dtype) for name in names],
         dask_gufunc_kwargs={
-            "output_sizes": {dim: len(i) for dim, i in zip(_VOLUME, index, strict=True)}
+            "output_sizes": {dim: len(i) for dim, i in zip(VOLUME, index, strict=True)}
         },
         keep_attrs=False,
     )
@@ -202,45 +203,14 @@ def register(
 def _check_pair(dess: xr.Dataset, msme: xr.Dataset, by_images: bool) -> None:
     """Refuse Datasets of other exams, or that lack something."""
     images = ("image",) if by_images else ()
-    for group, ds, names in (
-        ("dess", dess, ("cartilage", "affine", *images)),
-        ("msme", msme, ("affine", *images)),
-    ):
-        for name in (*names, *_VOLUME):
-            if name not in (ds if name in names else ds.dims):
-                raise NotFoundError(
-                    f"no {'variable' if name in names else 'dimension'} {name!r} in {group}",
-                    expected=", ".join(names),
-                    where="register",
-                    todo=f"Load group {group}.",
-                )
-    exams = [
-        np.atleast_1d(ds["exam"].values).tolist() if "exam" in ds.coords else [None]
-        for ds in (dess, msme)
-    ]
-    if ("exam" in dess.dims) != ("exam" in msme.dims) or (
-        exams[0] != exams[1] and [None] not in exams
-    ):
-        raise InputError(
-            f"{len(exams[0])} exams in dess and {len(exams[1])} in msme, not the same ones",
-            expected="the same exams in the same order",
-            where="register",
-            todo="Load both with one cohort: "
-            "lake.cohort().require('dess/cartilage').require('msme/image').",
-            reason=Reason.ABSENT_EXAM,
-        )
-    for name, ds in (("DESS", dess), ("MSME", msme))[: 1 + by_images]:
-        for dim in _VOLUME:
-            if dim in ds.coords and (ds[dim].values != np.arange(ds.sizes[dim])).any():
-                raise _partial(name, f" along {dim}")
-
-
-def _partial(name: str, how: str = "") -> InputError:
-    by_scanner = ", or use method='scanner'" if name == "MSME" else ""
-    return InputError(
-        f"a part of the {name}{how}", expected="whole volumes", where="register",
-        todo=f"Select voxels of the result{by_scanner}.",
-    )  # fmt: skip
+    check_variables(dess, "dess", ("cartilage", "affine", *images), "register")
+    check_variables(msme, "msme", ("affine", *images), "register")
+    check_same_exams(
+        dess, msme, "register", "lake.cohort().require('dess/cartilage').require('msme/image')."
+    )
+    check_whole(dess, "DESS", "register")
+    if by_images:
+        check_whole(msme, "MSME", "register", _BY_SCANNER)
 
 
 def _register_block(*arrays: Any, names: list[str], **options: Any) -> Any:
@@ -275,7 +245,7 @@ def _register_inside(
     images = []
     if "image" in exam:
         if "target_extent" in exam and (within > [len(i) for i in index]).any():
-            raise _partial("MSME")
+            raise refuse_part("MSME", "register", todo=_BY_SCANNER)
         target_box = tuple(slice(0, len(i)) for i in inside)
         images = [exam["image"][tuple(box)], exam["target_image"][(slice(None), *target_box)]]
     found = _place(labels, exam["affine"], exam["target_affine"], images)

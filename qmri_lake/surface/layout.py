@@ -17,9 +17,12 @@ from numpy.typing import ArrayLike, NDArray
 from qmri_lake.errors import InputError, NotFoundError, Reason, did_you_mean
 
 __all__ = [
-    "POLAR_MAX", "SIZE", "azimuths", "directions", "frame", "mirrored", "pixel_areas",
+    "BONES", "POLAR_MAX", "SIZE", "azimuths", "directions", "frame", "mirrored", "pixel_areas",
     "polar_angles",
 ]  # fmt: skip
+
+BONES = ("patella", "tibia", "femur")
+"""In the order of a lake's maps."""
 
 SIZE = 224
 """Rows and columns of a map."""

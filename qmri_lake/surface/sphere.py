@@ -29,7 +29,7 @@ from qmri_lake.surface.march import meet
 from qmri_lake.surface.occupancy import Occupancy, occupancy_of
 from qmri_lake.surface.thickness import cover_of, mean_t2, normals_of
 
-__all__ = ["spherical_map"]
+__all__ = ["Method", "check_options", "spherical_map"]
 
 Method = Literal["normal", "nearest"]
 
@@ -121,7 +121,7 @@ def spherical_map(
     step = polar_angles(bone_name, 1)[0] * 2  # says which bones there are
     columns = SIZE + int(np.ceil(_BEYOND / step))
     to_map = frame(knee, axes)
-    _check_options(method, closing, articular)
+    check_options(method, closing, articular)
     occupancy = occupancy_of(bone, cartilage, affine, bone_name, to_map)
     centre = find_centre(occupancy.bone, occupancy.affine, bone_name)
     rays = directions(bone_name, columns)
@@ -185,7 +185,8 @@ def spherical_map(
     )
 
 
-def _check_options(method: str, closing: float, articular: ArrayLike | None) -> None:
+def check_options(method: str, closing: float, articular: ArrayLike | None) -> None:
+    """Refuse options that no map can be made with."""
     faults = []
     if method not in get_args(Method):
         faults.append((f"method {method!r}", "normal or nearest"))
