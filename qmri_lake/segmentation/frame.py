@@ -16,6 +16,9 @@ __all__ = ["Frame"]
 Box = tuple[slice, slice, slice]
 Size = tuple[int, int, int]
 
+_SURE = 1e-4
+"""A network's smaller probabilities say no more than that it is sure."""
+
 _MEDIAL_X = {"right": 1.0, "left": -1.0}
 """Sign of LPS x towards the middle of the body, for each knee."""
 
@@ -38,7 +41,7 @@ class Frame:
     """Images are divided by this percentile of the voxels that are left; None: as they are."""
     shrink: tuple[int, int, int] = (1, 1, 1)
     """Slices, rows, columns that are averaged into one voxel: less to compute, and coarser. What
-    comes back is linear between their centres. [assumption]"""
+    comes back is linear between their centres, in log-odds. [assumption]"""
 
     def __post_init__(self) -> None:
         if self.crop is not None:
@@ -284,13 +287,20 @@ def _majority(labels: NDArray[Any], block: Size) -> NDArray[Any]:
 
 
 def _enlarged(probabilities: NDArray[Any], shape: Size, block: Size) -> NDArray[np.float32]:
-    """Return probabilities on the finer grid, linear between the centres of the blocks."""
+    """Return probabilities on the finer grid, log-odds linear between the centres of the blocks.
+
+    Probabilities themselves rise from 0 to 1 within a block or two, so that a boundary between two
+    lines of them would lie where the blocks lie; their log-odds are about linear there.
+    """
+    odds = np.log(np.clip(probabilities, _SURE, 1), dtype=np.float32)
     for axis, (size, n) in enumerate(zip(shape, block, strict=True), start=1):
-        at = np.clip((np.arange(size) + 0.5) / n - 0.5, 0, probabilities.shape[axis] - 1)
+        at = np.clip((np.arange(size) + 0.5) / n - 0.5, 0, odds.shape[axis] - 1)
         low = np.floor(at).astype(int)
-        high = np.minimum(low + 1, probabilities.shape[axis] - 1)
+        high = np.minimum(low + 1, odds.shape[axis] - 1)
         share = (at - low).astype(np.float32)
         share = share.reshape([-1 if k == axis else 1 for k in range(4)])
-        below = np.take(probabilities, low, axis=axis)
-        probabilities = below + share * (np.take(probabilities, high, axis=axis) - below)
-    return probabilities
+        below = np.take(odds, low, axis=axis)
+        odds = below + share * (np.take(odds, high, axis=axis) - below)
+    enlarged: NDArray[np.float32] = np.exp(odds)
+    enlarged /= enlarged.sum(axis=0)
+    return enlarged

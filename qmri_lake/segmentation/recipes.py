@@ -166,6 +166,18 @@ _SMALL: Mapping[str, Mapping[str, Any]] = {
         "validation": 1,
     },
 }
+_FINE: Mapping[str, Any] = {
+    "frame": Frame(medial_first=True, crop=None, shrink=(2, 2, 2)),
+    "patch": (32, 40, 40),
+    "steps": 200,
+    "copies": 0,
+    "validation": 1,
+}
+_SMALL_VIEWS: Mapping[tuple[str, str], Mapping[str, Any]] = {
+    ("bones", "cross_entropy"): _FINE, ("bones", "confidence_penalty"): _FINE,
+}  # fmt: skip
+"""Bone networks that see pieces of a finer view: beside one that sees the whole, they err
+elsewhere, and they know better where a surface lies."""
 _SURE_FIRST = ("combined", "cross_entropy", "confidence_penalty", "dice", "plain_dice")
 """Losses of the small bone networks: a few members are those that learn most in so few steps."""
 _SMALL_RATES: Mapping[str, float] = {"plain_dice": 1.5e-3}
@@ -208,7 +220,7 @@ def recipes(task: str, preset: str = "paper", members: int | None = None) -> lis
         found = [
             replace(
                 recipe,
-                **_SMALL[recipe.name],
+                **{**_SMALL[recipe.name], **_SMALL_VIEWS.get((task, recipe.loss), {})},
                 **_SMALL_TRAINING,
                 learning_rate=_SMALL_RATES.get(recipe.loss, 4e-3),
             )

@@ -123,6 +123,21 @@ def test_image__not_finite() -> None:
         Frame(False, None).image(image, affine(0.7), "left")
 
 
+def test_back__from_a_coarse_view_is_linear_in_log_odds() -> None:
+    # A boundary that a sure network puts beside a block's centre stays there.
+    odds = np.array([-6.0, -2.0, 4.0])
+    coarse = 1 / (1 + np.exp(-odds))
+    seen = np.stack([1 - coarse, coarse])[:, :, None, None]
+    frame = Frame(False, None, None, shrink=(4, 1, 1))
+    fine = frame.back(seen, (12, 1, 1), affine(0.7), "left")[:, :, 0, 0]
+    np.testing.assert_allclose(fine.sum(axis=0), 1, rtol=1e-6)
+    at = np.clip((np.arange(12) + 0.5) / 4 - 0.5, 0, 2)
+    np.testing.assert_allclose(np.log(fine[1] / fine[0]), np.interp(at, range(3), odds), atol=1e-4)
+    certain = frame.back(np.eye(2)[:, [0, 0, 1], None, None], (12, 1, 1), affine(0.7), "left")
+    assert np.isfinite(certain).all()
+    assert certain[0, 0] == pytest.approx(1, abs=2e-4)
+
+
 def test_back__another_size() -> None:
     with pytest.raises(InputError, match=r"found an array of \(4, 5, 6\); expected \(3, 3, 3\)"):
         Frame(False, (3, 3, 3)).back(np.ones((2, 4, 5, 6)), (4, 5, 6), affine(0.7), "left")

@@ -158,9 +158,10 @@ def test_train__from_references_to_networks(
     assert [network.name for network in networks] == ["bone_3d-1", "bone_3d-2"]
     assert [network.card["seed"] for network in networks] == [0, 1]
     assert networks[0].card["split"] == networks[1].card["split"]
-    # Prepared once for both: two exams that train, with their copies, and two that validate.
-    copies = recipes("bones", "small")[0].copies
-    assert len(list((out / "cache").iterdir())) == 2 * (1 + copies) + 2
+    # Of each view: two exams that train, with their copies, and those that validate.
+    views = recipes("bones", "small", 2)
+    prepared = sum(2 * (1 + r.copies) + min(r.validation or 2, 2) for r in views)
+    assert len(list((out / "cache").iterdir())) == prepared
     for changed, words in (
         (["--seed", "1"], "an ensemble of seed 0; expected 1"),
         (["--preset", "paper"], "an ensemble of preset small"),
