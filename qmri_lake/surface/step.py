@@ -39,10 +39,16 @@ _NAMES = (
 _SIZES = {"bone": len(BONES), "biomarker": len(BIOMARKERS), "azimuth": SIZE, "polar": SIZE}
 
 
-def _variable(name: str, dims: tuple[str, ...], dtype: str, *words: str, **more: Any) -> Variable:
+def _variable(
+    name: str, dims: tuple[str, ...], dtype: str, description: str, unit: str, absent: str,
+    **more: Any,
+) -> Variable:  # fmt: skip
     sizes = {dim: _SIZES[dim] for dim in dims if dim in _SIZES}
     known = tuple(c for c in _NAMES if set(c.dims) <= set(dims))
-    return Variable("sphere", name, dims, dtype, *words, sizes=sizes, coordinates=known, **more)
+    return Variable(
+        "sphere", name, dims, dtype, description, unit, absent, sizes=sizes, coordinates=known,
+        **more,
+    )  # fmt: skip
 
 
 VARIABLES = (
@@ -290,11 +296,10 @@ def _map_block(*arrays: Any, names: list[str], **options: Any) -> Any:
     """Map a Dask block of any number of exams, one after another."""
     if arrays[0].ndim == 3:
         return tuple(_map_inside(dict(zip(names, arrays, strict=True)), **options))
-    out = _Maps.empty(len(arrays[0]))
+    out: tuple[NDArray[Any], ...] = _Maps.empty(len(arrays[0]))
     for row, exam in enumerate(zip(*arrays, strict=True)):
-        for values, value in zip(
-            out, _map_inside(dict(zip(names, exam, strict=True)), **options), strict=True
-        ):
+        made = _map_inside(dict(zip(names, exam, strict=True)), **options)
+        for values, value in zip(out, made, strict=True):
             values[row] = value
     return tuple(out)
 

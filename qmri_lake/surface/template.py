@@ -54,12 +54,14 @@ def articular_template(
             f"no exam with maps and {query}", expected="at least one", where="articular_template",
             todo="Run step sphere first, or give another query=.",
         )  # fmt: skip
-    status = chosen.load("sphere")["surface_status"]
+    status = cohort.lake.load("sphere", chosen)["surface_status"]
     seen = (status >= min(SURFACE_STATUS.values())) & (status <= max(SURFACE_STATUS.values()))
     covered = (status == SURFACE_STATUS["covered"]).sum("exam")
-    area = (covered >= share * seen.any(("azimuth", "polar")).sum("exam")) & (covered > 0)
-    return area.rename("articular").assign_attrs(
-        long_name="Articular area", exams=len(chosen), query=query, share=share
+    area: xr.DataArray = covered >= share * seen.any(("azimuth", "polar")).sum("exam")
+    return (
+        (area & (covered > 0))
+        .rename("articular")
+        .assign_attrs(long_name="Articular area", exams=len(chosen), query=query, share=share)
     )
 
 
