@@ -46,16 +46,33 @@ def _colours(plane: xr.Dataset) -> np.ndarray:
     return layer
 
 
+def strategies_figure(maps: xr.Dataset) -> Figure:
+    """Draw a bone's maps as each strategy merges them; (biomarker, azimuth, polar)."""
+    fig = Figure(figsize=(11.5, 7.6), layout="constrained")
+    for ax, strategy in zip(fig.subplots(2, 3).ravel(), ql.fusion.STRATEGIES, strict=True):
+        image = ql.fusion.merge(maps, strategy)
+        ax.imshow(np.clip(image.transpose("azimuth", "polar", "channel"), 0, 1))
+        ax.set_title(strategy, fontsize=12)
+        ax.set_yticks([55.5, 111.5, 167.5], ["lateral", "anterior", "medial"])
+        ax.set_xticks([-0.5, 223.5], ["distal", f"{ql.surface.POLAR_MAX['femur']:.0f} degrees"])
+        ax.set_xlabel(image.channels.replace(", ", "\n"), fontsize=9)
+    return fig
+
+
 def main() -> None:
     """Make a lake of a few exams and draw."""
     with tempfile.TemporaryDirectory() as folder:
         archive = write_archive(Path(folder) / "archive", exams=3, shape=SHAPE)
         lake = ql.ingest(archive.path, f"{folder}/oai.lake", masks=archive.truth).lake
         lake.run("t2")
+        lake.run("sphere")
         msme = lake.load("msme", exam=EXAM).isel(exam=0)
         figures = {
             "explanation/images/phantom.png": phantom_figure(lake),
             "tutorial/images/t2.png": exam_figure(lake.load("dess", exam=EXAM).isel(exam=0), msme),
+            "tutorial/images/strategies.png": strategies_figure(
+                lake.load("sphere", exam=EXAM).isel(exam=0).sel(bone="femur").compute()
+            ),
         }
         for name, figure in figures.items():
             (DOCS / name).parent.mkdir(exist_ok=True)

@@ -21,6 +21,7 @@ NOTE = "<!-- Written by `python -m docs.generate`; change the code instead. -->\
 GROUPS = {
     "dess": "DESS: the anatomical series, 0.7 x 0.36 x 0.36 mm",
     "msme": "MSME: the multi-echo spin-echo series that T2 comes from",
+    "sphere": "Spherical maps of the bones: 224 x 224 directions from a centre in each",
     "clinical": "Clinical columns, joined on the exams",
     "visit": "Every clinical row of every visit, with or without an MRI (its own axis, `visit`)",
 }

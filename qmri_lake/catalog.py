@@ -36,6 +36,7 @@ _PROSE = {
     "visit": "The same for every visit of every patient, with or without an MRI",
     "dess": "DESS images, their geometry and labels",
     "msme": "Multi-echo spin-echo images, their geometry, labels and T2 maps",
+    "sphere": "Spherical maps of bone shape, cartilage thickness and T2",
 }
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from qmri_lake.lake import Lake, create_lake
+from qmri_lake.phantom.knee import Truth
+from qmri_lake.steps import load_own_steps
 from qmri_lake.storage import commit, open_root
 from qmri_lake.variables import REGISTRY, sizes_of
 from qmri_lake.writing import Change, append_exams, declare, write_table
@@ -115,4 +118,74 @@ def add_dess(lake: Lake, shape: tuple[int, int, int] = (6, 16, 8)) -> Lake:
         change(session)
 
     commit(lake.repo, build, "Add DESS images")
+    return lake.refresh()
+
+
+def add_maps(lake: Lake) -> Lake:
+    """Declare the groups that steps make after T2, without a value."""
+    load_own_steps()
+
+    def build(session):
+        root = open_root(session.store, "r+")
+        for group in ("sphere", "region"):
+            if made := REGISTRY.group(group):
+                declare(root, made, {dim: n for v in made for dim, n in v.sizes.items()})
+
+    commit(lake.repo, build, "Add maps")
+    return lake.refresh()
+
+
+def knee_lake(
+    path: Path,
+    knees: Sequence[Truth],
+    change_exam: Callable[[int, dict[str, np.ndarray]], None] | None = None,
+) -> Lake:
+    """A lake with the true masks, registration and T2 in cartilage of synthetic knees.
+
+    `change_exam` may spoil the arrays of an exam, by path; one that it removes is not there.
+    """
+    steps = ("segment_bones", "segment_cartilage", "register", "t2")
+    load_own_steps()
+    lake = create_lake(str(path))
+    largest = [np.max([k.dess_bone.shape for k in knees], axis=0),
+               np.max([k.msme_cartilage.shape for k in knees], axis=0)]  # fmt: skip
+
+    def build(session):
+        rows = [(k.exam.patient.number, k.exam.visit.month, k.exam.side) for k in knees]
+        append_exams(session, pd.DataFrame(rows, columns=["patient", "timepoint", "knee"]))
+        root = open_root(session.store, "r+")
+        for group, size in zip(("dess", "msme"), largest, strict=True):
+            shape = tuple(map(int, size)) if group == "dess" else (7, *map(int, size))
+            for step in (f"ingest_{group}", *steps):
+                made = [v for v in REGISTRY.made_by(step) if v.group == group]
+                if made:
+                    declare(root, made, sizes_of(group, shape))
+        change = Change(runs={1: {"step": "import", "parameters": {}, "version": "1"}})
+        for row, knee in enumerate(knees):
+            t2 = np.where(np.isin(knee.msme_cartilage, (1, 2, 3)), knee.t2, np.nan)
+            arrays = {
+                "dess/bone": knee.dess_bone, "dess/cartilage": knee.dess_cartilage,
+                "dess/affine": knee.dess_affine, "dess/extent": np.array(knee.dess_bone.shape),
+                "msme/cartilage": knee.msme_cartilage, "msme/t2": t2.astype(np.float32),
+                "msme/affine": knee.msme_affine, "msme/extent": np.array(t2.shape),
+                "msme/echo_time": ECHO_TIME, "msme/dess_to_msme": knee.dess_to_msme,
+            }  # fmt: skip
+            if change_exam is not None:
+                change_exam(row, arrays)
+            for name, values in arrays.items():
+                if root[name].dtype.kind == "f" and values.ndim < 3:
+                    change.set_small(name, row, values)
+                elif name.endswith("extent"):
+                    change.set_small(name, row, values)
+                else:
+                    root[name][(row, *(slice(0, n) for n in values.shape))] = values
+            made_by = {"ingest_dess": "dess/affine", "ingest_msme": "msme/affine"}
+            made_by |= dict(zip(steps, ("dess/bone", "dess/cartilage", "msme/cartilage", "msme/t2"),
+                                strict=True))  # fmt: skip
+            for step, product in made_by.items():
+                if product in arrays:
+                    change.set_state(step, row, "done", 1)
+        change(session)
+
+    commit(lake.repo, build, "Add exams")
     return lake.refresh()

@@ -27,7 +27,7 @@ from qmri_lake.errors import (
     QueryError,
     UnknownRefError,
 )
-from tests.fixtures import add_clinical, add_dess, add_visits, array_lake
+from tests.fixtures import add_clinical, add_dess, add_maps, add_visits, array_lake
 
 CATALOGS = Path(__file__).parents[1] / "catalogs"
 QUERY = "knee == 'right' and kl >= 2"
@@ -41,7 +41,7 @@ def project(tmp_path_factory):
     lake = array_lake(folder / "demo" / "oai.lake", 8)
     add_visits(add_clinical(lake, kl=[0, 1, 2, 3, 4, np.nan, 2, 0]))
     lake.tag("v1")
-    add_dess(lake)
+    add_maps(add_dess(lake))
     shutil.copytree(folder / "demo" / "oai.lake", folder / "oai.lake")
     return folder
 
@@ -61,13 +61,13 @@ def _refuse(*_args, **_kwargs):
 
 
 def test_catalog__lists_its_entries(cat):
-    assert sorted(cat) == ["clinical", "dess", "msme", "visit"]
+    assert set(cat) >= {"clinical", "dess", "msme", "sphere", "visit"}
     assert "msme" in cat
     assert "nosuch" not in cat
     assert {"query", "lake_ref"} <= set(cat.user_parameters)
 
 
-@pytest.mark.parametrize("group", ["clinical", "dess", "msme", "visit"])
+@pytest.mark.parametrize("group", ["clinical", "dess", "msme", "sphere", "visit"])
 def test_read__without_parameters_is_the_whole_lake(cat, lake, group):
     with dask.config.set(scheduler=_refuse):
         ds = cat[group].read()
@@ -176,7 +176,8 @@ def test_open_catalog__says_what_there_is(project):
     for wrong in (lambda: cat.nosuch, lambda: cat["nosuch"], lambda: cat(query=QUERY).nosuch):
         with pytest.raises(QmriLakeError) as caught:
             wrong()
-        assert "no entry 'nosuch'; expected one of clinical, dess, msme, visit" in str(caught.value)
+        listed = ", ".join(sorted(cat))
+        assert f"no entry 'nosuch'; expected one of {listed}" in str(caught.value)
         assert path in str(caught.value)
         assert isinstance(caught.value, AttributeError)
         assert isinstance(caught.value, KeyError)

@@ -93,8 +93,9 @@ def spherical_map(
         `t2`, ms, mean through the full depth, NaN where less than half of it has a value;
         `surface_status` as `SURFACE_STATUS`; `area`, mm2 of surface a pixel. All are NaN where no
         surface is seen, or only the face of the volume that cuts the bone. Attributes: `centre`
-        (LPS mm of the exam itself), `width` (mm), `dropped_pieces`, and `flag`: what is odd, empty
-        where nothing.
+        (LPS mm of the exam itself), `width` (mm), `short_shaft` (1: the field of view ends before
+        the centre's crop, so the centre is placed by rule), `dropped_pieces`, and `flag`: what is
+        odd, empty where nothing.
 
     Raises
     ------
@@ -165,8 +166,6 @@ def spherical_map(
         ).reshape(shape)
         made["t2"] = np.where(covered, all_t2, np.nan)[window]
     flags = list(occupancy.odd)
-    if centre.short_shaft:
-        flags.append("short shaft: its centre is placed by rule")
     missing = int((~seen[window]).sum())
     if missing:
         flags.append(f"{missing} pixels see no end of the {bone_name}: the field of view cuts it")
@@ -180,6 +179,7 @@ def spherical_map(
         knee=knee,
         centre=(np.linalg.inv(to_map)[:3, :3] @ centre.place).tolist(),
         width=centre.width,
+        short_shaft=int(centre.short_shaft),
         dropped_pieces=occupancy.dropped,
         flag="; ".join(flags),
     )

@@ -22,9 +22,10 @@ from qmri_lake.variables import Coordinate, Variable
 __all__ = ["BIOMARKERS", "MAP_STATUS", "sphere", "spherical_maps"]
 
 BIOMARKERS = ("bone_shape", "thickness", "t2")
-MAP_STATUS = {"mapped": 0, "odd": 1, "absent": 2}
-"""Of a bone: mapped; mapped, but something is strange; not mapped, for there is no bone or no
-cartilage on it."""
+MAP_STATUS = {"mapped": 0, "short_shaft": 1, "odd": 2, "absent": 3}
+"""Of a bone: mapped; mapped from a centre that is placed by rule, since its shaft is short in the
+field of view; mapped, but something is strange; not mapped: there is no bone or no cartilage on
+it."""
 
 _GRID = ("azimuth", "polar")
 _NAMES = (
@@ -120,7 +121,8 @@ def _map_exam(
         maps.area[k] = found["area"].values
         maps.centre[k] = found.centre
         maps.dropped_pieces[k] = found.dropped_pieces
-        maps.map_status[k] = MAP_STATUS["odd" if found.flag else "mapped"]
+        state = "odd" if found.flag else "short_shaft" if found.short_shaft else "mapped"
+        maps.map_status[k] = MAP_STATUS[state]
         if found.flag:
             notes.append(f"{name}: {found.flag}")
         if t2 is not None and not np.isfinite(maps.map[k, BIOMARKERS.index("t2")]).any():
@@ -271,15 +273,16 @@ def spherical_maps(
         dask_gufunc_kwargs={"output_sizes": sizes},
         keep_attrs=False,
     )  # fmt: skip
-    ds = xr.Dataset(
-        {
-            v.name: array.assign_attrs(v.attributes())
-            for v, array in zip(sphere.writes, made, strict=True)
-        }
+    # What is left of `dess`: exams, their keys, and the index that selects by them.
+    of_exams = dess.drop_vars(
+        [n for n, v in dess.variables.items() if n in dess.data_vars or not {*v.dims} <= {"exam"}]
     )
-    kept = {name: c for name, c in dess.coords.items() if set(c.dims) <= {"exam"}}
     layout = {c.name: (c.dims, np.asarray(c.values), _attributes(c)) for c in _NAMES}
-    return ds.assign_coords({**kept, **layout})
+    maps = {
+        v.name: array.variable.copy(deep=False)._replace(attrs=v.attributes())
+        for v, array in zip(sphere.writes, made, strict=True)
+    }
+    return of_exams.assign_coords(layout).assign(maps)
 
 
 def _attributes(coordinate: Coordinate) -> dict[str, str]:
