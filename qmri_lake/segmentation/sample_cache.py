@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from qmri_lake.segmentation.offline import COPIES, COPY_NAMES, copy_of
 from qmri_lake.segmentation.recipes import Recipe
 from qmri_lake.segmentation.room import told_when_full
 from qmri_lake.segmentation.vnet import padding
+from qmri_lake.steps import read_exam
 from qmri_lake.tissues import NO_MASK
 
 if TYPE_CHECKING:
@@ -132,7 +134,7 @@ class SampleCache:
         """
         if not 0 <= copies <= COPIES:
             raise InputError(f"{copies} copies", expected=f"0 to {COPIES}", where=self.recipe.name)
-        ds = self._read(exam)
+        ds = self._read(exam, "digest", "affine", self.target)
         labels, affine, knee = self._of(ds, exam)
         recipe, spacing = self.recipe, _spacing(affine)
         size = recipe.frame.size(labels.shape)
@@ -140,7 +142,7 @@ class SampleCache:
         digest = str(ds["digest"].values) if "digest" in ds else ""
         key = {
             "version": _SAMPLES_VERSION,
-            "image": digest or _digest(_image(ds, exam)),
+            "image": digest or _digest(_image(self._read(exam, "image"), exam)),
             "labels": _digest(labels),
             "affine": affine.tolist(),
             "knee": knee,
@@ -171,7 +173,7 @@ class SampleCache:
         """Write the samples of a plan that are not there."""
         if not plan.missing_bytes:
             return
-        ds = self._read(plan.exam)
+        ds = self._read(plan.exam, "image", "affine", self.target)
         labels, affine, knee = self._of(ds, plan.exam)
         image, frame = _image(ds, plan.exam), self.recipe.frame
         own = [self.seed, *hashlib.sha256(plan.exam.encode()).digest()[:4]]
@@ -190,8 +192,14 @@ class SampleCache:
                     flat=self.recipe.architecture.rank == 2,
                 )
 
-    def _read(self, exam: str) -> xr.Dataset:
-        return self.lake.load("dess", exam=exam).isel(exam=0)
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {exam: row for row, exam in enumerate(self.lake.exams["exam"])}
+
+    def _read(self, exam: str, *names: str) -> xr.Dataset:
+        """Read those variables that the lake has, of one exam: members read all exams again."""
+        stored = [name for name in names if name in self.lake.root["dess"]]
+        return read_exam(self.lake.root, "dess", stored, self._rows[exam])
 
     def _of(self, ds: xr.Dataset, exam: str) -> tuple[NDArray[Any], NDArray[np.float64], str]:
         """Return labels, affine and knee."""
@@ -210,8 +218,6 @@ def _digest(array: NDArray[Any]) -> str:
 
 def _labels(ds: xr.Dataset, exam: str, recipe: Recipe, target: str) -> NDArray[Any]:
     """Return the labels to learn, or say what is wrong with them."""
-    if "image" not in ds:
-        raise _no_image(exam)
     labels: NDArray[Any] | None = ds[target].values if target in ds else None
     if labels is None or not labels.size or (labels == NO_MASK).all():
         raise InputError(
@@ -235,20 +241,16 @@ def _labels(ds: xr.Dataset, exam: str, recipe: Recipe, target: str) -> NDArray[A
 
 
 def _image(ds: xr.Dataset, exam: str) -> NDArray[np.float32]:
-    image: NDArray[np.float32] = ds["image"].values
-    if not np.isfinite(image).any():
-        raise _no_image(exam)
+    image: NDArray[np.float32] | None = ds["image"].values if "image" in ds else None
+    if image is None or not np.isfinite(image).any():
+        raise InputError(
+            "no dess/image",
+            expected="an image to learn from",
+            where=exam,
+            todo="Ingest it, or choose exams that have one: cohort.require('dess/image').",
+            reason=Reason.ABSENT_EXAM,
+        )
     return image
-
-
-def _no_image(exam: str) -> InputError:
-    return InputError(
-        "no dess/image",
-        expected="an image to learn from",
-        where=exam,
-        todo="Ingest it, or choose exams that have one: cohort.require('dess/image').",
-        reason=Reason.ABSENT_EXAM,
-    )
 
 
 def _write(
