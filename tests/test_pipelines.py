@@ -62,6 +62,21 @@ def test_segment__from_images_to_t2_in_cartilage(archive: Archive, tmp_path: Pat
     assert Path(f"{lake}.report.html").is_file()
 
 
+def test_biomarkers__from_masks_to_maps(archive: Archive, tmp_path: Path) -> None:
+    lake = tmp_path / "oai.lake"
+    ql.ingest(str(archive.path), str(lake), masks=str(archive.truth))
+    done = subprocess.run(
+        [sys.executable, PIPELINES / "biomarkers.py", str(lake)],
+        capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "sphere: 2 done" in done.stdout
+    maps = ql.open_lake(str(lake), mode="r").load("sphere")["map"]
+    assert maps.notnull().any(("azimuth", "polar")).all().compute()
+    assert Path(f"{lake}.report.html").is_file()
+
+
 def test_train_segmentation__from_references_to_a_report(
     training_lake: ql.Lake, tmp_path: Path
 ) -> None:

@@ -74,7 +74,7 @@ def demo(
         console.print(f"{network.name}: {network.recipe.loss}, card in {network.folder}/card.json")
     console.print(f"trained in {_cpu_minutes() - before:.1f} CPU-minutes")
 
-    console.rule("4. segment, carry the masks to the multi-echo series, fit T2 in them")
+    console.rule("4. segment, carry masks to the multi-echo series, fit T2 in them, map bones")
     runs = []
     chain: tuple[tuple[str, dict[str, Any]], ...] = (
         ("segment_bones", {"models": str(models["bones"])}),
@@ -82,6 +82,7 @@ def demo(
         ("check_masks", {}),
         ("register", {}),
         ("t2", {}),
+        ("sphere", {}),
     )
     for step, parameters in chain:
         with run_bar() as bar:
