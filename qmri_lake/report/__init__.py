@@ -1,5 +1,27 @@
-"""Pages about a lake, for people: pictures, tables, and where every number comes from."""
+"""Pages and pictures of a lake, for people, and where every number in them comes from."""
 
-from qmri_lake.report.html import write_report
+from __future__ import annotations
 
-__all__ = ["write_report"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOME = {
+    "cohort_atlas": "maps",
+    "cohort_mean": "maps",
+    "map_atlas": "maps",
+    "painted_bones": "painted",
+    "write_report": "html",
+}
+
+__all__ = ["cohort_atlas", "cohort_mean", "map_atlas", "painted_bones", "write_report"]
+
+if TYPE_CHECKING:
+    from qmri_lake.report.html import write_report
+    from qmri_lake.report.maps import cohort_atlas, cohort_mean, map_atlas
+    from qmri_lake.report.painted import painted_bones
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"qmri_lake.report.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'qmri_lake.report' has no attribute {name!r}")
