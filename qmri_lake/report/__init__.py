@@ -8,14 +8,20 @@ from typing import TYPE_CHECKING, Any
 _HOME = {
     "cohort_atlas": "maps",
     "cohort_mean": "maps",
+    "figure_s3": "agreement",
+    "map_agreement": "agreement",
     "map_atlas": "maps",
     "painted_bones": "painted",
     "write_report": "html",
 }
 
-__all__ = ["cohort_atlas", "cohort_mean", "map_atlas", "painted_bones", "write_report"]
+__all__ = [
+    "cohort_atlas", "cohort_mean", "figure_s3", "map_agreement", "map_atlas", "painted_bones",
+    "write_report",
+]  # fmt: skip
 
 if TYPE_CHECKING:
+    from qmri_lake.report.agreement import figure_s3, map_agreement
     from qmri_lake.report.html import write_report
     from qmri_lake.report.maps import cohort_atlas, cohort_mean, map_atlas
     from qmri_lake.report.painted import painted_bones
