@@ -8,6 +8,7 @@ hardly changes it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qmri_lake.errors import InputError, Reason
 from qmri_lake.surface.articular import SURFACE_STATUS, close_area
-from qmri_lake.surface.centre import find_centre
+from qmri_lake.surface.centre import Centre, find_centre
 from qmri_lake.surface.layout import (
     SIZE,
     azimuths,
@@ -29,7 +30,7 @@ from qmri_lake.surface.march import meet
 from qmri_lake.surface.occupancy import Occupancy, occupancy_of
 from qmri_lake.surface.thickness import cover_of, mean_t2, normals_of
 
-__all__ = ["Method", "check_options", "spherical_map"]
+__all__ = ["Method", "View", "check_options", "look_at", "spherical_map"]
 
 Method = Literal["normal", "nearest"]
 
@@ -119,23 +120,89 @@ def spherical_map(
     >>> dict(ds.sizes), ds.flag
     ({'azimuth': 224, 'polar': 224}, '')
     """
-    step = polar_angles(bone_name, 1)[0] * 2  # says which bones there are
-    columns = SIZE + int(np.ceil(_BEYOND / step))
+    polar_angles(bone_name, 1)  # says which bones there are
     to_map = frame(knee, axes)
     check_options(method, closing, articular)
     occupancy = occupancy_of(bone, cartilage, affine, bone_name, to_map)
+    seen = look_at(occupancy, bone_name, method=method, closing=closing, articular=articular)
+    window, shape = np.s_[:, :SIZE], seen.rho.shape
+    area = pixel_areas(bone_name, seen.rho, np.einsum("ijk,ijk->ij", seen.normals, seen.rays))
+    known = seen.status != SURFACE_STATUS["not_articular"]
+    made = {
+        "bone_shape": seen.rho[window],
+        "thickness": np.where(known, seen.thickness[window], np.nan),
+        "t2": np.full((SIZE, SIZE), np.nan),
+        "area": area[window],
+    }
+    if t2 is not None:
+        there = np.eye(4) if dess_to_msme is None else np.asarray(dess_to_msme, np.float64)
+        all_t2 = mean_t2(
+            occupancy, seen.points.reshape(-1, 3), seen.normals.reshape(-1, 3), seen.end, t2,
+            t2_affine, there @ np.linalg.inv(to_map),
+        ).reshape(shape)  # fmt: skip
+        made["t2"] = np.where(seen.thickness > 0, all_t2, np.nan)[window]
+    flags = list(occupancy.odd)
+    missing = int(np.isnan(seen.rho[window]).sum())
+    if missing:
+        flags.append(f"{missing} pixels see no end of the {bone_name}: the field of view cuts it")
+    over = float(np.nansum((area * seen.thickness)[window]))
+    if over < _ELSEWHERE * occupancy.volume:
+        flags.append(
+            f"{over / occupancy.volume:.0%} of the cartilage lies where the map sees the bone"
+        )
+    return _dataset(made, seen.status, bone_name).assign_attrs(
+        bone=bone_name,
+        knee=knee,
+        centre=(np.linalg.inv(to_map)[:3, :3] @ seen.centre.place).tolist(),
+        width=seen.centre.width,
+        short_shaft=int(seen.centre.short_shaft),
+        dropped_pieces=occupancy.dropped,
+        flag="; ".join(flags),
+    )
+
+
+@dataclass(frozen=True)
+class View:
+    """A bone as it is seen from its centre: a map, and some columns beyond its window."""
+
+    centre: Centre
+    rays: NDArray[np.float64]
+    """(azimuth, polar, 3) unit vectors."""
+    rho: NDArray[np.float64]
+    """(azimuth, polar), mm to the surface; NaN where none is seen."""
+    points: NDArray[np.float64]
+    """(azimuth, polar, 3) of the surface, mm."""
+    normals: NDArray[np.float64]
+    """(azimuth, polar, 3) outward."""
+    thickness: NDArray[np.float64]
+    """(azimuth, polar), mm; 0 where there is none."""
+    end: NDArray[np.float64]
+    """(azimuth x polar,) as of `qmri_lake.surface.thickness.Cover`."""
+    status: NDArray[np.uint8]
+    """(azimuth, polar) of the window alone, as `SURFACE_STATUS`."""
+
+
+def look_at(
+    occupancy: Occupancy,
+    bone_name: str,
+    *,
+    method: Method = "normal",
+    closing: float = _CLOSING_MM,
+    articular: ArrayLike | None = None,
+) -> View:
+    """Find a bone's surface, the cartilage over it, and what of it is articular.
+
+    Parameters and errors are those of `spherical_map`.
+    """
+    step = polar_angles(bone_name, 1)[0] * 2
+    rays = directions(bone_name, SIZE + int(np.ceil(_BEYOND / step)))
+    shape, window = rays.shape[:2], np.s_[:, :SIZE]
     centre = find_centre(occupancy.bone, occupancy.affine, bone_name)
-    rays = directions(bone_name, columns)
-    shape = rays.shape[:2]
-    surface, points = _surface(occupancy, centre.place, rays)
-    flat = points.reshape(-1, 3)
-    normals = normals_of(occupancy, flat)
-    cover = cover_of(occupancy, flat, normals, method)
-    thickness, covered = cover.thickness.reshape(shape), (cover.thickness > 0).reshape(shape)
-    seen = np.isfinite(surface)
-    cosine = np.einsum("ijk,ijk->ij", normals.reshape(rays.shape), rays)
-    area = pixel_areas(bone_name, surface, cosine)
-    window = np.s_[:, :SIZE]
+    rho, points = _surface(occupancy, centre.place, rays)
+    normals = normals_of(occupancy, points.reshape(-1, 3))
+    cover = cover_of(occupancy, points.reshape(-1, 3), normals, method)
+    thickness = cover.thickness.reshape(shape)
+    covered = thickness > 0
     if not covered[window].any():
         raise InputError(
             f"no cartilage on the {bone_name}'s articular side",
@@ -147,41 +214,13 @@ def spherical_map(
     within = (
         _closed(bone_name, covered, points, closing)[window]
         if articular is None
-        else np.asarray(articular, bool) & seen[window]
+        else np.asarray(articular, bool) & np.isfinite(rho)[window]
     )
     status = np.full((SIZE, SIZE), SURFACE_STATUS["not_articular"], np.uint8)
     status[within] = SURFACE_STATUS["denuded"]
     status[covered[window]] = SURFACE_STATUS["covered"]
-    known = status != SURFACE_STATUS["not_articular"]
-    made = {
-        "bone_shape": surface[window],
-        "thickness": np.where(known, thickness[window], np.nan),
-        "t2": np.full((SIZE, SIZE), np.nan),
-        "area": area[window],
-    }
-    if t2 is not None:
-        there = np.eye(4) if dess_to_msme is None else np.asarray(dess_to_msme, np.float64)
-        all_t2 = mean_t2(
-            occupancy, flat, normals, cover.end, t2, t2_affine, there @ np.linalg.inv(to_map)
-        ).reshape(shape)
-        made["t2"] = np.where(covered, all_t2, np.nan)[window]
-    flags = list(occupancy.odd)
-    missing = int((~seen[window]).sum())
-    if missing:
-        flags.append(f"{missing} pixels see no end of the {bone_name}: the field of view cuts it")
-    over = float(np.nansum((area * cover.thickness.reshape(shape))[window]))
-    if over < _ELSEWHERE * occupancy.volume:
-        flags.append(
-            f"{over / occupancy.volume:.0%} of the cartilage lies where the map sees the bone"
-        )
-    return _dataset(made, status, bone_name).assign_attrs(
-        bone=bone_name,
-        knee=knee,
-        centre=(np.linalg.inv(to_map)[:3, :3] @ centre.place).tolist(),
-        width=centre.width,
-        short_shaft=int(centre.short_shaft),
-        dropped_pieces=occupancy.dropped,
-        flag="; ".join(flags),
+    return View(
+        centre, rays, rho, points, normals.reshape(rays.shape), thickness, cover.end, status
     )
 
 
