@@ -22,6 +22,7 @@ GROUPS = {
     "dess": "DESS: the anatomical series, 0.7 x 0.36 x 0.36 mm",
     "msme": "MSME: the multi-echo spin-echo series that T2 comes from",
     "sphere": "Spherical maps of the bones: 224 x 224 directions from a centre in each",
+    "region": "Averages of cartilage in regions, from surfaces and source voxels",
     "clinical": "Clinical columns, joined on the exams",
     "visit": "Every clinical row of every visit, with or without an MRI (its own axis, `visit`)",
 }

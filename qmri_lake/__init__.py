@@ -28,6 +28,8 @@ _HOME = {
     "open_lake": "lake",
     "read_dicom": "oai.dicom",
     "read_mask": "masks.files",
+    "region_means": "surface.region_step",
+    "region_table": "surface.region_step",
     "register": "registration",
     "segment": "segmentation.step",
     "spherical_maps": "surface.step",
@@ -60,6 +62,8 @@ __all__ = [
     "phantom",
     "read_dicom",
     "read_mask",
+    "region_means",
+    "region_table",
     "register",
     "relaxometry",
     "report",
@@ -99,6 +103,7 @@ if TYPE_CHECKING:
     from qmri_lake.relaxometry.step import fit_t2
     from qmri_lake.segmentation.step import segment
     from qmri_lake.steps import Skip, step
+    from qmri_lake.surface.region_step import region_means, region_table
     from qmri_lake.surface.step import spherical_maps
     from qmri_lake.surface.template import articular_template
     from qmri_lake.variables import Variable

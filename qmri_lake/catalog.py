@@ -37,6 +37,7 @@ _PROSE = {
     "dess": "DESS images, their geometry and labels",
     "msme": "Multi-echo spin-echo images, their geometry, labels and T2 maps",
     "sphere": "Spherical maps of bone shape, cartilage thickness and T2",
+    "region": "Thickness, volume and T2 of cartilage in regions",
 }
 
 

@@ -251,6 +251,7 @@ def load_own_steps() -> None:
     import qmri_lake.registration
     import qmri_lake.relaxometry.step
     import qmri_lake.segmentation.step
+    import qmri_lake.surface.region_step
     import qmri_lake.surface.step  # noqa: F401
 
 

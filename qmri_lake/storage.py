@@ -241,15 +241,12 @@ def create_coordinate(group: Node, coordinate: Coordinate) -> None:
     """Store what the places along a dimension are called, and let stock xarray know it."""
     values = np.asarray(coordinate.values)
     text = values.dtype.kind == "U"
-    attributes = {"long_name": coordinate.description}
-    if coordinate.unit:
-        attributes["units"] = coordinate.unit
     array = group.create_array(
         coordinate.name,
         shape=values.shape,
         dtype=np.dtypes.StringDType() if text else values.dtype,
         dimension_names=coordinate.dims,
-        attributes=attributes,
+        attributes=coordinate.attributes,
     )
     array[...] = values.astype(object) if text else values
     if coordinate.dims != (coordinate.name,):  # those named as their dimension are known anyway

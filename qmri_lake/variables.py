@@ -49,6 +49,15 @@ class Coordinate:
     description: str
     unit: str = ""
 
+    @property
+    def attributes(self) -> dict[str, str]:
+        """What xarray and the store say of it."""
+        return {"long_name": self.description, **({"units": self.unit} if self.unit else {})}
+
+    def as_variable(self) -> tuple[tuple[str, ...], np.ndarray[Any, Any], dict[str, str]]:
+        """Return dims, values and attributes, as xarray takes them."""
+        return self.dims, np.asarray(self.values), self.attributes
+
 
 @dataclass(frozen=True, slots=True)
 class Variable:

@@ -18,7 +18,7 @@ from qmri_lake.errors import InputError, NotFoundError, Reason, did_you_mean
 
 __all__ = [
     "BONES", "POLAR_MAX", "SIZE", "azimuths", "directions", "frame", "mirrored", "pixel_areas",
-    "polar_angles",
+    "places", "polar_angles",
 ]  # fmt: skip
 
 BONES = ("patella", "tibia", "femur")
@@ -81,6 +81,19 @@ def directions(bone: str, columns: int = SIZE) -> NDArray[np.float64]:
     flat = np.cos(around) * zero + np.sin(around) * np.array(_MEDIAL)
     found: NDArray[np.float64] = np.cos(down) * pole + np.sin(down) * flat
     return found
+
+
+def places(bone: str, towards: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the pixels that look in directions (n, 3), of any length: rows and columns.
+
+    Columns go on beyond the window as those of `directions` do.
+    """
+    pole, zero = (np.array(_of(axes, bone)) for axes in (_POLE, _ZERO))
+    across = np.rad2deg(np.arctan2(towards @ np.array(_MEDIAL), towards @ zero))
+    row = np.floor((across + 180) * SIZE / 360).astype(np.intp) % SIZE
+    length = np.linalg.norm(towards, axis=-1)
+    down = np.rad2deg(np.arccos(np.clip(towards @ pole / length, -1, 1)))
+    return row, np.floor(down * SIZE / _of(POLAR_MAX, bone)).astype(np.intp)
 
 
 def mirrored(affine: NDArray[np.float64], knee: str) -> NDArray[np.float64]:

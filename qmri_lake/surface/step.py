@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from qmri_lake.compute import one_exam_a_block
 from qmri_lake.errors import InputError, Reason, RunError
-from qmri_lake.pairs import VOLUME, check_same_exams, check_variables, check_whole
 from qmri_lake.steps import step
 from qmri_lake.surface.articular import SURFACE_STATUS
 from qmri_lake.surface.layout import BONES, SIZE, azimuths, polar_angles
+from qmri_lake.surface.lazy import arguments, each_exam
 from qmri_lake.surface.sphere import Method, check_options, spherical_map
-from qmri_lake.surface.template import as_template
+from qmri_lake.surface.template import as_template, template_digest
 from qmri_lake.variables import Coordinate, Variable
 
 __all__ = ["BIOMARKERS", "MAP_STATUS", "sphere", "spherical_maps"]
@@ -67,6 +65,9 @@ VARIABLES = (
     _variable("map_status", ("bone",), "uint8", "Whether a bone was mapped", "",
               "never computed", flags=MAP_STATUS),
 )  # fmt: skip
+
+
+_OF_MSME = {"t2": "t2", "t2_affine": "affine", "dess_to_msme": "dess_to_msme"}
 
 
 class _Maps(NamedTuple):
@@ -133,7 +134,7 @@ def _map_exam(
 def _reads(*, with_t2: bool, **_: Any) -> dict[str, tuple[str, ...]]:
     reads: dict[str, tuple[str, ...]] = {"dess": ("bone", "cartilage", "affine")}
     if with_t2:
-        reads["msme"] = ("t2", "affine", "dess_to_msme")
+        reads["msme"] = tuple(_OF_MSME.values())
     return reads
 
 
@@ -152,8 +153,7 @@ def _check_parameters(
 
 
 def _recorded(*, articular: NDArray[np.bool_] | None, **rest: Any) -> dict[str, Any]:
-    digest = "" if articular is None else hashlib.sha256(articular.tobytes()).hexdigest()[:16]
-    return {**rest, "articular": digest}
+    return {**rest, "articular": template_digest(articular)}
 
 
 @step(
@@ -173,14 +173,9 @@ def sphere(
 
     Without multi-echo images an exam waits for `t2`: ``with_t2=False`` maps it without.
     """
-    t2 = {}
-    if msme is not None:
-        t2 = {"t2": msme["t2"].values, "t2_affine": msme["affine"].values,
-              "dess_to_msme": msme["dess_to_msme"].values}  # fmt: skip
     maps, notes = _map_exam(
-        dess["bone"].values, dess["cartilage"].values, dess["affine"].values,
-        knee=dess["knee"].item(), method=method, closing=closing, articular=articular, **t2,
-    )  # fmt: skip
+        **arguments(dess, msme, _OF_MSME), method=method, closing=closing, articular=articular
+    )
     if (maps.map_status == MAP_STATUS["absent"]).all():
         raise InputError(
             "; ".join(notes), expected="a bone and its cartilage", where="sphere",
@@ -234,84 +229,8 @@ def spherical_maps(
     """
     check_options(method, closing, None)
     areas = None if articular is None else as_template(articular)
-    where = "spherical_maps"
-    check_variables(dess, "dess", ("bone", "cartilage", "affine", "knee"), where)
-    check_whole(dess, "DESS", where)
-    names = {dim: f"dess_{dim}" for dim in VOLUME}
-    inputs = {
-        "bone": _bare(dess["bone"]).rename(names),
-        "cartilage": _bare(dess["cartilage"]).rename(names),
-        "affine": _bare(dess["affine"]),
-        "knee": _bare(dess["knee"]),
-    }
-    core: dict[str, list[str]] = {name: [*names.values()] for name in ("bone", "cartilage")}
-    core |= {"affine": ["world", "voxel"], "knee": [], "extent": ["axis"], "t2": [*VOLUME]}
-    if "extent" in dess:
-        inputs["extent"] = _bare(dess["extent"])
-    if msme is not None:
-        check_variables(msme, "msme", ("t2", "affine", "dess_to_msme"), where)
-        check_same_exams(
-            dess, msme, where, "lake.cohort().require('dess/bone').require('msme/t2')."
-        )
-        check_whole(msme, "MSME", where)
-        inputs |= {
-            "t2": _bare(msme["t2"]),
-            "t2_affine": _bare(msme["affine"]),
-            "dess_to_msme": _bare(msme["dess_to_msme"]),
-        }
-    sizes = {**_SIZES, "axis": 3}
-    made = xr.apply_ufunc(
-        _map_block,
-        *map(one_exam_a_block, inputs.values()),
-        input_core_dims=[core.get(name, ["world", "voxel"]) for name in inputs],
-        output_core_dims=[list(v.dims) for v in VARIABLES],
-        kwargs={
-            "names": list(inputs), "method": method, "closing": closing, "articular": areas,
-        },
-        dask="parallelized",
-        output_dtypes=[np.dtype(v.dtype) for v in VARIABLES],
-        dask_gufunc_kwargs={"output_sizes": sizes},
-        keep_attrs=False,
-    )  # fmt: skip
-    # What is left of `dess`: exams, their keys, and the index that selects by them.
-    of_exams = dess.drop_vars(
-        [n for n, v in dess.variables.items() if n in dess.data_vars or not {*v.dims} <= {"exam"}]
-    )
-    layout = {c.name: (c.dims, np.asarray(c.values), _attributes(c)) for c in _NAMES}
-    maps = {
-        v.name: array.variable.copy(deep=False)._replace(attrs=v.attributes())
-        for v, array in zip(sphere.writes, made, strict=True)
-    }
-    return of_exams.assign_coords(layout).assign(maps)
 
+    def kernel(**exam: Any) -> _Maps:
+        return _map_exam(**exam, method=method, closing=closing, articular=areas)[0]
 
-def _attributes(coordinate: Coordinate) -> dict[str, str]:
-    unit = {"units": coordinate.unit} if coordinate.unit else {}
-    return {"long_name": coordinate.description, **unit}
-
-
-def _bare(array: xr.DataArray) -> xr.DataArray:
-    """Return an array without coordinates, which apply_ufunc would align."""
-    return xr.DataArray(array.variable)
-
-
-def _map_block(*arrays: Any, names: list[str], **options: Any) -> Any:
-    """Map a Dask block of any number of exams, one after another."""
-    if arrays[0].ndim == 3:
-        return tuple(_map_inside(dict(zip(names, arrays, strict=True)), **options))
-    out: tuple[NDArray[Any], ...] = _Maps.empty(len(arrays[0]))
-    for row, exam in enumerate(zip(*arrays, strict=True)):
-        made = _map_inside(dict(zip(names, exam, strict=True)), **options)
-        for values, value in zip(out, made, strict=True):
-            values[row] = value
-    return tuple(out)
-
-
-def _map_inside(exam: dict[str, Any], **options: Any) -> _Maps:
-    """Map one exam inside its own extent."""
-    extent = exam.pop("extent", None)
-    if extent is not None and (extent > 0).all():
-        box = tuple(slice(0, int(n)) for n in extent)
-        exam["bone"], exam["cartilage"] = exam["bone"][box], exam["cartilage"][box]
-    exam["knee"] = str(np.asarray(exam["knee"]).item())
-    return _map_exam(**exam, **options)[0]
+    return each_exam(kernel, sphere.writes, dess, msme, _OF_MSME, "spherical_maps")

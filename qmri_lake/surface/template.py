@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from qmri_lake.surface.layout import BONES, SIZE
 if TYPE_CHECKING:
     from qmri_lake.cohort import Cohort
 
-__all__ = ["articular_template", "as_template"]
+__all__ = ["articular_template", "as_template", "template_digest"]
 
 _HEALTHY = "kl <= 1"
 _SHARE = 0.5
@@ -88,3 +89,8 @@ def as_template(given: ArrayLike | xr.DataArray | str | os.PathLike[str]) -> NDA
             reason=Reason.UNREADABLE_VALUE,
         )
     return areas.astype(bool)
+
+
+def template_digest(areas: NDArray[np.bool_] | None) -> str:
+    """Return what a run records of a template: what is in it, not where it lies."""
+    return "" if areas is None else hashlib.sha256(areas.tobytes()).hexdigest()[:16]

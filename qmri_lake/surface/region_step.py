@@ -1,0 +1,218 @@
+"""Region averages of a lake: lazily in a session, as a run, and as a table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from qmri_lake.errors import InputError, NotFoundError, Reason, RunError
+from qmri_lake.index import KEYS
+from qmri_lake.steps import step
+from qmri_lake.surface.layout import BONES
+from qmri_lake.surface.lazy import arguments, each_exam
+from qmri_lake.surface.occupancy import CARTILAGE_OF
+from qmri_lake.surface.region_means import Means, means_of_bone
+from qmri_lake.surface.regions import REGIONS
+from qmri_lake.surface.template import as_template, template_digest
+from qmri_lake.tissues import CARTILAGE
+from qmri_lake.variables import Coordinate, Variable
+
+if TYPE_CHECKING:
+    from qmri_lake.cohort import Cohort
+
+__all__ = ["region", "region_means", "region_table"]
+
+_NAMES = Coordinate(
+    "region", ("region",), tuple(REGIONS), "Region of cartilage, after Eckstein and Wirth"
+)
+
+
+def _variable(name: str, words: str, unit: str, high: float, absent: str) -> Variable:
+    return Variable(
+        "region", name, ("region",), "int32" if name.endswith("_n") else "float32", words, unit,
+        absent, valid_range=(0, high), sizes={"region": len(REGIONS)}, coordinates=(_NAMES,),
+    )  # fmt: skip
+
+
+_OF_MSME = {
+    "t2": "t2", "t2_labels": "cartilage", "t2_affine": "affine", "dess_to_msme": "dess_to_msme",
+}  # fmt: skip
+_NO_MAP, _NO_T2 = "no such cartilage", "no such cartilage, or no T2 in it"
+VARIABLES = (
+    _variable("thickness", "Cartilage thickness, mean over covered area", "mm", 50, _NO_MAP),
+    _variable("thickness_se", "Its standard error, if points were independent", "mm", 50, _NO_MAP),
+    _variable("thickness_n", "Points of covered surface that it is the mean of", "", 1e8, _NO_MAP),
+    _variable("thickness_total", "Cartilage thickness, mean over articular area, bare bone as 0",
+              "mm", 50, _NO_MAP),
+    _variable("covered_area", "Bone surface that is covered by cartilage", "mm2", 1e5, _NO_MAP),
+    _variable("articular_area", "Articular bone surface, covered or bare", "mm2", 1e5, _NO_MAP),
+    _variable("denuded", "Part of the articular area that is bare", "percent", 100, _NO_MAP),
+    _variable("volume", "Volume of cartilage", "mm3", 1e6, _NO_MAP),
+    _variable("volume_n", "DESS voxels of cartilage", "", 1e9, _NO_MAP),
+    _variable("t2", "T2, mean over voxels of the multi-echo series", "ms", 1e6, _NO_T2),
+    _variable("t2_se", "Its standard error, if voxels were independent", "ms", 1e6, _NO_T2),
+    _variable("t2_n", "Voxels with a T2 that it is the mean of", "", 1e9, _NO_T2),
+)  # fmt: skip
+
+
+def _reads(*, with_t2: bool, **_: Any) -> dict[str, tuple[str, ...]]:
+    reads: dict[str, tuple[str, ...]] = {"dess": ("bone", "cartilage", "affine")}
+    if with_t2:
+        reads["msme"] = tuple(_OF_MSME.values())
+    return reads
+
+
+def _check_parameters(*, with_t2: object, articular: Any) -> dict[str, Any]:
+    if not isinstance(with_t2, bool):
+        raise RunError(f"with_t2={with_t2!r}", expected="True or False", where="step region")
+    return {"articular": None if articular is None else as_template(articular)}
+
+
+def _recorded(*, articular: NDArray[np.bool_] | None, with_t2: bool) -> dict[str, Any]:
+    return {"with_t2": with_t2, "articular": template_digest(articular)}
+
+
+@step(
+    reads=_reads, writes=VARIABLES, name="region", check=_check_parameters, recorded=_recorded,
+    copies=8,
+)  # fmt: skip
+def region(
+    dess: xr.Dataset,
+    msme: xr.Dataset | None = None,
+    *,
+    with_t2: bool = True,
+    articular: Any | None = None,
+) -> xr.Dataset:
+    """Average one exam; the parameters are those of `region_means`.
+
+    Without multi-echo images an exam waits for `t2`: ``with_t2=False`` averages it without.
+    """
+    means, notes, bones = _means_of_exam(**arguments(dess, msme, _OF_MSME), articular=articular)
+    if not bones:
+        raise InputError(
+            "; ".join(notes), expected="a bone and its cartilage", where="region",
+            reason=Reason.EMPTY_MASK,
+        )  # fmt: skip
+    made = {v.name: (v.dims, a) for v, a in zip(VARIABLES, means, strict=True)}
+    return xr.Dataset(made).assign_attrs({"flag": "; ".join(notes)} if notes else {})
+
+
+def _means_of_exam(
+    bone: NDArray[Any],
+    cartilage: NDArray[Any],
+    affine: NDArray[np.float64],
+    *,
+    knee: str,
+    articular: NDArray[np.bool_] | None = None,
+    t2_labels: NDArray[np.uint8] | None = None,
+    **t2: Any,
+) -> tuple[Means, list[str], int]:
+    """Return the averages, what is odd in words, and how many bones there are."""
+    means, notes, bones = Means.empty(), [], 0
+    for k, name in enumerate(BONES):
+        labels = None if t2_labels is None else t2_labels == CARTILAGE[CARTILAGE_OF[name]]
+        try:
+            odd = means_of_bone(
+                bone, cartilage, affine, bone_name=name, knee=knee, means=means, t2_labels=labels,
+                articular=None if articular is None else articular[k], **t2,
+            )  # fmt: skip
+        except InputError as error:
+            if error.reason is not Reason.EMPTY_MASK:
+                raise
+            notes.append(error.found)
+            continue
+        bones += 1
+        notes += odd
+        if labels is not None and not means.t2_n[list(REGIONS).index(name[0].upper())]:
+            notes.append(f"no T2 in {CARTILAGE_OF[name]} cartilage")
+    return means, notes, bones
+
+
+def region_means(
+    dess: xr.Dataset, msme: xr.Dataset | None = None, *, articular: ArrayLike | None = None
+) -> xr.Dataset:
+    """Average thickness, volume and T2 of cartilage in regions, lazily.
+
+    Parameters
+    ----------
+    dess : Dataset
+        Group ``dess``: `bone` and `cartilage` (exam, slice, row, column), `affine`, the coordinate
+        `knee`, and `extent` where exams differ. Whole volumes; without ``exam`` for one exam.
+    msme : Dataset, optional
+        Group ``msme`` of the same exams in the same order, with `t2` [ms], `cartilage`, `affine`
+        and `dess_to_msme`. Default: no T2. Neither is modified.
+    articular : (bone, azimuth, polar) bool, optional
+        Articular areas of a template, see `qmri_lake.articular_template`; default: the covered area
+        of each knee, closed by 5 mm.
+
+    Returns
+    -------
+    Dataset
+        As group ``region``, all (exam, region), lazy: `thickness` over the covered and
+        `thickness_total` over the articular area, mm, weighted by area; `denuded`, percent;
+        `covered_area` and `articular_area`, mm2; `volume`, mm3; `t2`, ms; `*_se`, standard errors,
+        and `*_n`, how many points or voxels. NaN and -1 where there is no such cartilage. Regions
+        are `qmri_lake.surface.REGIONS`.
+
+    Raises
+    ------
+    NotFoundError
+        A variable that is needed is not there.
+    InputError
+        Other exams in `dess` than in `msme`; a part of a volume. When computed: an exam that was
+        never segmented, or whose affine is none.
+    """
+    areas = None if articular is None else as_template(articular)
+
+    def kernel(**exam: Any) -> Means:
+        return _means_of_exam(**exam, articular=areas)[0]
+
+    return each_exam(kernel, region.writes, dess, msme, _OF_MSME, "region_means")
+
+
+def region_table(cohort: Cohort) -> pd.DataFrame:
+    """Return region averages as a table, one row an exam and region.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        Exams without averages are left out; the attribute ``left_out`` of the table counts them.
+
+    Returns
+    -------
+    DataFrame
+        Columns exam, patient, timepoint, knee, region, and the variables of group ``region`` with
+        their units in the name, such as ``thickness [mm]``. Save it with ``to_csv`` or
+        ``to_parquet``.
+
+    Raises
+    ------
+    NotFoundError
+        No exam of the cohort has averages.
+
+    Examples
+    --------
+    >>> import qmri_lake as ql
+    >>> lake = ql.open_lake("oai.lake")  # doctest: +SKIP
+    >>> ql.region_table(lake.cohort("knee == 'right'")).to_csv("regions.csv")  # doctest: +SKIP
+    """
+    chosen = cohort.require("region/thickness")
+    if not len(chosen):
+        raise NotFoundError(
+            f"none of {len(cohort)} exams with region averages", expected="at least one",
+            where="region_table", todo="Run step region first: lake.run('region').",
+        )  # fmt: skip
+    ds = cohort.lake.load("region", chosen).compute()
+    keys, regions = cohort.lake.keys_at(chosen.rows), ds["region"].values
+    columns = {name: np.repeat(keys[name].to_numpy(), len(regions)) for name in ("exam", *KEYS)}
+    columns["region"] = np.tile(regions, len(chosen))
+    for name, array in ds.data_vars.items():
+        unit = f" [{array.attrs['units']}]" if "units" in array.attrs else ""
+        columns[f"{name}{unit}"] = array.transpose("exam", "region").values.ravel()
+    table = pd.DataFrame(columns)
+    table.attrs["left_out"] = len(cohort) - len(chosen)
+    return table
