@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qmri_lake.cli import care, data, demo, work
+from qmri_lake.cli import care, data, demo, look, work
 from qmri_lake.cli.train import train
 
 __all__ = ["command"]
@@ -38,7 +38,7 @@ def command() -> Any:
     for panel, commands in (
         ("Start", (demo.demo, data.phantom)),
         ("Data", (data.ingest, data.ingest_masks, train, work.run, work.report)),
-        ("Look", (care.info, care.cohort, care.failures)),
+        ("Look", (care.info, care.cohort, care.failures, look.view, look.atlas)),
         ("Care", (care.tag, care.catalog, care.validate, care.doctor)),
     ):
         for function in commands:

@@ -143,7 +143,7 @@ def _panel(ax: Axes, table: pd.DataFrame, unit: str) -> None:
     source = table["source"].to_numpy(float)
     ax.axhline(0, color="black", linewidth=1.2, label="zero")
     lines = []
-    for column, name in (("plain", "plain"), ("area", "by area")):
+    for column, name in (("plain", "plain"), ("area", "area-weighted")):
         measured = table[column].to_numpy(float)
         known = np.isfinite(source) & np.isfinite(measured)
         style: dict[str, Any] = (
@@ -152,7 +152,7 @@ def _panel(ax: Axes, table: pd.DataFrame, unit: str) -> None:
             else {"markerfacecolor": "none", "markeredgecolor": "#D55E00", "alpha": 0.6}
         )
         ax.plot(source[known], (measured - source)[known], "o", markersize=4.5, linestyle="none",
-                label=f"an exam, {name} mean".replace("by area", "area-weighted"), **style)  # fmt: skip
+                label=f"an exam, {name} mean", **style)  # fmt: skip
         n = int(known.sum())
         if n < _FEWEST:
             lines.append(f"{name}: n {n}, too few for limits")

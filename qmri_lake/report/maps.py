@@ -20,8 +20,8 @@ from qmri_lake.surface.articular import SURFACE_STATUS
 from qmri_lake.surface.layout import POLAR_MAX
 
 __all__ = [
-    "BONE_SHAPE_RANGE", "COLOURS", "ORDER", "SHOWN", "Look", "cohort_atlas", "cohort_mean",
-    "extend", "legend", "map_atlas", "one_bone", "one_exam", "title_of",
+    "AROUND", "BONE_SHAPE_RANGE", "COLOURS", "ORDER", "SHOWN", "Look", "cohort_atlas",
+    "cohort_mean", "extend", "legend", "map_atlas", "one_bone", "one_exam", "title_of",
 ]  # fmt: skip
 
 
@@ -56,9 +56,10 @@ COLOURS: Mapping[str, str] = MappingProxyType(
 """What no colour scale has: bared bone, and where there is nothing to show."""
 
 ORDER = ("femur", "tibia", "patella")
-_AROUND = {
+AROUND = {
     "patella": ("distal", "lateral", "proximal", "medial", "distal"),
     "femur": ("posterior", "lateral", "anterior", "medial", "posterior"),
+    "tibia": ("posterior", "lateral", "anterior", "medial", "posterior"),
 }
 _POLE = {"femur": "distal", "tibia": "proximal", "patella": "posterior"}
 _LEAST = 0.5
@@ -285,7 +286,7 @@ def _outline(ax: Axes, states: NDArray[Any], polar_max: float) -> None:
 
 
 def _angles(ax: Axes, bone: str, *, labelled: bool) -> None:
-    names = _AROUND.get(bone, _AROUND["femur"])
+    names = AROUND[bone]
     ticks = [-180, -90, 0, 90, 180]
     ax.set_yticks(ticks, [f"{n}  {t:d}°" for n, t in zip(names, ticks, strict=True)]
                   if labelled else [n[0].upper() for n in names], fontsize=8)  # fmt: skip

@@ -29,14 +29,16 @@ from qmri_lake.report.maps import (
 from qmri_lake.surface.articular import SURFACE_STATUS
 from qmri_lake.surface.mesh import Mesh, map_mesh
 
-__all__ = ["painted_bones"]
+__all__ = ["CAMERA", "painted_bones", "screen"]
+
+Vector = tuple[float, float, float]
 
 _SEEN_FROM = {
     "femur": "from below and the front",
     "tibia": "from above",
     "patella": "from behind",
 }
-_CAMERA: Mapping[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+CAMERA: Mapping[str, tuple[Vector, Vector]] = {
     "femur": ((0.0, -0.6, -0.8), (0.0, -0.8, 0.6)),
     "tibia": ((0.0, -0.3, 0.95), (0.0, -0.95, -0.3)),
     "patella": ((0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
@@ -95,6 +97,14 @@ def painted_bones(sphere: xr.Dataset, biomarker: str = "thickness") -> Figure:
     return fig
 
 
+def screen(view: Vector, up: Vector) -> NDArray[np.float64]:
+    """Return the rows right, up and towards the viewer (3, 3) of a picture, LPS."""
+    towards, above = (np.array(v) / np.linalg.norm(v) for v in (view, up))
+    above = above - (above @ towards) * towards
+    above /= np.linalg.norm(above)
+    return np.stack([np.cross(above, towards), above, towards])
+
+
 def _paint(ax: Axes, maps: xr.Dataset, biomarker: str, scale: ScalarMappable) -> None:
     """Draw a bone's shaded triangles from behind to the front."""
     mesh = map_mesh(maps)
@@ -102,9 +112,8 @@ def _paint(ax: Axes, maps: xr.Dataset, biomarker: str, scale: ScalarMappable) ->
     if not len(mesh.triangles):
         ax.text(0.5, 0.5, "not mapped", ha="center", transform=ax.transAxes)
         return
-    view, up = (np.array(v) / np.linalg.norm(v) for v in _CAMERA[maps.attrs["bone"]])
-    screen = np.stack([np.cross(up, view), up, view])
-    placed = (mesh.points - maps.attrs["centre"]) @ screen.T
+    turn = screen(*CAMERA[maps.attrs["bone"]])
+    placed = (mesh.points - maps.attrs["centre"]) @ turn.T
     corners = placed[mesh.triangles]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     size = np.linalg.norm(normals, axis=1)
@@ -129,7 +138,7 @@ def _paint(ax: Axes, maps: xr.Dataset, biomarker: str, scale: ScalarMappable) ->
     ax.plot([low[0], low[0] + _BAR_MM], [low[1] - 5] * 2, color="black", linewidth=2)
     ax.text(low[0] + _BAR_MM + 1, low[1] - 5, f"{_BAR_MM:.0f} mm", fontsize=8, va="center")
     # x of LPS grows to the patient's left: medial in a right knee.
-    medial = screen[0] @ [1.0 if maps.attrs["knee"] == "right" else -1.0, 0, 0]
+    medial = turn[0] @ [1.0 if maps.attrs["knee"] == "right" else -1.0, 0, 0]
     names = ("lateral", "medial") if medial > 0 else ("medial", "lateral")
     middle = (low[1] + high[1]) / 2
     for x, name in zip((low[0] - 3, high[0] + 3), names, strict=True):

@@ -98,7 +98,7 @@ def test_figure_s3__draws_the_published_lines() -> None:
         printed = ax.texts[0].get_text()
         assert f"plain: {found.bias:+.2f} mm, limits {found.lower:+.2f}" in printed
         by_area = bland_altman(mine.source, mine.area)
-        assert f"by area: {by_area.bias:+.2f} mm" in printed
+        assert f"area-weighted: {by_area.bias:+.2f} mm" in printed
     assert "n 2, too few" in figure.axes[2].texts[0].get_text()
     with pytest.raises(NotFoundError, match="no column source"):
         figure_s3(table.drop(columns="source"))

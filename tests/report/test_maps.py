@@ -93,7 +93,7 @@ def test_painted_bones__puts_medial_where_it_is(sphere: xr.Dataset, side: str) -
         assert mesh.attrs["knee"] == side
         # Seen from below or above with the front on top, the patient's left is right or left.
         sign = 1 if side == "right" else -1
-        view, up = painted._CAMERA[bone]
+        view, up = painted.CAMERA[bone]
         right = np.cross(up, view)[0] * sign
         assert (words["medial"] - words["lateral"]) * right > 0
         assert len(ax.collections[0].get_paths()) > 1000

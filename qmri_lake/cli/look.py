@@ -1,0 +1,71 @@
+"""Commands that draw what a lake holds: view, atlas."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qmri_lake.cli.options import LakeOption, RefOption
+
+__all__ = ["atlas", "view"]
+
+_ExamArgument = Annotated[
+    str, typer.Argument(metavar="EXAM", help="Its key, such as 9000001-012m-right.")
+]
+
+
+def view(
+    exam: _ExamArgument,
+    lake: LakeOption,
+    out: Annotated[
+        Path | None, typer.Option(metavar="OUT.html", help="The page; default EXAM.html.")
+    ] = None,
+    ref: RefOption = None,
+) -> None:
+    """Write a page to look at one exam: slices with masks and T2, maps, bones to turn around.
+
+    One self-contained HTML file that needs no network. What the exam lacks is left out.
+    """
+    from qmri_lake.cli.progress import console
+    from qmri_lake.lake import open_lake
+    from qmri_lake.report import write_view
+
+    written = write_view(open_lake(lake, ref=ref, mode="r"), exam, out or Path(f"{exam}.html"))
+    console.print(f"wrote {written}")
+
+
+def atlas(
+    exam: _ExamArgument,
+    lake: LakeOption,
+    out: Annotated[
+        Path | None, typer.Option(metavar="OUT.png", help="The picture; default EXAM.png.")
+    ] = None,
+    ref: RefOption = None,
+) -> None:
+    """Draw the spherical maps of one exam: three bones by bone shape, thickness and T2.
+
+    The suffix chooses the format: .png, .pdf, .svg.
+    """
+    from qmri_lake.cli.progress import console
+    from qmri_lake.lake import open_lake
+    from qmri_lake.report import map_atlas
+
+    opened = open_lake(lake, ref=ref, mode="r")
+    chosen = opened.select(exam=exam).require("sphere/map")
+    if not len(chosen):
+        raise _no_maps(exam, lake)
+    path = out or Path(f"{exam}.png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    map_atlas(opened.load("sphere", chosen)).savefig(path, dpi=150)
+    console.print(f"wrote {path}")
+
+
+def _no_maps(exam: str, lake: str) -> Exception:
+    from qmri_lake.errors import NotFoundError, Reason
+
+    return NotFoundError(
+        f"no maps of {exam}", expected="an exam that step sphere has mapped", where=lake,
+        todo=f"Run: qmri-lake run sphere --lake {lake}", reason=Reason.ABSENT_EXAM,
+    )  # fmt: skip
