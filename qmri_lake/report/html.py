@@ -16,7 +16,7 @@ import pandas as pd
 
 from qmri_lake import __version__
 from qmri_lake.report.t2 import T2Summary, summarise_t2
-from qmri_lake.summary import array_sizes, exams_by_visit, human_size, stored_bytes
+from qmri_lake.summary import array_sizes, counted, exams_by_visit, human_size, stored_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["write_report"]
 
 _DPI = 110
+_ATLASES = 3
 
 
 def write_report(
@@ -95,6 +96,7 @@ def write_report(
         per_exam=_html(_by_exam(summary.table), digits=1),
         outcomes=_html(_outcomes(summary)),
         segmentation=_segmentation(lake, chosen, models),
+        maps=_maps(lake, chosen),
         runs=_html(_runs(lake)),
         history=_html(_history(lake)),
     )
@@ -139,19 +141,53 @@ def _segmentation(
     }
 
 
+def _maps(lake: Lake, cohort: Cohort) -> dict[str, Any] | None:
+    """Return the section on spherical maps: figures, and exams whose maps are odd, if any."""
+    if "sphere/map" not in lake.variables():
+        return None
+    mapped = cohort.require("sphere/map")
+    if not len(mapped):
+        return None
+    from qmri_lake.report.agreement import figure_s3, map_agreement
+    from qmri_lake.report.maps import cohort_atlas, cohort_mean, map_atlas
+
+    figures = {}
+    if "region/thickness" in lake.variables():
+        both = mapped.require("region/thickness")
+        if len(both):
+            table = map_agreement(lake.load("sphere", both), lake.load("region", both))
+            words = f"Means over maps and over their sources, {counted(len(both), 'exam')}"
+            figures[words] = figure_s3(table)
+    if len(mapped) > 1:
+        words = f"Mean maps of {counted(len(mapped), 'exam')}"
+        figures[words] = cohort_atlas(cohort_mean(lake.load("sphere", mapped)))
+    for exam in _spread_over(mapped, _ATLASES):
+        figures[f"Maps of {exam}"] = map_atlas(lake.load("sphere", exam=exam))
+    odd = lake.failures("sphere")
+    odd = odd[odd["exam"].isin(mapped.exams["exam"])]
+    return {
+        "count": counted(len(mapped), "exam"),
+        "odd": _html(odd[["exam", "message"]]),
+        "figures": [{"caption": text, "png": _png(fig)} for text, fig in figures.items()],
+    }
+
+
+def _spread_over(cohort: Cohort, count: int) -> list[str]:
+    """Return `count` exams at most, evenly spread over the cohort."""
+    step = max(len(cohort) / count, 1.0)
+    places = sorted({int(k * step) for k in range(min(count, len(cohort)))})
+    return [str(exam) for exam in cohort.exams["exam"].iloc[places]]
+
+
 def _pictures(lake: Lake, ready: Cohort | None, count: int) -> list[dict[str, str]]:
     """Draw `count` exams, evenly spread over the cohort."""
     if ready is None or not len(ready) or not count:
         return []
     from qmri_lake.report.figures import exam_figure
 
-    step = max(len(ready) / count, 1.0)
-    picked = ready.exams["exam"].iloc[
-        sorted({int(k * step) for k in range(min(count, len(ready)))})
-    ]
     grades = _grades(lake)
     found = []
-    for exam in picked:
+    for exam in _spread_over(ready, count):
         has_dess = "dess" in lake.groups() and len(lake.select(exam=exam).require("dess/image"))
         dess = lake.load("dess", exam=exam).isel(exam=0) if has_dess else None
         figure = exam_figure(dess, lake.load("msme", exam=exam).isel(exam=0))

@@ -159,3 +159,18 @@ def test_command_line__view_and_atlas(
         assert picture.width > 1000
     assert main(["view", "9000000-000m-left", "--lake", lake.url]) == 2
     assert "found no exam" in capsys.readouterr().err
+
+
+def test_write_report__shows_maps(lake: ql.Lake, tmp_path: Path) -> None:
+    text = ql.report.write_report(lake, tmp_path / "r.html", exams=0).read_text(encoding="utf-8")
+    checker = _Checker()
+    checker.feed(text)
+    assert checker.open == []
+    alts = [alt for alt, _ in checker.images]
+    assert sum(alt.startswith("Maps of ") for alt in alts) == len(
+        lake.cohort().require("sphere/map")
+    )
+    assert any(alt.startswith("Mean maps of ") for alt in alts)
+    section = text.partition("<h2>Spherical maps</h2>")[2].partition("<h2>")[0]
+    for exam in lake.failures("sphere")["exam"]:
+        assert exam in section
