@@ -70,6 +70,9 @@ def main() -> None:
         figures = {
             "explanation/images/phantom.png": phantom_figure(lake),
             "tutorial/images/t2.png": exam_figure(lake.load("dess", exam=EXAM).isel(exam=0), msme),
+            "how_to/images/bones.png": ql.report.painted_bones(
+                lake.load("sphere", exam=EXAM), "thickness"
+            ),
             "tutorial/images/strategies.png": strategies_figure(
                 lake.load("sphere", exam=EXAM).isel(exam=0).sel(bone="femur").compute()
             ),
