@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from qmri_lake.surface.articular import SURFACE_STATUS
 from qmri_lake.surface.layout import SIZE, places
@@ -15,6 +16,10 @@ from qmri_lake.surface.sphere import View
 from qmri_lake.surface.thickness import cover_of, normals_of
 
 __all__ = ["SurfacePoints", "surface_points"]
+
+_SMOOTHER = 1.5
+"""Voxels. Between voxels a surface leans towards the lines that cross it: with its own normals a
+sphere's area would come out 2 to 6 % too large, with smoother ones 1 %."""
 
 _SAME_SURFACE_MM = 1.0
 """A point that lies deeper than this below what the map sees lies on another sheet of the bone."""
@@ -58,7 +63,9 @@ def surface_points(occupancy: Occupancy, view: View, bone: str) -> SurfacePoints
     place, along = place[kept], along[kept]
     normals = normals_of(occupancy, place)
     spacing = np.linalg.norm(matrix, axis=0)
-    cosine = np.abs((normals @ (matrix / spacing))[np.arange(len(along)), along])
+    smooth = replace(occupancy, bone=ndimage.gaussian_filter(occupancy.bone, _SMOOTHER))
+    turned = normals_of(smooth, place) @ (matrix / spacing)
+    cosine = np.abs(turned[np.arange(len(along)), along])
     area = spacing.prod() / spacing[along] * cosine
     thickness = cover_of(occupancy, place, normals).thickness
     status = np.full(len(place), SURFACE_STATUS["not_articular"], np.uint8)

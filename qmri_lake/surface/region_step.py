@@ -209,7 +209,7 @@ def region_table(cohort: Cohort) -> pd.DataFrame:
     ds = cohort.lake.load("region", chosen).compute()
     keys, regions = cohort.lake.keys_at(chosen.rows), ds["region"].values
     columns = {name: np.repeat(keys[name].to_numpy(), len(regions)) for name in ("exam", *KEYS)}
-    columns["region"] = np.tile(regions, len(chosen))
+    columns["region"] = np.tile(regions.astype(object), len(chosen))
     for name, array in ds.data_vars.items():
         unit = f" [{array.attrs['units']}]" if "units" in array.attrs else ""
         columns[f"{name}{unit}"] = array.transpose("exam", "region").values.ravel()
