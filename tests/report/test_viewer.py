@@ -27,7 +27,7 @@ from tests.report.test_report import _Checker
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
-    return write_archive(tmp_path_factory.mktemp("oai") / "a", exams=3, shape=(40, 96, 96))
+    return write_archive(tmp_path_factory.mktemp("oai") / "a", exams=2, shape=(40, 96, 96))
 
 
 @pytest.fixture(scope="module")
