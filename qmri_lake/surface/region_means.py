@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
+from qmri_lake.errors import InputError, Reason
 from qmri_lake.surface.articular import SURFACE_STATUS
 from qmri_lake.surface.layout import frame
-from qmri_lake.surface.occupancy import Occupancy, checked_affine, occupancy_of
+from qmri_lake.surface.occupancy import CARTILAGE_OF, Occupancy, checked_affine, occupancy_of
 from qmri_lake.surface.points import SurfacePoints, surface_points
 from qmri_lake.surface.regions import LEAVES, REGIONS, REGIONS_OF, find_compartments
 from qmri_lake.surface.sphere import look_at
@@ -84,14 +85,28 @@ def means_of_bone(
         bool: this bone's cartilage on the grid of `t2`.
     t2_affine, dess_to_msme
         As of `qmri_lake.surface.spherical_map`.
+
+    Raises
+    ------
+    InputError
+        As `qmri_lake.surface.spherical_map`, and a femur without a groove between its condyles.
     """
     to_map = frame(knee)
     occupancy = occupancy_of(bone, cartilage, affine, bone_name, to_map)
     view = look_at(occupancy, bone_name, articular=articular)
     points = surface_points(occupancy, view, bone_name)
+    covered = points.status == SURFACE_STATUS["covered"]
+    # A spot so small that a ray of the map meets it and no line of voxels does.
+    if not covered.any():
+        raise InputError(
+            f"no {CARTILAGE_OF[bone_name]} cartilage over the bone's surface",
+            expected="cartilage that lies on the bone",
+            where=bone_name,
+            todo="Check the labels and the affine.",
+            reason=Reason.EMPTY_MASK,
+        )
     borders = find_compartments(bone_name, view.centre, points)
     leaf = borders.of(points.place)
-    covered = points.status == SURFACE_STATUS["covered"]
     nearest, known = cKDTree(points.place[covered]), leaf[covered]
     voxels = _voxels(occupancy)
     voxel_leaf = known[nearest.query(voxels)[1]]

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binned_statistic_2d
 
+from qmri_lake.errors import InputError, Reason
 from qmri_lake.surface.articular import SURFACE_STATUS
 from qmri_lake.surface.centre import Centre
 from qmri_lake.surface.points import SurfacePoints
@@ -139,6 +140,11 @@ def find_compartments(bone: str, centre: Centre, points: SurfacePoints) -> Compa
         Its x parts medial from lateral.
     points : SurfacePoints
         Of the whole bone: x medial of a right knee, y posterior, z proximal.
+
+    Raises
+    ------
+    InputError
+        A femur without a groove between its condyles.
     """
     place, middle = points.place, float(centre.place[0])
     if bone == "femur":
@@ -164,14 +170,28 @@ def _front_of_notch(place: Points, middle: float) -> float:
     Seen from below, the groove and the notch are the highest between the condyles.
     """
     between = place[np.abs(place[:, 0] - middle) < _BETWEEN_MM]
+    if not len(between):
+        raise _without_groove()
     low, high = between.min(axis=0), between.max(axis=0) + _CELL_MM
     edges = [np.arange(low[k], high[k], _CELL_MM) for k in (0, 1)]
     x, y, z = between.T
     below, _, start, _ = binned_statistic_2d(x, y, z, "min", bins=edges)
     # Behind its roof the notch is open: there are the condyles' inner walls alone.
     full = np.isfinite(below).mean(axis=0) > 0.8
+    if not full.any():
+        raise _without_groove()
     floor = np.nanmax(below[:, full], axis=0)
     return float((start[:-1] + _CELL_MM / 2)[full][floor.argmin()])
+
+
+def _without_groove() -> InputError:
+    return InputError(
+        "no groove between the femur's condyles",
+        expected=f"bone in the {2 * _BETWEEN_MM:g} mm around the centre of its map",
+        where="femur",
+        todo="Check the labels and the affine.",
+        reason=Reason.EMPTY_MASK,
+    )
 
 
 def _plateau(points: SurfacePoints, here: NDArray[np.bool_]) -> _Plateau | None:
@@ -180,6 +200,9 @@ def _plateau(points: SurfacePoints, here: NDArray[np.bool_]) -> _Plateau | None:
     flat, weight = points.place[here, :2], points.area[here]
     middle = np.average(flat, axis=0, weights=weight)
     covariance = np.cov(flat.T, aweights=weight)
+    # Points on one line span no plateau.
+    if np.linalg.matrix_rank(covariance, hermitian=True) < 2:
+        return None
     inverse = np.linalg.inv(covariance)
     squared = np.einsum("ni,ij,nj->n", flat - middle, inverse, flat - middle)
     order = squared.argsort()

@@ -183,6 +183,45 @@ def test_means__of_a_denuded_plateau(truths: list[Truth]) -> None:
     pd.testing.assert_series_equal(after.loc["LT"], before.loc["LT"])
 
 
+def test_means__of_next_to_nothing_are_nan_and_noted(truths: list[Truth]) -> None:
+    truth = truths[0]
+    spots = np.zeros_like(truth.dess_cartilage)
+    for label in (CARTILAGE["femoral"], CARTILAGE["tibial"], CARTILAGE["patellar"]):
+        place = np.argwhere(truth.dess_cartilage == label)
+        spots[tuple(place[len(place) // 2])] = label
+    # Sagittal slices around the middle alone: neither condyle is there.
+    slit = np.zeros(truth.dess_bone.shape, bool)
+    slit[39:42] = True
+    bone = np.where(slit, truth.dess_bone, 0).astype(np.uint8)
+    cartilage = np.where(slit, truth.dess_cartilage, 0).astype(np.uint8)
+    for changed, why in (
+        ({"cartilage": spots}, "no femoral cartilage"),
+        ({"bone": bone, "cartilage": cartilage}, "no groove between the femur's condyles"),
+    ):
+        table = measured(truth, **changed)
+        assert np.isnan(table.loc["F", "thickness"])
+        assert table.loc["F", "volume_n"] == -1
+        assert any(why in note for note in table.attrs["notes"])
+
+
+def test_plateau__points_on_a_line_span_none(truths: list[Truth]) -> None:
+    truth = truths[0]
+    occupancy = occupancy_of(
+        truth.dess_bone, truth.dess_cartilage, truth.dess_affine, "tibia", frame(truth.exam.side)
+    )
+    view = look_at(occupancy, "tibia")
+    points = surface_points(occupancy, view, "tibia")
+    middle = view.centre.place[0]
+    line = np.argwhere(points.place[:, 0] > middle)[:20, 0]
+    points.status[points.place[:, 0] > middle] = SURFACE_STATUS["not_articular"]
+    points.status[line] = SURFACE_STATUS["covered"]
+    points.place[line, :2] = middle + np.linspace(10, 30, 20)[:, None] * [1, 0.5]
+    leaf = find_compartments("tibia", view.centre, points).of(points.place)
+    medial = points.place[:, 0] > middle
+    assert (leaf[medial] == -1).all()
+    assert (leaf[~medial] >= 5).all()
+
+
 # -- a lake --------------------------------------------------------------------------------------
 
 
