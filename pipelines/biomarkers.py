@@ -37,7 +37,11 @@ def main(url: str, bones: str = "", cartilage: str = "") -> None:
         print(lake.plan("sphere", both))
         print(lake.run("sphere", both, cluster=workers))
 
-    # 5. What is odd or went wrong, a version to cite, and a page to look at.
+        # 5. Thickness, volume and T2 of regions, for people.
+        print(lake.run("region", both, cluster=workers))
+    ql.region_table(lake.cohort()).to_csv(f"{url}.regions.csv", index=False)
+
+    # 6. What is odd or went wrong, a version to cite, and a page to look at.
     print(lake.failures())
     print(f"snapshot {lake.snapshot}")
     print(write_report(lake, f"{url}.report.html", cohort))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import qmri_lake as ql
@@ -72,6 +73,8 @@ def test_biomarkers__from_masks_to_maps(archive: Archive, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "sphere: 2 done" in done.stdout
+    assert "region: 2 flagged" in done.stdout  # so few voxels know no groove of the trochlea
+    assert len(pd.read_csv(f"{lake}.regions.csv")) == 2 * len(ql.surface.REGIONS)
     maps = ql.open_lake(str(lake), mode="r").load("sphere")["map"]
     assert maps.notnull().any(("azimuth", "polar")).all().compute()
     assert Path(f"{lake}.report.html").is_file()

@@ -83,6 +83,7 @@ def demo(
         ("register", {}),
         ("t2", {}),
         ("sphere", {}),
+        ("region", {}),
     )
     for step, parameters in chain:
         with run_bar() as bar:

@@ -19,8 +19,6 @@ DEEPEST_MM = 12.0
 """Cartilage is followed no farther; real patellae exceed 6 mm."""
 
 _STEP = 0.2
-_REACH = 1.5
-"""Cartilage that begins farther from the bone, mm, lies on something else."""
 _NOTHING = 0.01
 """Occupancy at which cartilage has ended."""
 _QUARTER = 0.25
@@ -123,8 +121,10 @@ def downhill(values, inverse, points, normals):  # type: ignore[no-untyped-def] 
 
 
 @njit(cache=True, nogil=True)
-def through(cartilage, mask, inverse, points, normals, thickness, end):  # type: ignore[no-untyped-def]  # pragma: no cover
+def through(cartilage, mask, inverse, points, normals, reach, thickness, end):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Fill `thickness` and `end` (n,), mm: cartilage along normals, and where it was left.
+
+    Cartilage that begins farther from the bone than `reach`, mm, lies on something else.
 
     `cartilage` is smoothed occupancy, whose integral is the thickness; `mask`, as it came, says if
     there is any: smoothed cartilage spreads over its rim. Thickness is 0 where there is none.
@@ -141,7 +141,7 @@ def through(cartilage, mask, inverse, points, normals, thickness, end):  # type:
             x, y, z = p[0] + s * v[0], p[1] + s * v[1], p[2] + s * v[2]
             here = _at(cartilage, x, y, z)
             if not begun:
-                if s > _REACH:
+                if s > reach:
                     break
                 begun = _at(mask, x, y, z) >= 0.5
             elif here < before and here < 0.5:

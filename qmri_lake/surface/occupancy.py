@@ -53,6 +53,12 @@ class Occupancy:
         """(3, 4) mm to voxel."""
         return np.ascontiguousarray(np.linalg.inv(self.affine)[:3])
 
+    @property
+    def spacing(self) -> NDArray[np.float64]:
+        """(3,) mm along the axes of the array."""
+        found: NDArray[np.float64] = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return found
+
     def cut(self, points: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Return which points (n, 3), mm, lie on a face of the volume, where no bone ends."""
         m = self.inverse

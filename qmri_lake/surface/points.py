@@ -62,7 +62,7 @@ def surface_points(occupancy: Occupancy, view: View, bone: str) -> SurfacePoints
     kept = ~occupancy.cut(place)
     place, along = place[kept], along[kept]
     normals = normals_of(occupancy, place)
-    spacing = np.linalg.norm(matrix, axis=0)
+    spacing = occupancy.spacing
     smooth = replace(occupancy, bone=ndimage.gaussian_filter(occupancy.bone, _SMOOTHER))
     turned = normals_of(smooth, place) @ (matrix / spacing)
     cosine = np.abs(turned[np.arange(len(along)), along])

@@ -17,6 +17,10 @@ __all__ = ["Cover", "cover_of", "mean_t2", "normals_of"]
 _VALID_DEPTH = 0.5
 """T2 needs values along at least this part of the cartilage. [assumption]"""
 
+_REACH_MM, _REACH_VOXELS = 1.5, 1.5
+"""How far from the bone cartilage may begin, whichever is more: where two networks draw them, a
+voxel or two between them may be nobody's. [assumption]"""
+
 Points = NDArray[np.float64]
 
 
@@ -69,7 +73,11 @@ def cover_of(
 
 def _along(occupancy: Occupancy, points: Points, normals: Points) -> Cover:
     thickness, end = np.empty(len(points)), np.empty(len(points))
-    through(occupancy.cartilage, occupancy.mask, occupancy.inverse, points, normals, thickness, end)
+    reach = max(_REACH_MM, _REACH_VOXELS * occupancy.spacing.max())
+    through(
+        occupancy.cartilage, occupancy.mask, occupancy.inverse, points, normals, reach, thickness,
+        end,
+    )  # fmt: skip
     return Cover(thickness, end)
 
 

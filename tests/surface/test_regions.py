@@ -130,7 +130,7 @@ def test_means__of_synthetic_knees(truths: list[Truth], judge: Judge) -> None:
     found = pd.concat([measured(truth).loc[COMPARTMENTS] for truth in truths])
     true = pd.concat([true_means(truth).loc[COMPARTMENTS] for truth in truths])
     words, passed = [], True
-    for name, unit in (("thickness", "mm"), ("t2", "ms")):
+    for name, unit in (("thickness_total", "mm"), ("t2", "ms")):
         fit = linregress(true[name], found[name])
         bias = (found[name] - true[name]).mean()
         words.append(f"{name}: slope {fit.slope:.3f}, r {fit.rvalue:.3f}, bias {bias:+.2f} {unit}")

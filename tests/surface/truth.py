@@ -1,12 +1,16 @@
-"""What region averages of a synthetic knee should be: its true surface, parted by our borders."""
+"""What region averages and maps of synthetic knees should be, and how near to it they come."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
+from scipy.stats import linregress
 
-from qmri_lake.phantom.knee import Truth
+import qmri_lake as ql
+from qmri_lake.phantom import knee
+from qmri_lake.phantom.knee import Exam, Truth
+from qmri_lake.report.agreement import map_agreement
 from qmri_lake.surface import BONES
 from qmri_lake.surface.layout import frame
 from qmri_lake.surface.occupancy import CARTILAGE_OF, occupancy_of
@@ -14,23 +18,24 @@ from qmri_lake.surface.points import surface_points
 from qmri_lake.surface.regions import LEAVES, REGIONS_OF, find_compartments
 from qmri_lake.surface.sphere import look_at
 from qmri_lake.tissues import CARTILAGE
+from tests.conftest import Judge
 
 BONE_OF = np.array(["femur", "femur", "femur", "tibia", "tibia", "patella"])
 """Of the true surface's own regions."""
 
 
-def true_means(knee: Truth) -> pd.DataFrame:
+def true_means(truth: Truth) -> pd.DataFrame:
     """Return true thickness, thickness_total [mm], denuded [percent] and t2 [ms] by region.
 
     Thickness is that of the functions that the knee is made of, T2 that of the true map in the true
     labels. Only where the borders lie comes from the masks.
     """
     rows = []
-    surface, to_map = knee.surface, frame(knee.exam.side)
-    back = to_map @ np.linalg.inv(knee.dess_to_msme) @ knee.msme_affine
+    surface, to_map = truth.surface, frame(truth.exam.side)
+    back = to_map @ np.linalg.inv(truth.dess_to_msme) @ truth.msme_affine
     for bone in BONES:
         occupancy = occupancy_of(
-            knee.dess_bone, knee.dess_cartilage, knee.dess_affine, bone, to_map
+            truth.dess_bone, truth.dess_cartilage, truth.dess_affine, bone, to_map
         )
         view = look_at(occupancy, bone)
         borders = find_compartments(bone, view.centre, surface_points(occupancy, view, bone))
@@ -39,10 +44,10 @@ def true_means(knee: Truth) -> pd.DataFrame:
         thickness, area = surface.thickness[here], surface.area[here].astype(float)
         leaf = borders.of(place)
         voxels = np.argwhere(
-            (knee.msme_cartilage == CARTILAGE[CARTILAGE_OF[bone]]) & np.isfinite(knee.t2)
+            (truth.msme_cartilage == CARTILAGE[CARTILAGE_OF[bone]]) & np.isfinite(truth.t2)
         )
         nearest = cKDTree(place).query(voxels @ back[:3, :3].T + back[:3, 3])[1]
-        t2 = knee.t2[tuple(voxels.T)]
+        t2 = truth.t2[tuple(voxels.T)]
         for name, parts in REGIONS_OF[bone].items():
             own = [LEAVES[bone].index(part) for part in parts]
             inside, covered = np.isin(leaf, own), thickness > 0.05
@@ -57,3 +62,55 @@ def true_means(knee: Truth) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows).set_index("region")
+
+
+UNITS = {"thickness_total": "mm", "thickness": "mm", "t2": "ms"}
+"""What is compared. Thickness is judged over the articular area: margins thinner than half a voxel are
+in no mask, so that both sides mean something else by covered."""
+COMPARTMENTS = ["P", "TrF", "MF", "LF", "MT", "LT"]
+
+
+def compare(lake: ql.Lake, chosen: list[Exam], shape: tuple[int, int, int]) -> pd.DataFrame:
+    """Region averages of a lake beside the truth, one row an exam and compartment."""
+    table = ql.region_table(lake.cohort()).set_index(["exam", "region"])
+    rows = []
+    for exam in chosen:
+        key = f"{exam.patient.number:07d}-{exam.visit.month:03d}m-{exam.side}"
+        if (key, "F") not in table.index:
+            continue
+        true = true_means(knee(exam, shape=shape))
+        for region in COMPARTMENTS:
+            found = table.loc[(key, region)]
+            row = {"exam": key, "region": region}
+            for name, unit in UNITS.items():
+                row |= {name: found[f"{name} [{unit}]"], f"true_{name}": true.loc[region, name]}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def fitted(table: pd.DataFrame, name: str) -> tuple[str, float, float]:
+    """Return slope, correlation and limits of agreement in words; slope; correlation."""
+    unit = UNITS[name]
+    known = table[[name, f"true_{name}"]].dropna()
+    fit = linregress(known[f"true_{name}"], known[name])
+    agreement = ql.statistics.bland_altman(known[f"true_{name}"], known[name])
+    words = (
+        f"{name}: slope {fit.slope:.3f}, r {fit.rvalue:.3f}, bias {agreement.bias:+.2f}, "
+        f"limits {agreement.lower:+.2f} to {agreement.upper:+.2f} {unit} (n {len(known)})"
+    )
+    return words, float(fit.slope), float(fit.rvalue)
+
+
+def judge_maps(judge: Judge, what: str, lake: ql.Lake, within: float) -> None:
+    """Judge the area-weighted means of maps against means over surfaces."""
+    cohort = lake.cohort().require("sphere/map").require("region/thickness")
+    table = map_agreement(lake.load("sphere", cohort), lake.load("region", cohort))
+    table = table[table["biomarker"] == "thickness"]
+    bias = {bone: (rows["area"] - rows["source"]).mean() for bone, rows in table.groupby("bone")}
+    plain = {bone: (rows["plain"] - rows["source"]).mean() for bone, rows in table.groupby("bone")}
+    judge(
+        f"end to end / thickness of spherical maps against surfaces, {what}",
+        required=f"area-weighted bias below {within} mm",
+        measured="; ".join(f"{b} {bias[b]:+.3f} (plain {plain[b]:+.3f}) mm" for b in bias),
+        passed=max(map(abs, bias.values())) < within,
+    )
