@@ -1,13 +1,15 @@
 """Run every judged line and write docs/reference/acceptance.md: required, measured, verdict.
 
-Usage: ``python -m tests.acceptance [pytest arguments]`` (``make accept``). Lines come from tests
-that ask for the fixture `judge`; a test that is skipped for another reason than `gpu`, or that
-fails before it has judged, is a miss too. With arguments only those tests run, and the page is
-printed instead of written.
+Usage: ``python -m tests.acceptance [--update] [pytest arguments]`` (``make accept``). Lines come
+from tests that ask for the fixture `judge`; a test that is skipped for another reason than `gpu`,
+or that fails before it has judged, is a miss too. With arguments only those tests run, and the page
+is printed; with --update their lines are replaced in the page, and the others stay. Each line says
+of which commit it is.
 """
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -24,11 +26,12 @@ HEAD = """# Acceptance
 What this version was required to do, and what was measured. Written by `make accept`; each line
 is a test that fails when it is missed. CPU times are process time.
 
-Commit `{commit}`, {date}; {machine}.
+Last run: {date}; {machine}.
 
-| line | required | measured | verdict |
-| --- | --- | --- | --- |
+| line | required | measured | verdict | commit |
+| --- | --- | --- | --- | --- |
 """
+_CELL = re.compile(r"(?<!\\) \| ")
 
 
 @dataclass(eq=False)  # pytest keeps plugins in a set
@@ -59,14 +62,23 @@ class Table:
     def missed(self) -> bool:
         return not self.rows or any(verdict.startswith("**") for *_, verdict in self.rows)
 
-    def page(self) -> str:
-        cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in r] for r in self.rows]
-        head = HEAD.format(
-            commit=_git("rev-parse", "--short=12", "HEAD") + _changes(),
-            date=datetime.now(UTC).date().isoformat(),
-            machine=_machine(),
-        )
+    def page(self, kept: Sequence[Sequence[str]] = ()) -> str:
+        """Return the page: these lines, and of those that are `kept` all others."""
+        commit = f"`{_git('rev-parse', '--short=9', 'HEAD')}`{_changes()}"
+        cells = [
+            [*(cell.replace("|", "\\|").replace("\n", " ") for cell in row), commit]
+            for row in self.rows
+        ]
+        new = {row[0] for row in cells}
+        cells += [list(row) for row in kept if row[0] not in new]
+        head = HEAD.format(date=datetime.now(UTC).date().isoformat(), machine=_machine())
         return head + "".join(f"| {' | '.join(row)} |\n" for row in sorted(cells))
+
+
+def _lines_of(page: str) -> list[list[str]]:
+    """Return the lines of a page, without the head of the table."""
+    rows = [_CELL.split(line[2:-2]) for line in page.splitlines() if line.startswith("| ")]
+    return rows[2:]
 
 
 def _git(*arguments: str) -> str:
@@ -96,10 +108,12 @@ def _machine() -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
+    update = "--update" in arguments
+    arguments = [argument for argument in arguments if argument != "--update"]
     table = Table()
     pytest.main(["-p", "no:cacheprovider", "--timeout=3600", "-q", *arguments], plugins=[table])
-    page = table.page()
-    if arguments:
+    page = table.page(_lines_of(PAGE.read_text(encoding="utf-8")) if update else ())
+    if arguments and not update:
         print(page)
     else:
         PAGE.parent.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,7 @@ def test_true_masks_and_t2__to_regions(tmp_path: Path, judge: Judge) -> None:
     found = {name: fitted(table, name) for name in UNITS}
     judge(
         "end to end / six compartments of 30 synthetic knees, true masks and T2, 120 x 288 x 288",
-        required="slope 0.95 to 1.05, r above 0.95, over articular area and of T2; covered: printed",
+        required="slope 0.95 to 1.05, r above 0.95: over articular area, T2; covered: printed",
         measured="; ".join(words for words, *_ in found.values()),
         passed=all(
             0.95 <= slope <= 1.05 and r > 0.95

@@ -65,8 +65,8 @@ def true_means(truth: Truth) -> pd.DataFrame:
 
 
 UNITS = {"thickness_total": "mm", "thickness": "mm", "t2": "ms"}
-"""What is compared. Thickness is judged over the articular area: margins thinner than half a voxel are
-in no mask, so that both sides mean something else by covered."""
+"""What is compared. Thickness is judged over the articular area: margins thinner than half a voxel
+are in no mask, so that both sides mean something else by covered."""
 COMPARTMENTS = ["P", "TrF", "MF", "LF", "MT", "LT"]
 
 
