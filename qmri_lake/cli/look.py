@@ -52,14 +52,28 @@ def atlas(
     from qmri_lake.lake import open_lake
     from qmri_lake.report import map_atlas
 
+    path = out or Path(f"{exam}.png")
+    _check_suffix(path)
     opened = open_lake(lake, ref=ref, mode="r")
     chosen = opened.select(exam=exam).require("sphere/map")
     if not len(chosen):
         raise _no_maps(exam, lake)
-    path = out or Path(f"{exam}.png")
     path.parent.mkdir(parents=True, exist_ok=True)
     map_atlas(opened.load("sphere", chosen)).savefig(path, dpi=150)
     console.print(f"wrote {path}")
+
+
+def _check_suffix(path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    from qmri_lake.errors import InputError, Reason
+
+    known = Figure().canvas.get_supported_filetypes()
+    if path.suffix.lower().removeprefix(".") not in known:
+        raise InputError(
+            f"suffix {path.suffix!r}", expected=f"one of {', '.join(f'.{s}' for s in known)}",
+            where=str(path), reason=Reason.UNREADABLE_VALUE,
+        )  # fmt: skip
 
 
 def _no_maps(exam: str, lake: str) -> Exception:

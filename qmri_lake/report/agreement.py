@@ -159,8 +159,8 @@ def _panel(ax: Axes, table: pd.DataFrame, unit: str) -> None:
             continue
         found = bland_altman(source, measured)
         lines.append(
-            f"{name}: {found.bias:+.2f} {unit}, limits {found.lower:+.2f} to {found.upper:+.2f}, "
-            f"n {found.n}"
+            f"{name}: {_signed(found.bias)} {unit}, limits {_signed(found.lower)} to "
+            f"{_signed(found.upper)}, n {found.n:,}"
         )
         if column == "plain":
             ax.axhline(found.bias, color="#808080", linewidth=1.4, label="mean difference")
@@ -173,3 +173,8 @@ def _panel(ax: Axes, table: pd.DataFrame, unit: str) -> None:
     ax.tick_params(labelsize=8)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
+
+
+def _signed(value: float) -> str:
+    """Spell a difference with its sign, that of the axes; what rounds to nothing is not below 0."""
+    return f"{value:+z.2f}".replace("-", "\N{MINUS SIGN}")

@@ -81,7 +81,7 @@ def write_view(lake: Lake, exam: str, out: str | os.PathLike[str]) -> Path:
         },
         "plain": {name: _rgb(colour) for name, colour in COLOURS.items()},
         "status": dict(SURFACE_STATUS),
-        "tissues": _tissue_colours(),
+        "tissues": [*zip(_tissue_names(), _tissue_colours(), strict=True)],
         "t2_range": T2_RANGE,
         "front": screen((0.0, -1.0, 0.0), (0.0, 0.0, 1.0)).tolist(),
     }
@@ -125,7 +125,7 @@ def _dess(ds: xr.Dataset | None) -> dict[str, Any] | None:
         if name in ds and not (ds[name].values == NO_MASK).any():
             found = ds[name].values
             labels[found > 0] = found[found > 0] + first
-    palette = [(0, 0, 0), *(tuple(rgb) for rgb in _tissue_colours().values())]
+    palette = [(0, 0, 0), *(tuple(rgb) for rgb in _tissue_colours())]
     return {
         **_geometry(ds),
         "images": _slices(ds["image"].values),
@@ -232,8 +232,17 @@ def _rgb(colour: str) -> list[int]:
     return [round(255 * part) for part in to_rgb(colour)]
 
 
-def _tissue_colours() -> dict[str, list[int]]:
-    """Return RGB by tissue, in the order of the labels of a slice: bones, then cartilage."""
-    bones = sorted(BONE_COLOURS, key=BONE.__getitem__)
+def _tissues() -> tuple[list[str], list[str]]:
+    """Return bones and soft tissues, in the order of the labels of a slice."""
     soft = sorted((n for n in CARTILAGE if n != "background"), key=CARTILAGE.__getitem__)
-    return {n: _rgb(BONE_COLOURS[n]) for n in bones} | {n: _rgb(TISSUE_COLOURS[n]) for n in soft}
+    return sorted(BONE_COLOURS, key=BONE.__getitem__), soft
+
+
+def _tissue_names() -> list[str]:
+    bones, soft = _tissues()
+    return [*bones, *(n if n == "meniscus" else f"{n} cartilage" for n in soft)]
+
+
+def _tissue_colours() -> list[list[int]]:
+    bones, soft = _tissues()
+    return [*(_rgb(BONE_COLOURS[n]) for n in bones), *(_rgb(TISSUE_COLOURS[n]) for n in soft)]

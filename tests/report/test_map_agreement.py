@@ -95,10 +95,17 @@ def test_figure_s3__draws_the_published_lines() -> None:
             ("black", "-", 0.0), ("#808080", "-", found.bias), ("#808080", "--", found.lower),
             ("#808080", "--", found.upper),
         }  # fmt: skip
-        printed = ax.texts[0].get_text()
+        printed = ax.texts[0].get_text().replace("\N{MINUS SIGN}", "-")
         assert f"plain: {found.bias:+.2f} mm, limits {found.lower:+.2f}" in printed
         by_area = bland_altman(mine.source, mine.area)
         assert f"area-weighted: {by_area.bias:+.2f} mm" in printed
     assert "n 2, too few" in figure.axes[2].texts[0].get_text()
     with pytest.raises(NotFoundError, match="no column source"):
         figure_s3(table.drop(columns="source"))
+
+
+def test_figure_s3__no_bias_is_below_zero_that_rounds_to_it() -> None:
+    rows = [(f"e{k}", "femur", "t2", 40.0 + k, 39.999 + k, 39.99 + k) for k in range(4)]
+    printed = figure_s3(pd.DataFrame(rows, columns=list(COLUMNS))).axes[3].texts[0].get_text()
+    assert printed.splitlines()[0].startswith("plain: +0.00 ms, limits +0.00 to +0.00")
+    assert "area-weighted: \N{MINUS SIGN}0.01 ms" in printed

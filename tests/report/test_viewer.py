@@ -91,6 +91,10 @@ def test_write_view__slices_carry_masks_and_t2(lake: ql.Lake, tmp_path: Path) ->
     labels = opened(data["dess"]["layer"][middle])
     bone, cartilage = dess.bone.values[middle], dess.cartilage.values[middle]
     np.testing.assert_array_equal(labels, np.where(cartilage > 0, cartilage + 3, bone))
+    assert [name for name, _ in data["tissues"]] == [
+        "femur", "tibia", "patella", "femoral cartilage", "tibial cartilage",
+        "patellar cartilage", "meniscus",
+    ]  # fmt: skip
     image = dess.image.values
     expected = np.clip(image[middle] / np.percentile(image, 99.5), 0, 1) * 255
     assert np.abs(opened(data["dess"]["images"][middle]) - expected).mean() < 6
@@ -159,6 +163,10 @@ def test_command_line__view_and_atlas(
         assert picture.width > 1000
     assert main(["view", "9000000-000m-left", "--lake", lake.url]) == 2
     assert "found no exam" in capsys.readouterr().err
+    assert main(["atlas", exam, "--lake", lake.url, "--out", str(tmp_path / "a.xyz")]) == 2
+    said = capsys.readouterr().err
+    assert "found suffix '.xyz'; expected one of" in said
+    assert "fault of qmri_lake" not in said
 
 
 def test_write_report__shows_maps(lake: ql.Lake, tmp_path: Path) -> None:
