@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qmri_lake.surface.march import crossings, moments
+from qmri_lake.surface import march, vectorised
 
 __all__ = ["Centre", "find_centre"]
 
@@ -32,7 +33,7 @@ class Centre:
     """Whether the bone is shorter than what counts: its height is then placed by rule."""
 
 
-def find_centre(occupancy: NDArray[np.float32], affine: NDArray[np.float64], bone: str) -> Centre:
+def find_centre(occupancy: Any, affine: NDArray[np.float64], bone: str) -> Centre:
     """Find the centre of a bone: the centroid of its articular part.
 
     The shaft is cut at 0.85 (femur) or 0.60 (tibia) of the width, from the articular end, so that
@@ -48,7 +49,9 @@ def find_centre(occupancy: NDArray[np.float32], affine: NDArray[np.float64], bon
         Voxel to mm: x medial of a right knee, y posterior, z proximal.
     bone : {"femur", "tibia", "patella"}
     """
-    edge = crossings(occupancy) @ affine[:3, :3].T + affine[:3, 3]
+    kernels = march if isinstance(occupancy, np.ndarray) else vectorised
+    crossings, moments = kernels.crossings, kernels.moments
+    edge = vectorised.host(crossings(occupancy)) @ affine[:3, :3].T + affine[:3, 3]
     sign = -1.0 if bone == "tibia" else 1.0
     depth = sign * edge[:, 2]
     end, length = float(depth.min()), np.inf

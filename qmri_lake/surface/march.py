@@ -11,17 +11,21 @@ import math
 import numpy as np
 from numba import njit
 
-__all__ = ["DEEPEST_MM", "SIGMA_MM", "crossings", "meet", "moments", "t2_through", "through"]
+__all__ = [
+    "DEEPEST_MM", "NOTHING", "QUARTER", "SIGMA_MM", "STEP_MM", "crossings", "downhill",
+    "meet", "moments", "t2_through", "through",
+]  # fmt: skip
 
 SIGMA_MM = 0.6
 """Of the Gaussian that makes a surface of voxels, mm."""
 DEEPEST_MM = 12.0
 """Cartilage is followed no farther; real patellae exceed 6 mm."""
 
-_STEP = 0.2
-_NOTHING = 0.01
+STEP_MM = 0.2
+"""Of ways along rays and normals."""
+NOTHING = 0.01
 """Occupancy at which cartilage has ended."""
-_QUARTER = 0.25
+QUARTER = 0.25
 """A sample has a T2 if voxels with one hold this much of its interpolation: a corner of a mask."""
 
 
@@ -54,7 +58,7 @@ def _valid_at(values, x, y, z):  # type: ignore[no-untyped-def]  # pragma: no co
             w = (1 - abs(x - a)) * (1 - abs(y - b)) * (1 - abs(z - c))
             total += w * value
             weight += w
-    return total / weight if weight >= _QUARTER else np.nan
+    return total / weight if weight >= QUARTER else np.nan
 
 
 @njit(cache=True, nogil=True)
@@ -88,11 +92,11 @@ def meet(bone, inverse, centre, rays, surface):  # type: ignore[no-untyped-def] 
             elif e[axis] < 0:
                 t = min(t, -c[axis] / e[axis])
         while t > 0 and _at(bone, c[0] + t * e[0], c[1] + t * e[1], c[2] + t * e[2]) < 0.5:
-            t -= _STEP
+            t -= STEP_MM
         if t <= 0:
             surface[r] = np.nan
             continue
-        inside, outside = t, t + _STEP
+        inside, outside = t, t + STEP_MM
         for _ in range(20):
             t = (inside + outside) / 2
             if _at(bone, c[0] + t * e[0], c[1] + t * e[1], c[2] + t * e[2]) < 0.5:
@@ -147,11 +151,11 @@ def through(cartilage, mask, inverse, points, normals, reach, thickness, end):  
             elif here < before and here < 0.5:
                 falling = True
             # The first gap: nothing is left, or the next piece begins.
-            if falling and (here < _NOTHING or here > before):
+            if falling and (here < NOTHING or here > before):
                 break
-            amount += here * _STEP
+            amount += here * STEP_MM
             before = here
-            s += _STEP
+            s += STEP_MM
         if begun:
             thickness[r], end[r] = amount, s
 
@@ -175,7 +179,7 @@ def t2_through(cartilage, inverse, t2, to_t2, points, normals, end, least, out):
                 if math.isfinite(value):
                     total += here * value
                     known += here
-            s += _STEP
+            s += STEP_MM
         out[r] = total / known if known > 0 and known >= least * amount else np.nan
 
 

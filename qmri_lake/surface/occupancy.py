@@ -10,7 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from qmri_lake.errors import InputError, Reason
+from qmri_lake.relaxometry.arguments import namespace
 from qmri_lake.surface.march import SIGMA_MM
+from qmri_lake.surface.vectorised import as_array, host, kind, label, moved, smooth
 from qmri_lake.tissues import BONE, CARTILAGE, NO_MASK
 
 __all__ = ["CARTILAGE_OF", "Occupancy", "checked_affine", "occupancy_of"]
@@ -20,7 +22,6 @@ CARTILAGE_OF = {"femur": "femoral", "tibia": "tibial", "patella": "patellar"}
 
 _SECOND_PIECE = 0.001
 """Smaller pieces of a bone are dropped and counted; one of this share of the largest is odd."""
-_WHOLE = np.ones((3, 3, 3), bool)
 _SQUARE = 1e-3
 """Cosine between two array axes up to which they count as at right angles."""
 
@@ -31,11 +32,13 @@ Affine = NDArray[np.float64]
 class Occupancy:
     """What a map is made of: one piece of bone, its cartilage, on a box with empty edges."""
 
-    bone: NDArray[np.float32]
-    """Smoothed by 0.6 mm, 0 to 1."""
-    cartilage: NDArray[np.float32]
-    mask: NDArray[np.uint8]
-    """Cartilage as it came."""
+    bone: Any
+    """float32, smoothed by 0.6 mm, 0 to 1. This and the next two are of the library that the masks
+    came in."""
+    cartilage: Any
+    """float32, likewise."""
+    mask: Any
+    """uint8, cartilage as it came."""
     affine: NDArray[np.float64]
     """(4, 4) voxel to mm, in the frame of the map."""
     low: NDArray[np.float64]
@@ -87,34 +90,30 @@ def occupancy_of(
     frame : (4, 4)
         LPS mm to the axes of the map.
     """
-    whole, tissue = _masks(np.asarray(bone), np.asarray(cartilage), name)
+    whole, tissue = as_array(bone), as_array(cartilage)
+    whole, tissue = _masks(whole, moved(tissue, whole), name)
     matrix = frame @ checked_affine(affine, name)
     spacing = np.linalg.norm(matrix[:3, :3], axis=0)
     largest, others = _largest_piece(whole)
     odd = []
-    large = int((others >= _SECOND_PIECE * largest.sum()).sum())
+    large = int((others >= _SECOND_PIECE * _count(largest)).sum())
     if large:
         odd.append(f"the {name} is in {1 + large} pieces: only the largest is mapped")
     # Beyond the edge of the volume there is nothing: what it cuts off ends there.
     sigma = SIGMA_MM / spacing
     margin = np.ceil(4 * sigma).astype(int) + 1
     box = _box(largest | tissue)
-    around = [(int(n), int(n)) for n in margin]
-    bone_box, mask = (np.pad(m[box].astype(np.uint8), around) for m in (largest, tissue))
-    smooth = [
-        ndimage.gaussian_filter(m.astype(np.float32), sigma, mode="constant")
-        for m in (bone_box, mask)
-    ]
+    bone_box, mask = (_padded(m[box], margin) for m in (largest, tissue))
     first = np.array([s.start for s in box]) - margin
     matrix[:3, 3] += matrix[:3, :3] @ first
     return Occupancy(
-        bone=smooth[0],
-        cartilage=smooth[1],
+        bone=_smooth(bone_box, sigma),
+        cartilage=_smooth(mask, sigma),
         mask=mask,
         affine=matrix,
         low=-first.astype(np.float64),
         high=np.array(whole.shape) - 1.0 - first,
-        volume=float(np.count_nonzero(tissue) * spacing.prod()),
+        volume=float(_count(tissue) * spacing.prod()),
         dropped=len(others),
         odd=tuple(odd),
     )
@@ -148,9 +147,8 @@ def checked_affine(affine: ArrayLike, where: str, *, square: bool = True) -> Aff
     return matrix
 
 
-def _masks(
-    bone: NDArray[Any], cartilage: NDArray[Any], name: str
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _masks(bone: Any, cartilage: Any, name: str) -> tuple[Any, Any]:
+    xp = namespace(bone, "spherical_map")
     if bone.ndim != 3 or bone.shape != cartilage.shape:
         raise InputError(
             f"masks of {bone.shape} and {cartilage.shape} voxels",
@@ -159,12 +157,12 @@ def _masks(
             reason=Reason.GRID_MISMATCH,
         )
     for given, what in ((bone, "bone"), (cartilage, "cartilage")):
-        if given.dtype.kind not in "bui":
+        if kind(given) not in "bui":
             raise InputError(
                 f"{what} of {given.dtype}", expected="a mask, or labels", where=name,
                 reason=Reason.UNREADABLE_VALUE,
             )  # fmt: skip
-        if given.dtype.kind != "b" and (given == NO_MASK).any():
+        if kind(given) != "b" and bool(xp.any(given == NO_MASK)):
             raise InputError(
                 f"voxels of {what} that are 255, which is no mask",
                 expected="a label in every voxel",
@@ -174,17 +172,14 @@ def _masks(
             )
     values = 1, 1
     # Two arrays of 0 and 1 are masks: of labels at least one would know more than one tissue.
-    if (
-        max((int(m.max()) for m in (bone, cartilage) if m.dtype.kind != "b" and m.size), default=0)
-        > 1
-    ):
+    if max((int(xp.max(m)) for m in (bone, cartilage) if kind(m) != "b" and m.size), default=0) > 1:
         values = BONE[name], CARTILAGE[CARTILAGE_OF[name]]
     found = []
     for given, value, what in zip(
         (bone, cartilage), values, (name, f"{CARTILAGE_OF[name]} cartilage"), strict=True
     ):
-        mask = given if given.dtype.kind == "b" else given == value
-        if not mask.any():
+        mask = given if kind(given) == "b" else given == value
+        if not bool(xp.any(mask)):
             raise InputError(
                 f"no {what}", expected=f"voxels of the {name} and of its cartilage",
                 where=name, reason=Reason.EMPTY_MASK,
@@ -193,22 +188,44 @@ def _masks(
     return found[0], found[1]
 
 
-def _box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
+def _count(mask: Any) -> int:
+    xp = namespace(mask, "spherical_map")
+    return int(xp.count_nonzero(mask))
+
+
+def _padded(mask: Any, margin: NDArray[np.int_]) -> Any:
+    xp = namespace(mask, "spherical_map")
+    shape = tuple(int(n + 2 * m) for n, m in zip(mask.shape, margin, strict=True))
+    out = moved(xp.zeros(shape, dtype=xp.uint8), mask)
+    out[tuple(slice(int(m), -int(m)) for m in margin)] = xp.astype(mask, xp.uint8)
+    return out
+
+
+def _smooth(mask: Any, sigma: NDArray[np.float64]) -> Any:
+    if isinstance(mask, np.ndarray):
+        return ndimage.gaussian_filter(mask, sigma, output=np.float32, mode="constant")
+    return smooth(mask, sigma)
+
+
+def _box(mask: Any) -> tuple[slice, ...]:
     """Return the box that holds a mask: axis by axis, the rest already cut to it."""
+    xp = namespace(mask, "spherical_map")
     box = [slice(None)] * 3
     for axis in range(3):
-        lines = np.flatnonzero(mask[tuple(box)].any(axis=tuple({0, 1, 2} - {axis})))
-        box[axis] = slice(int(lines[0]), int(lines[-1]) + 1)
+        lines = xp.any(mask[tuple(box)], axis=tuple({0, 1, 2} - {axis}))
+        held = np.flatnonzero(host(lines))
+        box[axis] = slice(int(held[0]), int(held[-1]) + 1)
     return tuple(box)
 
 
-def _largest_piece(mask: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
+def _largest_piece(mask: Any) -> tuple[Any, NDArray[np.intp]]:
     """Return the largest piece and the voxel counts of the others."""
+    xp = namespace(mask, "spherical_map")
     box = _box(mask)
-    pieces, count = ndimage.label(mask[box], _WHOLE)
-    if count == 1:
+    pieces, sizes = label(mask[box])
+    sizes = sizes[1:]
+    if len(sizes) == 1:
         return mask, np.empty(0, np.intp)
-    sizes = np.bincount(pieces.ravel())[1:]
-    largest = np.zeros_like(mask)
-    largest[box] = pieces == sizes.argmax() + 1
+    largest = xp.zeros_like(mask)
+    largest[box] = pieces == int(sizes.argmax()) + 1
     return largest, np.delete(sizes, sizes.argmax())

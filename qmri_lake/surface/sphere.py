@@ -16,6 +16,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from qmri_lake.errors import InputError, Reason
+from qmri_lake.surface import vectorised
 from qmri_lake.surface.articular import SURFACE_STATUS, close_area
 from qmri_lake.surface.centre import Centre, find_centre
 from qmri_lake.surface.layout import (
@@ -109,6 +110,7 @@ def spherical_map(
     Notes
     -----
     Occupancy is smoothed by a Gaussian of 0.6 mm. [group, assumption]
+    CuPy masks, and T2, are measured on their GPU; the map, 1 MB, comes back as NumPy arrays.
 
     Examples
     --------
@@ -243,9 +245,12 @@ def _surface(
     occupancy: Occupancy, centre: NDArray[np.float64], rays: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return rho (azimuth, polar) and the points; NaN where no surface, or only a cut, is met."""
-    surface = np.empty(rays.shape[0] * rays.shape[1])
     flat = np.ascontiguousarray(rays.reshape(-1, 3))
-    meet(occupancy.bone, occupancy.inverse, centre, flat, surface)
+    if isinstance(occupancy.bone, np.ndarray):
+        surface = np.empty(len(flat))
+        meet(occupancy.bone, occupancy.inverse, centre, flat, surface)
+    else:
+        surface = vectorised.host(vectorised.meet(occupancy.bone, occupancy.inverse, centre, flat))
     points = centre + surface[:, None] * flat
     cut = occupancy.cut(points)
     surface[cut], points[cut] = np.nan, np.nan

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
 from qmri_lake.errors import InputError, Reason
+from qmri_lake.surface import vectorised
 from qmri_lake.surface.march import crossings, downhill, t2_through, through
 from qmri_lake.surface.occupancy import Occupancy, checked_affine
 
@@ -35,6 +36,8 @@ class Cover(NamedTuple):
 
 def normals_of(occupancy: Occupancy, points: Points) -> Points:
     """Return the bone's outward unit normals (n, 3) at points of its surface; NaN for NaN."""
+    if not isinstance(occupancy.bone, np.ndarray):
+        return vectorised.host(vectorised.downhill(occupancy.bone, occupancy.inverse, points))
     out = np.empty_like(points)
     downhill(occupancy.bone, occupancy.inverse, points, out)
     return out
@@ -61,7 +64,10 @@ def cover_of(
     along = _along(occupancy, points, normals)
     if method == "normal":
         return along
-    start = crossings(occupancy.bone) @ occupancy.affine[:3, :3].T + occupancy.affine[:3, 3]
+    find = crossings if isinstance(occupancy.bone, np.ndarray) else vectorised.crossings
+    start = (
+        vectorised.host(find(occupancy.bone)) @ occupancy.affine[:3, :3].T + occupancy.affine[:3, 3]
+    )
     outward = normals_of(occupancy, start)
     depth = _along(occupancy, start, outward).thickness
     tip = start + depth[:, None] * outward
@@ -72,8 +78,13 @@ def cover_of(
 
 
 def _along(occupancy: Occupancy, points: Points, normals: Points) -> Cover:
-    thickness, end = np.empty(len(points)), np.empty(len(points))
     reach = max(_REACH_MM, _REACH_VOXELS * occupancy.spacing.max())
+    if not isinstance(occupancy.cartilage, np.ndarray):
+        found = vectorised.through(
+            occupancy.cartilage, occupancy.mask, occupancy.inverse, points, normals, reach
+        )
+        return Cover(*(vectorised.host(values) for values in found))
+    thickness, end = np.empty(len(points)), np.empty(len(points))
     through(
         occupancy.cartilage, occupancy.mask, occupancy.inverse, points, normals, reach, thickness,
         end,
@@ -109,13 +120,13 @@ def mean_t2(
         Each depth weighted by the smoothed cartilage there, trilinear over voxels that have a
         value; NaN where less than half of the depth has one.
     """
-    values = np.asarray(t2)
+    values = vectorised.moved(vectorised.as_array(t2), occupancy.cartilage)
     if t2_affine is None:
         raise InputError(
             "t2 without t2_affine", expected="both", where="spherical map",
             todo="Give the affine of the grid that T2 was fitted on.",
         )  # fmt: skip
-    if values.ndim != 3 or values.dtype.kind != "f":
+    if values.ndim != 3 or vectorised.kind(values) != "f":
         raise InputError(
             f"t2 of {values.dtype} with shape {values.shape}",
             expected="floats (slice, row, column), NaN where there is no T2",
@@ -123,6 +134,11 @@ def mean_t2(
             reason=Reason.UNREADABLE_VALUE,
         )
     matrix = (np.linalg.inv(checked_affine(t2_affine, "t2", square=False)) @ to_t2)[:3]
+    if not isinstance(values, np.ndarray):
+        return vectorised.host(vectorised.t2_through(
+            occupancy.cartilage, occupancy.inverse, values, matrix, points, normals, end,
+            _VALID_DEPTH,
+        ))  # fmt: skip
     out = np.empty(len(points))
     t2_through(
         occupancy.cartilage, occupancy.inverse, values, np.ascontiguousarray(matrix), points,
