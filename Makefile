@@ -48,6 +48,8 @@ bench: env
 	$(BIN)/python -m benchmarks.lake_scale
 	$(BIN)/python -m benchmarks.mask_metrics
 	$(BIN)/python -m benchmarks.distance_maps
+	$(BIN)/python -m benchmarks.spherical_maps
+	$(BIN)/python -m benchmarks.epg_fit
 
 docs: env
 	$(BIN)/python -m docs.generate
