@@ -31,7 +31,7 @@ demo: env
 	$(BIN)/qmri-lake demo demo
 
 test: env
-	$(BIN)/python -m pytest -m "not accept" --durations=20 -rs
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not accept" --durations=20 -rs
 
 check: env
 	$(BIN)/ruff check .
