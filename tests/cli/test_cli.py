@@ -296,6 +296,7 @@ def test_real_knee__as_a_user_types_it(
     )
 
 
+@pytest.mark.timeout(600)
 def test_demo__small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.chdir(tmp_path)
     small = ["demo", "d", "--shape", "16x48x48", "--epochs", "1"]
