@@ -51,14 +51,17 @@ def true_means(truth: Truth) -> pd.DataFrame:
         for name, parts in REGIONS_OF[bone].items():
             own = [LEAVES[bone].index(part) for part in parts]
             inside, covered = np.isin(leaf, own), thickness > 0.05
-            known = inside & covered
+            known, voxels_t2 = inside & covered, t2[np.isin(leaf[nearest], own)]
+            if not known.any() or not len(voxels_t2):  # worn away, or beyond the field of view
+                rows.append({"region": name})
+                continue
             rows.append(
                 {
                     "region": name,
                     "thickness": np.average(thickness[known], weights=area[known]),
                     "thickness_total": np.average(thickness[inside], weights=area[inside]),
                     "denuded": 100 * area[inside & ~covered].sum() / area[inside].sum(),
-                    "t2": t2[np.isin(leaf[nearest], own)].mean(),
+                    "t2": voxels_t2.mean(),
                 }
             )
     return pd.DataFrame(rows).set_index("region")
