@@ -39,6 +39,8 @@ class Table:
     """The pytest plugin that keeps judged tests and gathers their lines."""
 
     rows: list[tuple[str, str, str, str]] = field(default_factory=list)
+    ran: set[str] = field(default_factory=set)
+    """Names of tests; one that failed before it judged has left its name in the page."""
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         items[:] = [item for item in items if "judge" in getattr(item, "fixturenames", ())]
@@ -46,6 +48,7 @@ class Table:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         judged = [value for name, value in report.user_properties if name == "judged"]
         name = report.nodeid.partition("::")[2]
+        self.ran.add(name)
         if report.when == "call":
             for line, required, measured, passed in judged:
                 self.rows.append((line, required, measured, "pass" if passed else "**miss**"))
@@ -69,7 +72,7 @@ class Table:
             [*(cell.replace("|", "\\|").replace("\n", " ") for cell in row), commit]
             for row in self.rows
         ]
-        new = {row[0] for row in cells}
+        new = {row[0] for row in cells} | self.ran
         cells += [list(row) for row in kept if row[0] not in new]
         head = HEAD.format(date=datetime.now(UTC).date().isoformat(), machine=_machine())
         return head + "".join(f"| {' | '.join(row)} |\n" for row in sorted(cells))
