@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from qmri_lake import __version__
+from qmri_lake.report.page import write_page
 from qmri_lake.report.t2 import T2Summary, summarise_t2
 from qmri_lake.summary import array_sizes, counted, exams_by_visit, human_size, stored_bytes
 
@@ -74,12 +74,13 @@ def write_report(
     chosen = lake._cohort(cohort)
     ready = _with_t2(lake, chosen)
     summary = summarise_t2(lake, ready, progress) if ready is not None else T2Summary()
-    page = _template().render(
+    return write_page(
+        "report.html",
+        out,
         title=title or Path(lake.url).name,
         url=Path(lake.url).name,
         ref=lake.ref or "the newest commit",
         snapshot=lake.snapshot,
-        version=__version__,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         exams=len(chosen),
         patients=chosen.patients,
@@ -100,23 +101,6 @@ def write_report(
         runs=_html(_runs(lake)),
         history=_html(_history(lake)),
     )
-    path = Path(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
-    return path
-
-
-def _template() -> Any:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("qmri_lake.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html")
 
 
 def _with_t2(lake: Lake, cohort: Cohort) -> Cohort | None:

@@ -15,10 +15,10 @@ from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 from PIL import Image
 
-from qmri_lake import __version__
 from qmri_lake.errors import NotFoundError, Reason
 from qmri_lake.report.figures import BONE_COLOURS, T2_RANGE, TISSUE_COLOURS, _direction
 from qmri_lake.report.maps import AROUND, BONE_SHAPE_RANGE, COLOURS, ORDER, SHOWN, one_bone
+from qmri_lake.report.page import write_page
 from qmri_lake.report.painted import CAMERA, screen
 from qmri_lake.surface.articular import SURFACE_STATUS
 from qmri_lake.surface.layout import POLAR_MAX, directions, frame
@@ -85,21 +85,7 @@ def write_view(lake: Lake, exam: str, out: str | os.PathLike[str]) -> Path:
         "t2_range": T2_RANGE,
         "front": screen((0.0, -1.0, 0.0), (0.0, 0.0, 1.0)).tolist(),
     }
-    page = _template().render(exam=exam, data=data, version=__version__, order=ORDER)
-    path = Path(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
-    return path
-
-
-def _template() -> Any:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("qmri_lake.report"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    return environment.get_template("viewer.html")
+    return write_page("viewer.html", out, exam=exam, data=data, order=ORDER)
 
 
 def _read(lake: Lake, chosen: Any, group: str, needed: tuple[str, ...]) -> xr.Dataset | None:
