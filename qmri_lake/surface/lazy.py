@@ -10,13 +10,42 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from qmri_lake.compute import one_exam_a_block
+from qmri_lake.errors import InputError, Reason, RunError
 from qmri_lake.pairs import VOLUME, check_same_exams, check_variables, check_whole
 from qmri_lake.variables import FIXED_SIZES, Variable
 
-__all__ = ["arguments", "each_exam"]
+__all__ = ["arguments", "check_with_t2", "each_exam", "no_bone", "product", "read_by"]
 
 Kernel = Callable[..., Sequence[NDArray[Any]]]
 _GRID = ("bone", "cartilage", "affine")
+
+
+def read_by(of_msme: Mapping[str, str], with_t2: bool) -> dict[str, tuple[str, ...]]:
+    """Return what a step reads: without T2 nothing of the multi-echo series."""
+    msme = {"msme": tuple(of_msme.values())} if with_t2 else {}
+    return {"dess": _GRID, **msme}
+
+
+def check_with_t2(with_t2: object, where: str) -> None:
+    """Refuse another value than True or False, when a run is planned."""
+    if not isinstance(with_t2, bool):
+        raise RunError(f"with_t2={with_t2!r}", expected="True or False", where=where)
+
+
+def product(
+    variables: Sequence[Variable], arrays: Sequence[NDArray[Any]], notes: Sequence[str]
+) -> xr.Dataset:
+    """Return what a step made of an exam, flagged with what is odd about it."""
+    made = xr.Dataset({v.name: (v.dims, a) for v, a in zip(variables, arrays, strict=True)})
+    return made.assign_attrs({"flag": "; ".join(notes)} if notes else {})
+
+
+def no_bone(notes: Sequence[str], where: str) -> InputError:
+    """Return the error for an exam of whose bones none can be measured."""
+    return InputError(
+        "; ".join(notes), expected="a bone and its cartilage", where=where,
+        reason=Reason.EMPTY_MASK,
+    )  # fmt: skip
 
 
 def arguments(

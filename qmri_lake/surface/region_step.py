@@ -9,11 +9,18 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from qmri_lake.errors import InputError, NotFoundError, Reason, RunError
+from qmri_lake.errors import InputError, NotFoundError, Reason
 from qmri_lake.index import KEYS
 from qmri_lake.steps import step
 from qmri_lake.surface.layout import BONES
-from qmri_lake.surface.lazy import arguments, each_exam
+from qmri_lake.surface.lazy import (
+    arguments,
+    check_with_t2,
+    each_exam,
+    no_bone,
+    product,
+    read_by,
+)
 from qmri_lake.surface.occupancy import CARTILAGE_OF
 from qmri_lake.surface.region_means import Means, means_of_bone
 from qmri_lake.surface.regions import REGIONS
@@ -60,15 +67,11 @@ VARIABLES = (
 
 
 def _reads(*, with_t2: bool, **_: Any) -> dict[str, tuple[str, ...]]:
-    reads: dict[str, tuple[str, ...]] = {"dess": ("bone", "cartilage", "affine")}
-    if with_t2:
-        reads["msme"] = tuple(_OF_MSME.values())
-    return reads
+    return read_by(_OF_MSME, with_t2)
 
 
 def _check_parameters(*, with_t2: object, articular: Any) -> dict[str, Any]:
-    if not isinstance(with_t2, bool):
-        raise RunError(f"with_t2={with_t2!r}", expected="True or False", where="step region")
+    check_with_t2(with_t2, "step region")
     return {"articular": None if articular is None else as_template(articular)}
 
 
@@ -93,12 +96,8 @@ def region(
     """
     means, notes, bones = _means_of_exam(**arguments(dess, msme, _OF_MSME), articular=articular)
     if not bones:
-        raise InputError(
-            "; ".join(notes), expected="a bone and its cartilage", where="region",
-            reason=Reason.EMPTY_MASK,
-        )  # fmt: skip
-    made = {v.name: (v.dims, a) for v, a in zip(VARIABLES, means, strict=True)}
-    return xr.Dataset(made).assign_attrs({"flag": "; ".join(notes)} if notes else {})
+        raise no_bone(notes, "region")
+    return product(VARIABLES, means, notes)
 
 
 def _means_of_exam(

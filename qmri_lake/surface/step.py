@@ -12,7 +12,14 @@ from qmri_lake.errors import InputError, Reason, RunError
 from qmri_lake.steps import step
 from qmri_lake.surface.articular import SURFACE_STATUS
 from qmri_lake.surface.layout import BONES, SIZE, azimuths, polar_angles
-from qmri_lake.surface.lazy import arguments, each_exam
+from qmri_lake.surface.lazy import (
+    arguments,
+    check_with_t2,
+    each_exam,
+    no_bone,
+    product,
+    read_by,
+)
 from qmri_lake.surface.sphere import Method, check_options, spherical_map
 from qmri_lake.surface.template import as_template, template_digest
 from qmri_lake.variables import Coordinate, Variable
@@ -132,18 +139,14 @@ def _map_exam(
 
 
 def _reads(*, with_t2: bool, **_: Any) -> dict[str, tuple[str, ...]]:
-    reads: dict[str, tuple[str, ...]] = {"dess": ("bone", "cartilage", "affine")}
-    if with_t2:
-        reads["msme"] = tuple(_OF_MSME.values())
-    return reads
+    return read_by(_OF_MSME, with_t2)
 
 
 def _check_parameters(
     *, with_t2: object, method: str, closing: float, articular: Any
 ) -> dict[str, Any]:
     """Refuse parameters of the wrong kind when a run is planned; read a template from its file."""
-    if not isinstance(with_t2, bool):
-        raise RunError(f"with_t2={with_t2!r}", expected="True or False", where="step sphere")
+    check_with_t2(with_t2, "step sphere")
     template = None if articular is None else as_template(articular)
     try:
         check_options(method, closing, None)
@@ -177,12 +180,8 @@ def sphere(
         **arguments(dess, msme, _OF_MSME), method=method, closing=closing, articular=articular
     )
     if (maps.map_status == MAP_STATUS["absent"]).all():
-        raise InputError(
-            "; ".join(notes), expected="a bone and its cartilage", where="sphere",
-            reason=Reason.EMPTY_MASK,
-        )  # fmt: skip
-    made = {v.name: (v.dims, a) for v, a in zip(VARIABLES, maps, strict=True)}
-    return xr.Dataset(made).assign_attrs({"flag": "; ".join(notes)} if notes else {})
+        raise no_bone(notes, "sphere")
+    return product(VARIABLES, maps, notes)
 
 
 def spherical_maps(
