@@ -196,6 +196,10 @@ def femur(x: Array, y: Array, z: Array, a: Anatomy) -> Bone:
     articular = np.minimum(articular, (top - angle) * radius)
     articular = np.minimum(articular, (angle + 108 + 2 * s[13]) * radius)
     articular = np.minimum(articular, notch - 2.6 + 4.6 * front)
+    # The walls and the roof of the notch, nearer to the axis than any condyle, are bare. Its edge
+    # is sharper than cartilage's outer one.
+    from_axis = np.hypot(AXIS[0] - y, AXIS[1] - z)
+    articular = np.minimum(articular, 2 * (from_axis - 13 + 3.5 * front))
 
     medial, lateral = _logistic(x / 2.5), _logistic(-x / 2.5)
     usual = 2.35 + 0.35 * front + 0.30 * _hill(x, angle, (-3, 60), (12, 30))

@@ -143,15 +143,15 @@ _SMALL: Mapping[str, Mapping[str, Any]] = {
     "bone_3d": {
         "architecture": Architecture(3, len(BONE), **_SMALL_BODY),
         "frame": Frame(medial_first=True, crop=None, shrink=(2, 4, 4)),
-        "steps": 220,
-        "copies": 2,
+        "steps": 290,
+        "copies": 1,
         "validation": 4,
     },
     "cartilage_3d": {
         "architecture": Architecture(3, len(CARTILAGE), **_SMALL_BODY),
         "frame": Frame(medial_first=True, crop=None),
         "patch": (24, 48, 48),
-        "steps": 190,
+        "steps": 150,
         "validation": 1,
         "copies": 0,
     },
@@ -169,7 +169,7 @@ _SMALL: Mapping[str, Mapping[str, Any]] = {
 _FINE: Mapping[str, Any] = {
     "frame": Frame(medial_first=True, crop=None, shrink=(2, 2, 2)),
     "patch": (32, 40, 40),
-    "steps": 200,
+    "steps": 185,
     "copies": 0,
     "validation": 1,
 }

@@ -45,22 +45,29 @@ def close_area(
         return covered
     bare = known & ~covered
     near = np.zeros_like(covered)
-    near[bare] = _distance(points[bare], covered, points) <= radius
+    near[bare] = _distance(points[bare], covered, points, radius) <= radius
     away = bare & ~near
     closed = near.copy()
     if away.any():
-        closed[near] = _distance(points[near], away, points) > radius + _GRAIN_MM
+        farthest = radius + _GRAIN_MM
+        closed[near] = _distance(points[near], away, points, farthest) > farthest
     return _without_holes(closed | covered) & known
 
 
 def _distance(
-    places: NDArray[np.float64], area: NDArray[np.bool_], points: NDArray[np.float64]
+    places: NDArray[np.float64],
+    area: NDArray[np.bool_],
+    points: NDArray[np.float64],
+    farthest: float,
 ) -> NDArray[np.float64]:
-    """Return how far places (n, 3) are from the edge of an area, mm."""
+    """Return how far places (n, 3) are from the edge of an area, mm; inf beyond `farthest`."""
     edge = area & ~ndimage.minimum_filter(area, 3, mode=("wrap", "nearest"))
     # An area without an edge is the whole sphere: nobody is outside of it.
-    found = cKDTree(points[edge]).query(places)[0] if edge.any() else np.zeros(len(places))
-    return np.asarray(found)
+    if not edge.any():
+        return np.zeros(len(places))
+    # The bound is not reached itself.
+    bound = np.nextafter(farthest, np.inf)
+    return np.asarray(cKDTree(points[edge]).query(places, distance_upper_bound=bound)[0])
 
 
 def _without_holes(area: NDArray[np.bool_]) -> NDArray[np.bool_]:

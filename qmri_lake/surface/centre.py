@@ -53,15 +53,16 @@ def find_centre(occupancy: Any, affine: NDArray[np.float64], bone: str) -> Centr
     crossings, moments = kernels.crossings, kernels.moments
     edge = vectorised.host(crossings(occupancy)) @ affine[:3, :3].T + affine[:3, 3]
     sign = -1.0 if bone == "tibia" else 1.0
-    depth = sign * edge[:, 2]
-    end, length = float(depth.min()), np.inf
-    width = float(np.ptp(edge[:, 0]))
+    edge = edge[np.argsort(sign * edge[:, 2])]
+    depth = sign * edge[:, 2] - sign * edge[0, 2]
+    end, reached, length = float(sign * edge[0, 2]), float(depth[-1]), np.inf
+    widths = np.maximum.accumulate(edge[:, 0]) - np.minimum.accumulate(edge[:, 0])
+    width = float(widths[-1])
     if bone in _SHAFT_CROP:
         # The width of what counts says how much counts: from above, to where both agree.
         while length > _SHAFT_CROP[bone] * width:
             length = _SHAFT_CROP[bone] * width
-            width = float(np.ptp(edge[depth - end <= length, 0]))
-    reached = float(np.ptp(depth))
+            width = float(widths[np.searchsorted(depth, length, side="right") - 1])
     total, first = moments(occupancy, affine, sign, end, length)
     short = bone in _SHAFT_CROP and reached < length
     if short:

@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 __all__ = [
-    "DEEPEST_MM", "NOTHING", "QUARTER", "SIGMA_MM", "STEP_MM", "crossings", "downhill",
+    "BLOCK", "DEEPEST_MM", "NOTHING", "QUARTER", "SIGMA_MM", "STEP_MM", "crossings", "downhill",
     "meet", "moments", "t2_through", "through",
 ]  # fmt: skip
 
@@ -23,6 +23,8 @@ DEEPEST_MM = 12.0
 
 STEP_MM = 0.2
 """Of ways along rays and normals."""
+BLOCK = 8
+"""Voxels; of rays, empty blocks are passed at once."""
 NOTHING = 0.01
 """Occupancy at which cartilage has ended."""
 QUARTER = 0.25
@@ -80,9 +82,31 @@ def _turned(m, d):  # type: ignore[no-untyped-def]  # pragma: no cover
 
 
 @njit(cache=True, nogil=True)
+def blocks(bone):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return which blocks of `BLOCK` voxels hold bone, so that rays pass the others at once.
+
+    A point between voxels is interpolated from both: one layer more belongs to each block.
+    """
+    shape = ((bone.shape[0] - 1) // BLOCK + 1, (bone.shape[1] - 1) // BLOCK + 1,
+             (bone.shape[2] - 1) // BLOCK + 1)  # fmt: skip
+    found = np.zeros(shape, np.bool_)
+    for i in range(bone.shape[0]):
+        for j in range(bone.shape[1]):
+            for k in range(bone.shape[2]):
+                if bone[i, j, k] >= 0.5:
+                    u, v, w = i // BLOCK, j // BLOCK, k // BLOCK
+                    for a in range(max(i - 1, 0) // BLOCK, u + 1):
+                        for b in range(max(j - 1, 0) // BLOCK, v + 1):
+                            for c in range(max(k - 1, 0) // BLOCK, w + 1):
+                                found[a, b, c] = True
+    return found
+
+
+@njit(cache=True, nogil=True)
 def meet(bone, inverse, centre, rays, surface):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Fill `surface` (n,): mm from the centre to where each ray leaves the bone last; or NaN."""
     c = _led(inverse, centre)
+    held = blocks(bone)
     for r in range(rays.shape[0]):
         e = _turned(inverse, rays[r])
         t = np.inf  # where the ray leaves the box of voxels
@@ -91,19 +115,41 @@ def meet(bone, inverse, centre, rays, surface):  # type: ignore[no-untyped-def] 
                 t = min(t, (bone.shape[axis] - 1 - c[axis]) / e[axis])
             elif e[axis] < 0:
                 t = min(t, -c[axis] / e[axis])
-        while t > 0 and _at(bone, c[0] + t * e[0], c[1] + t * e[1], c[2] + t * e[2]) < 0.5:
+        while t > 0:
+            x, y, z = c[0] + t * e[0], c[1] + t * e[1], c[2] + t * e[2]
+            if x >= 0 and y >= 0 and z >= 0:
+                i, j, k = int(x) // BLOCK, int(y) // BLOCK, int(z) // BLOCK
+                if not held[i, j, k]:
+                    # Whole steps only, to where they would have led.
+                    t -= STEP_MM * (
+                        1
+                        + int(
+                            min(_left(x, e[0], i), _left(y, e[1], j), _left(z, e[2], k)) / STEP_MM
+                        )
+                    )
+                    continue
+            if _at(bone, x, y, z) >= 0.5:
+                break
             t -= STEP_MM
         if t <= 0:
             surface[r] = np.nan
             continue
         inside, outside = t, t + STEP_MM
-        for _ in range(20):
+        for _ in range(12):  # to 0.05 micrometres
             t = (inside + outside) / 2
             if _at(bone, c[0] + t * e[0], c[1] + t * e[1], c[2] + t * e[2]) < 0.5:
                 outside = t
             else:
                 inside = t
         surface[r] = t
+
+
+@njit(cache=True, nogil=True)
+def _left(x, e, block):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return how many mm back along a ray, of `e` voxels a mm, its block of voxels reaches."""
+    if e > 0:
+        return (x - block * BLOCK) / e
+    return (x - (block + 1) * BLOCK) / e if e < 0 else np.inf
 
 
 @njit(cache=True, nogil=True)
@@ -220,14 +266,15 @@ def moments(values, affine, sign, end, length):  # type: ignore[no-untyped-def] 
     height = max(abs(affine[2, 0]), abs(affine[2, 1]), abs(affine[2, 2]))
     for i in range(values.shape[0]):
         for j in range(values.shape[1]):
+            row = along = 0.0
             for k in range(values.shape[2]):
-                if values[i, j, k] > 0:
-                    z = affine[2, 0] * i + affine[2, 1] * j + affine[2, 2] * k + affine[2, 3]
-                    share = (length - sign * z + end) / height + 0.5
-                    weight = values[i, j, k] * min(max(share, 0.0), 1.0)
-                    if weight > 0:
-                        total += weight
-                        mx += weight * i
-                        my += weight * j
-                        mz += weight * k
+                z = affine[2, 0] * i + affine[2, 1] * j + affine[2, 2] * k + affine[2, 3]
+                share = (length - sign * z + end) / height + 0.5
+                weight = values[i, j, k] * min(max(share, 0.0), 1.0)
+                row += weight
+                along += weight * k
+            total += row
+            mx += row * i
+            my += row * j
+            mz += along
     return total, np.array([mx, my, mz])

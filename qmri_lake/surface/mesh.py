@@ -1,7 +1,7 @@
 """Meshes of bones: thickness by rays as other programs measure it, and maps for 3D viewers.
 
 Slower than the maps' own way and apart from it, so a reference for it. Marching cubes and rays need
-the extra ``view`` (scikit-image, trimesh, embreex).
+the extra ``view`` (trimesh, embreex).
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def mask_mesh(mask: ArrayLike, affine: ArrayLike, *, sigma_mm: float = SIGMA_MM)
     sigma_mm : float
         Of the Gaussian, mm; 0 leaves the steps of the voxels.
     """
-    measure = _library("skimage.measure")
+    from skimage.measure import marching_cubes  # 0.3 s
+
     matrix = checked_affine(affine, "mesh")
     inside = np.asarray(mask, bool)
     if inside.ndim != 3 or not inside.any():
@@ -62,7 +63,7 @@ def mask_mesh(mask: ArrayLike, affine: ArrayLike, *, sigma_mm: float = SIGMA_MM)
     occupancy = ndimage.gaussian_filter(
         np.pad(inside.astype(np.float32), [(int(n), int(n)) for n in margin]), sigma
     )
-    index, triangles, _, _ = measure.marching_cubes(occupancy, 0.5)
+    index, triangles, _, _ = marching_cubes(occupancy, 0.5)
     points = (index - margin) @ matrix[:3, :3].T + matrix[:3, 3]
     # Marching cubes runs clockwise about what is inside, or not, with the axes' handedness.
     turn = np.linalg.det(matrix[:3, :3]) > 0

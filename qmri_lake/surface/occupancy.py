@@ -202,9 +202,17 @@ def _padded(mask: Any, margin: NDArray[np.int_]) -> Any:
 
 
 def _smooth(mask: Any, sigma: NDArray[np.float64]) -> Any:
-    if isinstance(mask, np.ndarray):
-        return ndimage.gaussian_filter(mask, sigma, output=np.float32, mode="constant")
-    return smooth(mask, sigma)
+    if not isinstance(mask, np.ndarray):
+        return smooth(mask, sigma)
+    # Cartilage fills a part of the bone's box.
+    reach = np.ceil(4 * sigma).astype(int) + 1
+    box = tuple(
+        slice(max(held.start - n, 0), held.stop + n)
+        for held, n in zip(_box(mask), reach.tolist(), strict=True)
+    )
+    found = np.zeros(mask.shape, np.float32)
+    ndimage.gaussian_filter(mask[box], sigma, output=found[box], mode="constant")
+    return found
 
 
 def _box(mask: Any) -> tuple[slice, ...]:
@@ -222,10 +230,10 @@ def _largest_piece(mask: Any) -> tuple[Any, NDArray[np.intp]]:
     """Return the largest piece and the voxel counts of the others."""
     xp = namespace(mask, "spherical_map")
     box = _box(mask)
-    pieces, sizes = label(mask[box])
-    sizes = sizes[1:]
-    if len(sizes) == 1:
+    pieces, count = label(mask[box])
+    if count == 1:
         return mask, np.empty(0, np.intp)
+    sizes = np.bincount(host(pieces).ravel())[1:]
     largest = xp.zeros_like(mask)
     largest[box] = pieces == int(sizes.argmax()) + 1
     return largest, np.delete(sizes, sizes.argmax())

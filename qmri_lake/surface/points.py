@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from qmri_lake.surface.articular import SURFACE_STATUS
 from qmri_lake.surface.layout import SIZE, places
-from qmri_lake.surface.march import crossings
 from qmri_lake.surface.occupancy import Occupancy
 from qmri_lake.surface.sphere import View
 from qmri_lake.surface.thickness import cover_of, normals_of
 
 __all__ = ["SurfacePoints", "surface_points"]
-
-_SMOOTHER = 1.5
-"""Voxels. Between voxels a surface leans towards the lines that cross it: with its own normals a
-sphere's area would come out 2 to 6 % too large, with smoother ones 1 %."""
 
 _SAME_SURFACE_MM = 1.0
 """A point that lies deeper than this below what the map sees lies on another sheet of the bone."""
@@ -27,12 +21,12 @@ _SAME_SURFACE_MM = 1.0
 
 @dataclass(frozen=True)
 class SurfacePoints:
-    """Where lines of voxels cross a bone's surface: several a mm2, wherever it turns to."""
+    """The middles of a bone's surface triangles: several a mm2, wherever it turns to."""
 
     place: NDArray[np.float64]
     """(n, 3) mm, in the frame of the occupancy."""
     area: NDArray[np.float64]
-    """(n,) mm2."""
+    """(n,) mm2, of the triangle."""
     thickness: NDArray[np.float64]
     """(n,) of the cartilage along the normal, mm; 0 where there is none."""
     status: NDArray[np.uint8]
@@ -40,11 +34,7 @@ class SurfacePoints:
 
 
 def surface_points(occupancy: Occupancy, view: View, bone: str) -> SurfacePoints:
-    """Return points of the whole surface.
-
-    A line along axis a crosses a piece of surface in proportion to its area times abs(n.a), the
-    cosine to its normal. Weighting each crossing by that cosine again, the three families of lines
-    add up to n.n = 1: together they count every piece once, however it is turned.
+    """Return points of the whole surface, by marching cubes.
 
     Parameters
     ----------
@@ -53,20 +43,19 @@ def surface_points(occupancy: Occupancy, view: View, bone: str) -> SurfacePoints
         Of the same bone: says what is articular though it is bare, where it sees the surface.
     bone : {"femur", "tibia", "patella"}
     """
-    index = crossings(occupancy.bone)
-    # A crossing lies between two voxels along its own line only.
-    along = np.abs(index - np.rint(index)).argmax(axis=1)
-    matrix = occupancy.affine[:3, :3]
-    place = index @ matrix.T + occupancy.affine[:3, 3]
+    from skimage.measure import marching_cubes  # 0.3 s
+
+    index, triangles, _, _ = marching_cubes(occupancy.bone, 0.5)
+    corners = index @ occupancy.affine[:3, :3].T + occupancy.affine[:3, 3]
+    a, b, c = np.moveaxis(corners[triangles], 1, 0)
+    # Not corners but middles: on the voxels' own lines, where nothing is interpolated across,
+    # a thin margin stands out, and would count as covered more often than it is.
+    place = (a + b + c) / 3
+    area = np.linalg.norm(np.cross(b - a, c - a), axis=1) / 2
     # What the field of view cuts is no surface.
     kept = ~occupancy.cut(place)
-    place, along = place[kept], along[kept]
+    place, area = place[kept], area[kept]
     normals = normals_of(occupancy, place)
-    spacing = occupancy.spacing
-    smooth = replace(occupancy, bone=ndimage.gaussian_filter(occupancy.bone, _SMOOTHER))
-    turned = normals_of(smooth, place) @ (matrix / spacing)
-    cosine = np.abs(turned[np.arange(len(along)), along])
-    area = spacing.prod() / spacing[along] * cosine
     thickness = cover_of(occupancy, place, normals).thickness
     status = np.full(len(place), SURFACE_STATUS["not_articular"], np.uint8)
     status[_bare(place, view, bone)] = SURFACE_STATUS["denuded"]

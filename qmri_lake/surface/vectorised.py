@@ -63,18 +63,17 @@ def kind(values: Any) -> str:
     return np.dtype(str(values.dtype).rpartition(".")[2]).kind
 
 
-def label(mask: Any) -> tuple[Any, NDArray[np.intp]]:
-    """Return the pieces of a mask, numbered from 1, and their voxel counts from 0 on."""
+def label(mask: Any) -> tuple[Any, int]:
+    """Return the pieces of a mask, numbered from 1, and how many there are."""
     whole = np.ones((3, 3, 3), bool)
     if _is_cupy(mask):
         import cupy
         from cupyx.scipy import ndimage as on_gpu  # type: ignore[import-not-found]
 
-        pieces, _ = on_gpu.label(mask, cupy.asarray(whole))
-        return pieces, host(cupy.bincount(pieces.ravel()))
+        return on_gpu.label(mask, cupy.asarray(whole))  # type: ignore[no-any-return]
     # The array API knows no pieces, nor do most of its libraries.
-    found, _ = ndimage.label(host(mask), whole)
-    return moved(found, mask), np.bincount(found.ravel())
+    found, count = ndimage.label(host(mask), whole)
+    return moved(found, mask), count
 
 
 def smooth(mask: Any, sigma: NDArray[np.float64]) -> Any:
@@ -126,7 +125,7 @@ def meet(bone: Any, inverse: Matrix, centre: Matrix, rays: Any) -> Any:
             t[looking] = begin
             looking[looking] = ~any_hit & (begin > 0)
         inside, outside = t, t + STEP_MM
-        for _ in range(20):
+        for _ in range(12):
             middle = (inside + outside) / 2
             out = _at(xp, bone, *(c[axis] + middle * e[axis] for axis in range(3))) < 0.5
             inside, outside = xp.where(out, inside, middle), xp.where(out, middle, outside)

@@ -60,7 +60,7 @@ def test_surface_points__add_up_to_the_area_of_a_sphere() -> None:
     bone, cartilage = far < radius, (far >= radius) & (far < radius + 2)
     occupancy = occupancy_of(bone, cartilage, affine, "patella", np.eye(4))
     points = surface_points(occupancy, look_at(occupancy, "patella"), "patella")
-    assert points.area.sum() == pytest.approx(4 * np.pi * radius**2, rel=0.015)
+    assert points.area.sum() == pytest.approx(4 * np.pi * radius**2, rel=0.01)
     assert (points.status == SURFACE_STATUS["covered"]).all()
     mean = np.average(points.thickness, weights=points.area)
     assert mean == pytest.approx(2, abs=0.03)
@@ -126,6 +126,28 @@ def test_femur__of_a_real_knee_parts_at_its_notch(real_data: Path) -> None:
     assert np.percentile(place[between, 1], 99) == pytest.approx(borders.notch, abs=3)
 
 
+def test_notch__of_synthetic_knees_is_bare(truths: list[Truth]) -> None:
+    for truth in truths:
+        occupancy = occupancy_of(
+            truth.dess_bone, truth.dess_cartilage, truth.dess_affine, "femur",
+            frame(truth.exam.side),
+        )  # fmt: skip
+        view = look_at(occupancy, "femur")
+        points = surface_points(occupancy, view, "femur")
+        borders = find_compartments("femur", view.centre, points)
+        covered = points.status == SURFACE_STATUS["covered"]
+        between = covered & (np.abs(points.place[:, 0] - borders.middle) < 3)
+        assert np.percentile(points.place[between, 1], 99) == pytest.approx(borders.notch, abs=6)
+        # Its walls are steep: what covers them no ray from the centre meets.
+        row, column = places("femur", points.place - view.centre.place)
+        seen = column < 224
+        depth = view.rho[row[seen], column[seen]] - np.linalg.norm(
+            points.place[seen] - view.centre.place, axis=1
+        )
+        hidden = points.area[seen][covered[seen] & (depth > 2)].sum()
+        assert hidden < 0.02 * points.area[covered].sum()
+
+
 def test_means__of_synthetic_knees(truths: list[Truth], judge: Judge) -> None:
     found = pd.concat([measured(truth).loc[COMPARTMENTS] for truth in truths])
     true = pd.concat([true_means(truth).loc[COMPARTMENTS] for truth in truths])
@@ -189,6 +211,10 @@ def test_means__of_next_to_nothing_are_nan_and_noted(truths: list[Truth]) -> Non
     for label in (CARTILAGE["femoral"], CARTILAGE["tibial"], CARTILAGE["patellar"]):
         place = np.argwhere(truth.dess_cartilage == label)
         spots[tuple(place[len(place) // 2])] = label
+    # One voxel that rays of the map meet, and the normal of no triangle does.
+    spots[spots == CARTILAGE["femoral"]] = 0
+    spots[35, 91, 65] = truth.dess_cartilage[35, 91, 65]
+    assert spots[35, 91, 65] == CARTILAGE["femoral"]
     # Sagittal slices around the middle alone: neither condyle is there.
     slit = np.zeros(truth.dess_bone.shape, bool)
     slit[39:42] = True
