@@ -63,7 +63,7 @@ def mask_mesh(mask: ArrayLike, affine: ArrayLike, *, sigma_mm: float = SIGMA_MM)
     occupancy = ndimage.gaussian_filter(
         np.pad(inside.astype(np.float32), [(int(n), int(n)) for n in margin]), sigma
     )
-    index, triangles, _, _ = marching_cubes(occupancy, 0.5)
+    index, triangles, _, _ = marching_cubes(occupancy, 0.5)  # type: ignore[no-untyped-call]
     points = (index - margin) @ matrix[:3, :3].T + matrix[:3, 3]
     # Marching cubes runs clockwise about what is inside, or not, with the axes' handedness.
     turn = np.linalg.det(matrix[:3, :3]) > 0

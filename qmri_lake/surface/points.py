@@ -45,7 +45,7 @@ def surface_points(occupancy: Occupancy, view: View, bone: str) -> SurfacePoints
     """
     from skimage.measure import marching_cubes  # 0.3 s
 
-    index, triangles, _, _ = marching_cubes(occupancy.bone, 0.5)
+    index, triangles, _, _ = marching_cubes(occupancy.bone, 0.5)  # type: ignore[no-untyped-call]
     corners = index @ occupancy.affine[:3, :3].T + occupancy.affine[:3, 3]
     a, b, c = np.moveaxis(corners[triangles], 1, 0)
     # Not corners but middles: on the voxels' own lines, where nothing is interpolated across,
