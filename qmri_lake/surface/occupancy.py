@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
 from qmri_lake.errors import InputError, Reason
 from qmri_lake.relaxometry.arguments import namespace
+from qmri_lake.surface import march
 from qmri_lake.surface.march import SIGMA_MM
 from qmri_lake.surface.vectorised import as_array, host, kind, label, moved, smooth
 from qmri_lake.tissues import BONE, CARTILAGE, NO_MASK
@@ -204,14 +204,7 @@ def _padded(mask: Any, margin: NDArray[np.int_]) -> Any:
 def _smooth(mask: Any, sigma: NDArray[np.float64]) -> Any:
     if not isinstance(mask, np.ndarray):
         return smooth(mask, sigma)
-    # Cartilage fills a part of the bone's box.
-    reach = np.ceil(4 * sigma).astype(int) + 1
-    box = tuple(
-        slice(max(held.start - n, 0), held.stop + n)
-        for held, n in zip(_box(mask), reach.tolist(), strict=True)
-    )
-    found = np.zeros(mask.shape, np.float32)
-    ndimage.gaussian_filter(mask[box], sigma, output=found[box], mode="constant")
+    found: NDArray[np.float32] = march.smooth(mask, *map(march.gaussian, sigma))
     return found
 
 

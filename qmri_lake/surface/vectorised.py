@@ -22,6 +22,7 @@ from qmri_lake.surface.march import (
     QUARTER,
     SIGMA_MM,
     STEP_MM,
+    gaussian,
 )
 
 __all__ = [
@@ -81,17 +82,16 @@ def smooth(mask: Any, sigma: NDArray[np.float64]) -> Any:
     xp = namespace(mask, "spherical_map")
     values = xp.astype(mask, xp.float32)
     for axis, width in enumerate(sigma.tolist()):
-        radius = int(4 * width + 0.5)
-        weight = [math.exp(-0.5 * (n / width) ** 2) for n in range(-radius, radius + 1)]
-        size = values.shape[axis]
+        weights = gaussian(width).tolist()
+        radius, size = len(weights) // 2, values.shape[axis]
         total = xp.zeros_like(values, dtype=xp.float64)
-        for n, w in zip(range(-radius, radius + 1), weight, strict=True):
+        for n, w in zip(range(-radius, radius + 1), weights, strict=True):
             if abs(n) < size:
                 here, there = [slice(None)] * 3, [slice(None)] * 3
                 here[axis] = slice(max(0, -n), size - max(0, n))
                 there[axis] = slice(max(0, n), size - max(0, -n))
                 part = xp.astype(values[tuple(there)], xp.float64)
-                total[tuple(here)] = total[tuple(here)] + w / sum(weight) * part
+                total[tuple(here)] = total[tuple(here)] + w * part
         values = xp.astype(total, xp.float32)
     return values
 
@@ -125,7 +125,7 @@ def meet(bone: Any, inverse: Matrix, centre: Matrix, rays: Any) -> Any:
             t[looking] = begin
             looking[looking] = ~any_hit & (begin > 0)
         inside, outside = t, t + STEP_MM
-        for _ in range(12):
+        for _ in range(14):
             middle = (inside + outside) / 2
             out = _at(xp, bone, *(c[axis] + middle * e[axis] for axis in range(3))) < 0.5
             inside, outside = xp.where(out, inside, middle), xp.where(out, middle, outside)
