@@ -107,7 +107,7 @@ class SphereImages:
         self._rows = np.asarray(cohort.rows, np.intp)
         self._reader.check(self._rows)
         self._packed: list[Path] = []
-        self._opened: list[NDArray[Any]] = []
+        self._opened: list[torch.Tensor] = []
         if cache is not None:
             self._packed = pack(
                 self._reader, self._rows, self.exams, self._biomarkers, cache, dtype
@@ -131,23 +131,31 @@ class SphereImages:
         import torch
 
         index = np.asarray(indices, np.intp)
-        planes = self._planes(index)
-        image = torch.zeros((len(index), 3, self.size, self.size))
+        image = torch.empty((len(index), 3, self.size, self.size))
+        planes, rows = self._planes(index)
         for channel, name in enumerate(STRATEGIES[self.strategy]):
-            if name is not None:
-                image[:, channel] = planes[self._biomarkers.index(name)]
+            if name is None:
+                image[:, channel] = 0
+                continue
+            plane = planes[self._biomarkers.index(name)]
+            # One by one: gathered first, they would be written and read once more.
+            for place, row in zip(image[:, channel], rows, strict=True):
+                place.copy_(plane[row])
         label = None if self.label is None else torch.from_numpy(self.label[index])
         return Batch(image, label, torch.from_numpy(index.astype(np.int64)))
 
-    def _planes(self, index: NDArray[np.intp]) -> list[torch.Tensor]:
+    def _planes(self, index: NDArray[np.intp]) -> tuple[list[torch.Tensor], Sequence[int]]:
+        """Return images by biomarker, and where in them those at `index` are."""
         import torch
 
         if not self._packed:
             read = torch.from_numpy(self._reader.read(self._rows[index], self._biomarkers))
-            return list(read.unbind(1))
+            return list(read.unbind(1)), range(len(index))
         if not self._opened:
-            self._opened = [np.asarray(np.load(path, mmap_mode="r")) for path in self._packed]
-        return [torch.from_numpy(np.take(packed, index, axis=0)) for packed in self._opened]
+            # Mapped to be copied when written, which nobody does: torch has no read-only arrays.
+            maps = (np.asarray(np.load(path, mmap_mode="c")) for path in self._packed)
+            self._opened = [torch.from_numpy(packed) for packed in maps]
+        return self._opened, index.tolist()
 
 
 def _labels_of(keys: pd.DataFrame, labels: Mapping[str, Any] | pd.Series[Any]) -> NDArray[np.int64]:

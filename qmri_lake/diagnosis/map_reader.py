@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import os
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -127,17 +130,19 @@ class MapReader:
     def _read(
         self, rows: NDArray[np.intp], biomarkers: Sequence[str]
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        order = np.argsort(rows, kind="stable")  # Zarr takes rows in order, and faster so
-        maps = self._opened()["sphere/map"].oindex[rows[order], self._place]
+        maps = _at_once(self._opened()["sphere/map"], rows, self._place)
+        places = [self._biomarkers.index(name) for name in biomarkers]
+        scales = [np.float32(SCALES[name]) for name in biomarkers]
         planes = np.empty((len(rows), len(biomarkers), self.size, self.size), np.float32)
         empty = np.empty((len(rows), len(biomarkers)), bool)
-        for k, name in enumerate(biomarkers):
-            plane = maps[:, self._biomarkers.index(name)]
-            absent = np.isnan(plane)
-            empty[order, k] = absent.all(axis=(1, 2))
-            scaled = plane / np.float32(SCALES[name])
-            scaled[absent] = 0.0
-            planes[order, k] = area_average(scaled, self.size)
+        scaled = np.empty((self._full, self._full), np.float32)
+        for row, exam in enumerate(maps):  # one by one, in the processor's cache
+            for k, (place, scale) in enumerate(zip(places, scales, strict=True)):
+                absent = np.isnan(exam[place])
+                empty[row, k] = absent.all()
+                np.divide(exam[place], scale, out=scaled)
+                np.copyto(scaled, 0.0, where=absent)
+                planes[row, k] = area_average(scaled, self.size)
         return planes, empty
 
     def empty(self, rows: NDArray[np.intp], biomarkers: Sequence[str]) -> NDArray[np.bool_]:
@@ -178,6 +183,29 @@ class MapReader:
             todo="Choose the exams that have them: with_maps(cohort, strategy, bone).",
             reason=Reason.ABSENT_EXAM,
         )
+
+
+def _at_once(array: Any, rows: NDArray[np.intp], place: int) -> list[NDArray[np.float32]]:
+    """Ask for a chunk of each row, all at once: a batch waits for its slowest, not for their sum.
+
+    An index of all rows would ask likewise, but gathers element by element: 1.3 times the time.
+    """
+
+    async def every() -> list[NDArray[np.float32]]:
+        chunks = (array.async_array.getitem((int(row), place)) for row in rows)
+        return await asyncio.gather(*chunks)
+
+    found: list[NDArray[np.float32]]
+    found = asyncio.run_coroutine_threadsafe(every(), _loop(os.getpid())).result()
+    return found
+
+
+@functools.cache
+def _loop(_process: int) -> asyncio.AbstractEventLoop:
+    """Return a loop that runs aside, one a process: a notebook's own one is busy with its cells."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="map reader", daemon=True).start()
+    return loop
 
 
 def area_average(images: NDArray[np.float32], size: int) -> NDArray[np.float32]:
