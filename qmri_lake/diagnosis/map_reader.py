@@ -193,7 +193,7 @@ def _at_once(array: Any, rows: NDArray[np.intp], place: int) -> list[NDArray[np.
 
     async def every() -> list[NDArray[np.float32]]:
         chunks = (array.async_array.getitem((int(row), place)) for row in rows)
-        return await asyncio.gather(*chunks)
+        return list(await asyncio.gather(*chunks))
 
     found: list[NDArray[np.float32]]
     found = asyncio.run_coroutine_threadsafe(every(), _loop(os.getpid())).result()
