@@ -52,7 +52,7 @@ class MapReader:
     lake : Lake
     bone : str
         Of group ``sphere``: patella, tibia, femur.
-    size : int
+    size : int, optional
         Pixels along azimuth and polar angle: those of the maps, or fewer, by averages over areas
         of the map with 0 where it has no value [assumption].
 
@@ -64,7 +64,7 @@ class MapReader:
         More pixels than the maps have, or none.
     """
 
-    def __init__(self, lake: Lake, bone: str, size: int) -> None:
+    def __init__(self, lake: Lake, bone: str, size: int | None = None) -> None:
         if "sphere" not in lake.groups():
             raise NotFoundError(
                 "no group 'sphere'", expected="spherical maps", where=lake.url,
@@ -78,6 +78,7 @@ class MapReader:
                 todo=did_you_mean(str(bone), bones),
             )  # fmt: skip
         full = int(group["map"].shape[-1])
+        size = full if size is None else size
         if not 1 <= size <= full:
             raise InputError(f"{size} pixels", expected=f"1 to {full}", where="spherical images")
         self.url, self.snapshot = lake.location, lake.snapshot
@@ -271,7 +272,7 @@ def with_maps(cohort: Cohort, strategy: str, bone: str) -> Cohort:
         A lake without maps, or without that bone or strategy.
     """
     needed = biomarkers_of(strategy)
-    reader = MapReader(cohort.lake, bone, 1)
+    reader = MapReader(cohort.lake, bone)
     kept = cohort.rows[~reader.empty(cohort.rows, needed)]
     keys = cohort.lake.keys_at(kept)["exam"]
     return cohort.of_exams([str(key) for key in keys], f"{strategy} maps of the {bone} have values")

@@ -155,6 +155,7 @@ def test_loader__orders_are_of_the_seed_and_the_epoch(lake: ql.Lake) -> None:
     assert list(SeededOrder(13, 2, shuffle=False)) == list(range(13))
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_loader__fork_is_refused_and_told_by_a_dataset_that_was_forked(lake: ql.Lake) -> None:
     images = images_of(lake)
     with pytest.raises(RunError, match="start method 'fork'; expected forkserver or spawn"):
@@ -264,25 +265,30 @@ def test_with_maps__keeps_those_that_have_a_value_and_says_so(spoiled: ql.Lake) 
 
 
 @pytest.mark.accept
-def test_memory__is_flat_over_ten_epochs(lake: ql.Lake, tmp_path: Path, judge) -> None:
+def test_memory__is_flat_over_ten_epochs(tmp_path: Path, judge, monkeypatch) -> None:
     import gc
 
     import psutil
 
+    # Else workers keep what they have freed, up to some 100 MB: counted is what they use.
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")
+    count = 100
+    lake = mapped_lake(tmp_path / "maps.lake", count)
     used = {}
-    for name, cache in (("lake", None), ("cache", tmp_path)):
-        loader = make_loader(images_of(lake, cache=cache), batch=4, workers=2)
-        workers: list[psutil.Process] = []
+    for name, cache in (("lake", None), ("cache", tmp_path / "cache")):
+        images = images_of(lake, cache=cache)
+        loader = make_loader(images, batch=4, workers=2, start_method="spawn")
         sizes = []
-        for _ in range(12):
-            positions = [batch.position for batch in loader]
-            assert sum(map(len, positions)) == 13
+        for _ in range(1 + 10):  # the first one opens the lake and starts threads
+            assert sum(len(batch.position) for batch in loader) == count
             gc.collect()
-            workers = workers or psutil.Process().children(recursive=True)
-            sizes.append(sum(p.memory_full_info().uss for p in (psutil.Process(), *workers)))
-        used[name] = (sizes[-1] - sizes[1]) / 2**20
+            workers = psutil.Process().children(recursive=True)
+            assert len(workers) >= 2
+            sizes.append(sum(process.memory_full_info().uss for process in workers))
+        used[name] = (sizes[-1] - sizes[0]) / 2**20
+        del loader
     judge(
-        "loader / memory over 10 epochs, two workers",
+        "loader / memory over 10 epochs of 57 MB, two workers that hand back what they free",
         required="at most 8 MB more",
         measured=", ".join(f"{name} {grown:+.1f} MB" for name, grown in used.items()),
         passed=max(used.values()) < 8,
