@@ -1,0 +1,1 @@
+"""Diagnosis: what spherical maps tell of osteoarthritis and pain."""
