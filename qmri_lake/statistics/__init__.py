@@ -1,8 +1,21 @@
-"""Statistics of cohorts: how well measurements agree, and what classifiers reach."""
+"""Statistics of cohorts: agreement of measurements, what classifiers reach, and associations."""
 
 from __future__ import annotations
 
 from qmri_lake.statistics.agreement import Agreement, bland_altman
 from qmri_lake.statistics.bootstrap import Interval, RocBootstrap, bootstrap_roc
+from qmri_lake.statistics.calibration import brier_score, calibration_curve
+from qmri_lake.statistics.roc import (
+    Auc,
+    AucDifference,
+    delong_interval,
+    delong_test,
+    roc_curve,
+    youden_threshold,
+)
 
-__all__ = ["Agreement", "Interval", "RocBootstrap", "bland_altman", "bootstrap_roc"]
+__all__ = [
+    "Agreement", "Auc", "AucDifference", "Interval", "RocBootstrap", "bland_altman",
+    "bootstrap_roc", "brier_score", "calibration_curve", "delong_interval", "delong_test",
+    "roc_curve", "youden_threshold",
+]  # fmt: skip

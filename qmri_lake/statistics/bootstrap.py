@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qmri_lake.errors import InputError, Reason
 
-__all__ = ["Interval", "RocBootstrap", "bootstrap_roc", "labels_and_scores"]
+__all__ = ["Interval", "RocBootstrap", "bootstrap_roc", "labels_and_scores", "patient_codes"]
 
 METRICS = ("sensitivity", "specificity", "auc")
 
@@ -130,7 +130,7 @@ def bootstrap_roc(
     if indices is not None:
         drawn, codes = _checked(indices, len(truth)), np.arange(len(truth))
     else:
-        codes, units = _units(patient, len(truth))
+        codes, units = patient_codes(patient, len(truth), "bootstrap_roc")
         patients = units if patient is not None else None
         if n_resamples < 2:
             raise InputError(
@@ -202,20 +202,22 @@ def labels_and_scores(
     return numbers == 1, checked
 
 
-def _units(patient: ArrayLike | None, exams: int) -> tuple[NDArray[np.intp], int]:
-    """Return whose each exam is, from 0, and the number of those that are drawn."""
+def patient_codes(
+    patient: ArrayLike | None, exams: int, where: str
+) -> tuple[NDArray[np.intp], int]:
+    """Return whose each exam is, from 0, and the number of patients; without any, one an exam."""
     if patient is None:
         return np.arange(exams), exams
     given = np.asarray(patient)
     if given.shape != (exams,):
         raise InputError(
             f"patients of shape {given.shape}", expected=f"({exams},), as the labels",
-            where="bootstrap_roc", reason=Reason.UNREADABLE_VALUE,
+            where=where, reason=Reason.UNREADABLE_VALUE,
         )  # fmt: skip
     if pd.isna(given).any():
         raise InputError(
             f"{int(pd.isna(given).sum())} exams without a patient", expected="one each",
-            where="bootstrap_roc", reason=Reason.UNREADABLE_VALUE,
+            where=where, reason=Reason.UNREADABLE_VALUE,
         )  # fmt: skip
     codes, names = pd.factorize(given)
     return codes, len(names)
