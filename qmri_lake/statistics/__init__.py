@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qmri_lake.statistics.agreement import Agreement, bland_altman
+from qmri_lake.statistics.association import NestedModels, nested_logistic
 from qmri_lake.statistics.bootstrap import Interval, RocBootstrap, bootstrap_roc
 from qmri_lake.statistics.calibration import brier_score, calibration_curve
 from qmri_lake.statistics.roc import (
@@ -15,7 +16,7 @@ from qmri_lake.statistics.roc import (
 )
 
 __all__ = [
-    "Agreement", "Auc", "AucDifference", "Interval", "RocBootstrap", "bland_altman",
+    "Agreement", "Auc", "AucDifference", "Interval", "NestedModels", "RocBootstrap", "bland_altman",
     "bootstrap_roc", "brier_score", "calibration_curve", "delong_interval", "delong_test",
-    "roc_curve", "youden_threshold",
+    "nested_logistic", "roc_curve", "youden_threshold",
 ]  # fmt: skip
