@@ -51,6 +51,7 @@ bench: env
 	$(BIN)/python -m benchmarks.spherical_maps
 	$(BIN)/python -m benchmarks.epg_fit
 	$(BIN)/python -m benchmarks.loader
+	$(BIN)/python -m benchmarks.bootstrap_roc
 
 docs: env
 	$(BIN)/python -m docs.generate

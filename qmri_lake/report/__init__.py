@@ -6,23 +6,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _HOME = {
+    "calibration_figure": "classifier_figures",
+    "classifier_table": "classifier_tables",
     "cohort_atlas": "maps",
     "cohort_mean": "maps",
     "figure_s3": "agreement",
     "map_agreement": "agreement",
     "map_atlas": "maps",
     "painted_bones": "painted",
+    "published_classifiers": "classifier_tables",
+    "roc_figure": "classifier_figures",
     "write_report": "html",
     "write_view": "viewer",
 }
 
 __all__ = [
-    "cohort_atlas", "cohort_mean", "figure_s3", "map_agreement", "map_atlas", "painted_bones",
+    "calibration_figure", "classifier_table", "cohort_atlas", "cohort_mean", "figure_s3",
+    "map_agreement", "map_atlas", "painted_bones", "published_classifiers", "roc_figure",
     "write_report", "write_view",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from qmri_lake.report.agreement import figure_s3, map_agreement
+    from qmri_lake.report.classifier_figures import calibration_figure, roc_figure
+    from qmri_lake.report.classifier_tables import classifier_table, published_classifiers
     from qmri_lake.report.html import write_report
     from qmri_lake.report.maps import cohort_atlas, cohort_mean, map_atlas
     from qmri_lake.report.painted import painted_bones

@@ -8,17 +8,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["CITATION", "SEGMENTATION", "SEGMENTATION_N", "SPLITS", "Interval", "SplitFigures"]
+from qmri_lake.statistics.bootstrap import Interval
+
+__all__ = ["CITATION", "SEGMENTATION", "SEGMENTATION_N", "SPLITS", "SplitFigures"]
 
 CITATION = "Morales et al. 2021, doi 10.1038/s41598-021-01111-x"
-
-
-class Interval(NamedTuple):
-    """A mean and its 95 % confidence interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 SEGMENTATION: dict[str, dict[str, Interval]] = {

@@ -1,7 +1,22 @@
-"""Statistics of cohorts: how well two ways to measure agree."""
+"""Statistics of cohorts: agreement of measurements, what classifiers reach, and associations."""
 
 from __future__ import annotations
 
 from qmri_lake.statistics.agreement import Agreement, bland_altman
+from qmri_lake.statistics.association import NestedModels, nested_logistic
+from qmri_lake.statistics.bootstrap import Interval, RocBootstrap, bootstrap_roc
+from qmri_lake.statistics.calibration import brier_score, calibration_curve
+from qmri_lake.statistics.roc import (
+    Auc,
+    AucDifference,
+    delong_interval,
+    delong_test,
+    roc_curve,
+    youden_threshold,
+)
 
-__all__ = ["Agreement", "bland_altman"]
+__all__ = [
+    "Agreement", "Auc", "AucDifference", "Interval", "NestedModels", "RocBootstrap", "bland_altman",
+    "bootstrap_roc", "brier_score", "calibration_curve", "delong_interval", "delong_test",
+    "nested_logistic", "roc_curve", "youden_threshold",
+]  # fmt: skip

@@ -1,0 +1,108 @@
+"""Whether predicted probabilities are what is observed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from qmri_lake.errors import InputError, Reason
+from qmri_lake.statistics.bootstrap import labels_and_scores
+
+__all__ = ["brier_score", "calibration_curve"]
+
+
+def brier_score(label: ArrayLike, probability: ArrayLike) -> float:
+    """Return the mean squared distance of probabilities from labels (Brier 1950).
+
+    Parameters
+    ----------
+    label : (exam,)
+        1 for a case, 0 for a control.
+    probability : (exam,)
+        Of a case, 0 to 1.
+
+    Returns
+    -------
+    float
+        0 to 1, smaller is better; the share q of cases given to every exam reaches q (1 - q).
+
+    Raises
+    ------
+    InputError
+        As `bootstrap_roc`, or probabilities outside 0 to 1.
+
+    Examples
+    --------
+    >>> from qmri_lake.statistics import brier_score
+    >>> round(brier_score([0, 1, 1], [0.1, 0.8, 0.6]), 3)
+    0.07
+    """
+    case, probabilities = _checked(label, probability, "brier_score")
+    return float(np.mean((probabilities - case) ** 2))
+
+
+def calibration_curve(label: ArrayLike, probability: ArrayLike, *, bins: int = 10) -> pd.DataFrame:
+    """Return predicted and observed shares of cases in bins of equal width.
+
+    Parameters
+    ----------
+    label, probability : (exam,)
+        As of `brier_score`.
+    bins : int
+        Over 0 to 1; a probability on an edge belongs to the upper bin, 1 to the last. [assumption]
+
+    Returns
+    -------
+    DataFrame
+        A row a bin: its edges `above` and `below`; `exams`; `predicted`, the mean probability;
+        `observed`, the share of cases, and `low` and `high`, its 95 % interval after Wilson (1927),
+        exams as independent. NaN in a bin without an exam.
+
+    Raises
+    ------
+    InputError
+        As `brier_score`, or fewer than two bins.
+
+    Examples
+    --------
+    >>> from qmri_lake.statistics import calibration_curve
+    >>> curve = calibration_curve([0, 0, 1, 0, 1, 1], [0.1, 0.2, 0.3, 0.6, 0.7, 0.9], bins=2)
+    >>> print(curve.round(2).to_string(index=False))
+     above  below  exams  predicted  observed  low  high
+       0.0    0.5      3       0.20      0.33 0.06  0.79
+       0.5    1.0      3       0.73      0.67 0.21  0.94
+    """
+    case, probabilities = _checked(label, probability, "calibration_curve")
+    if bins < 2:
+        raise InputError(
+            f"bins={bins}", expected="2 or more", where="calibration_curve",
+            reason=Reason.UNREADABLE_VALUE,
+        )  # fmt: skip
+    edges = np.linspace(0, 1, bins + 1)
+    place = np.clip(np.searchsorted(edges, probabilities, side="right") - 1, 0, bins - 1)
+    rows = []
+    for k in range(bins):
+        inside = place == k
+        exams, cases = int(inside.sum()), int(case[inside].sum())
+        values = (np.nan,) * 4
+        if exams:
+            ends = stats.binomtest(cases, exams).proportion_ci(method="wilson")
+            values = (float(probabilities[inside].mean()), cases / exams, ends.low, ends.high)
+        rows.append((edges[k], edges[k + 1], exams, *values))
+    names = ["above", "below", "exams", "predicted", "observed", "low", "high"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def _checked(
+    label: ArrayLike, probability: ArrayLike, where: str
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    case, (values,) = labels_and_scores(label, probability, where=where)
+    if values.min() < 0 or values.max() > 1:
+        raise InputError(
+            f"scores {values.min():.3g} to {values.max():.3g}", expected="probabilities, 0 to 1",
+            where=where, reason=Reason.UNREADABLE_VALUE,
+            todo="Pass the softmax output of the class of cases, not logits.",
+        )  # fmt: skip
+    return case, values
