@@ -116,6 +116,16 @@ class SphereImages:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": []}  # memory maps would travel as what they hold
 
+    @property
+    def url(self) -> str:
+        """Of the lake."""
+        return self._reader.url
+
+    @property
+    def snapshot(self) -> str:
+        """Of the lake, whose maps these are."""
+        return self._reader.snapshot
+
     def __len__(self) -> int:
         return len(self.exams)
 

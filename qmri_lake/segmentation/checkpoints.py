@@ -17,7 +17,7 @@ from qmri_lake.errors import Reason, RunError
 from qmri_lake.segmentation.backend import keras
 from qmri_lake.segmentation.room import told_when_full
 
-__all__ = ["CHECKPOINT", "State", "read_state", "restore", "save"]
+__all__ = ["CHECKPOINT", "State", "read_state", "refuse_difference", "restore", "save"]
 
 CHECKPOINT = "checkpoint.npz"
 
@@ -77,16 +77,23 @@ def read_state(path: Path, configuration: Mapping[str, Any]) -> State:
             todo="Remove it, and train again.",
             reason=Reason.UNREADABLE_FILE,
         ) from error
+    refuse_difference(path, of, configuration)
+    return state
+
+
+def refuse_difference(
+    path: Path, found: Mapping[str, Any], configuration: Mapping[str, Any]
+) -> None:
+    """Refuse a checkpoint whose configuration is not the one that is asked for."""
     # As JSON has them: tuples are lists there.
     for name, value in json.loads(json.dumps(configuration)).items():
-        if of.get(name) != value:
+        if found.get(name) != value:
             raise RunError(
-                f"a {CHECKPOINT} of another {name}{_difference(of.get(name), value)}",
+                f"a {path.name} of another {name}{_difference(found.get(name), value)}",
                 expected="the one that is asked for",
                 where=path.parent.name,
                 todo="Resume with what it was started with, or train into another folder.",
             )
-    return state
 
 
 def restore(path: Path, model: Any) -> None:
