@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from qmri_lake.diagnosis.cache import Packing, pack
 from qmri_lake.diagnosis.map_reader import MapReader, biomarkers_of
-from qmri_lake.errors import InputError, Reason, RunError
+from qmri_lake.errors import InputError, QmriLakeError, Reason, RunError
 from qmri_lake.fusion import STRATEGIES
 
 if TYPE_CHECKING:
@@ -298,7 +299,6 @@ def make_loader(
         Another start method.
     """
     import torch
-    from torch.utils.data import DataLoader
 
     if start_method not in _STARTS:
         raise RunError(
@@ -312,8 +312,8 @@ def make_loader(
             # Imported once, by the server, before any store is open: not by each worker again.
             context.set_forkserver_preload(["torch", "qmri_lake.lake", __name__])
         of_workers = {"persistent_workers": True, "multiprocessing_context": context}
-    return DataLoader(
-        images,  # type: ignore[arg-type]
+    return _loader_class()(
+        _Told(images),  # type: ignore[arg-type]
         batch_size=batch,
         sampler=SeededOrder(len(images), seed, shuffle=shuffle),
         num_workers=workers,
@@ -322,6 +322,38 @@ def make_loader(
         generator=torch.Generator().manual_seed(seed),  # else each epoch draws from the global one
         **of_workers,
     )
+
+
+class _Told:
+    """Images whose errors are returned: one that a worker raises would come with its traceback."""
+
+    def __init__(self, images: SphereImages) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch | QmriLakeError:
+        try:
+            return self.images.__getitems__(indices)
+        except QmriLakeError as error:
+            return error
+
+
+@functools.cache
+def _loader_class() -> type[DataLoader[Any]]:
+    from torch.utils.data import DataLoader
+
+    class Loader(DataLoader[Any]):
+        """PyTorch's loader of `_Told`: errors are raised here, as they are."""
+
+        def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+            for batch in super().__iter__():
+                if isinstance(batch, QmriLakeError):
+                    raise batch
+                yield batch
+
+    return Loader
 
 
 def _as_it_is(batch: Any) -> Any:
