@@ -117,9 +117,10 @@ def calibration_figure(
     """
     _few(probabilities, "calibration_figure")
     share = float(np.mean(np.asarray(label, float)))
-    fig = Figure(figsize=(_SIDE, 1.28 * _SIDE), layout="constrained")
+    fig = Figure(figsize=(_SIDE, 1.42 * _SIDE), layout="constrained")
     ax, below = fig.subplots(2, 1, sharex=True, height_ratios=(4.6, 1))
     _framed(ax)
+    ax.set_aspect("auto")  # a square would be narrower than the panel below, which shares its axis
     ax.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
     many = len(probabilities)
     for k, ((name, values), (colour, dashes)) in enumerate(
@@ -144,9 +145,10 @@ def calibration_figure(
     below.tick_params(labelsize=_SMALL)
     total = np.asarray(label).size
     _headed(ax, title, f"{round(share * total):,} cases of {total:,}")
-    ax.legend(title=f"Brier score (share of cases alone: {share * (1 - share):.3f})",
-              loc="upper left", fontsize=_SMALL, title_fontsize=_SMALL,
-              frameon=False, alignment="left", handlelength=3.2)  # fmt: skip
+    # Bars may reach anywhere in the panel, so the legend is outside.
+    fig.legend(title=f"Brier score (share of cases alone: {share * (1 - share):.3f})",
+               loc="outside lower center", ncols=2, fontsize=_SMALL, title_fontsize=_SMALL,
+               frameon=False, handlelength=3.2)  # fmt: skip
     return fig
 
 

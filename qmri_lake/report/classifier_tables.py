@@ -66,9 +66,9 @@ class ClassifierTable:
     caption: str
     numbers: pd.DataFrame
     """A row a cell: strategy, metric, predictor; mean, low, high, in percent, NaN where there is
-    none; best, of its metric and column to the printed digit; paper, paper_low, paper_high, in
-    percent, NaN where the paper prints none; paper_repaired, whether the interval's end is a repair
-    of a misprint; paper_best."""
+    none; best, of its metric and column to the printed digit; paper, paper_low, paper_high and
+    paper_best, NaN where the paper prints none; paper_repaired, where the upper end of its interval
+    had lost a digit."""
 
     @property
     def notes(self) -> list[str]:

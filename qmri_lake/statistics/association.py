@@ -112,6 +112,9 @@ def nested_logistic(
     shared = [] if covariates is None else [_table(covariates, "covariates")]
     groups = [*shared, _table(base, "base"), _table(added, "added")]
     _aligned(groups, len(np.asarray(label)))
+    if isinstance(label, pd.Series) and not label.index.equals(groups[0].index):
+        raise _wrong(f"labels with another index than {_names(groups[0])}",
+                     "the same exams in the same order", "Join the tables first.")  # fmt: skip
     everything = pd.concat(groups, axis=1).astype(np.float64)
     case, _ = labels_and_scores(label, where=_WHERE)
     codes, _ = patient_codes(patient, len(case), _WHERE)

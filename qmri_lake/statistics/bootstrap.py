@@ -100,7 +100,8 @@ def bootstrap_roc(
     ------
     InputError
         One class only, NaN or infinite scores, labels other than 0 and 1, lengths that differ,
-        indices of no exam, or so few of a class that fewer than two resamples hold both.
+        indices of no exam, one patient, or so few of a class that fewer than two resamples hold
+        both.
 
     Notes
     -----
@@ -126,12 +127,23 @@ def bootstrap_roc(
             f"interval={interval!r}", expected="percentile or paper", where="bootstrap_roc",
             reason=Reason.UNREADABLE_VALUE,
         )  # fmt: skip
+    if np.isnan(threshold):
+        raise InputError(
+            "threshold=nan", expected="a number", where="bootstrap_roc",
+            reason=Reason.UNREADABLE_VALUE,
+        )  # fmt: skip
     patients = None
     if indices is not None:
         drawn, codes = _checked(indices, len(truth)), np.arange(len(truth))
     else:
         codes, units = patient_codes(patient, len(truth), "bootstrap_roc")
         patients = units if patient is not None else None
+        if units < 2:
+            raise InputError(
+                f"{len(truth)} exams of 1 patient", expected="2 patients or more",
+                where="bootstrap_roc", reason=Reason.UNREADABLE_VALUE,
+                todo="Every resample of one patient is the same: add patients.",
+            )  # fmt: skip
         if n_resamples < 2:
             raise InputError(
                 f"n_resamples={n_resamples}", expected="2 or more", where="bootstrap_roc",
@@ -191,7 +203,10 @@ def labels_and_scores(
                     "With one class there is no curve: take a cohort that has both.")  # fmt: skip
     checked = []
     for score in scores:
-        values = np.asarray(score, np.float64)
+        raw = np.asarray(score)
+        if raw.dtype.kind not in "biufO":
+            raise wrong(f"scores of type {raw.dtype}", "numbers")
+        values = raw.astype(np.float64)
         if values.shape != numbers.shape:
             raise wrong(f"scores of shape {values.shape}", f"{numbers.shape}, as the labels")
         lacking = int((~np.isfinite(values)).sum())

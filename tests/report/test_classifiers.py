@@ -163,7 +163,7 @@ def test_calibration_figure__draws_bins_with_exams_only() -> None:
     assert len(x) == 4
     inside = (values >= 0.4) & (values < 0.6)
     assert (x[1], y[1]) == pytest.approx((values[inside].mean(), label[inside].mean()))
-    (word,) = (text.get_text() for text in ax.get_legend().get_texts())
+    (word,) = (text.get_text() for text in fig.legends[0].get_texts())
     assert word == f"All three: {brier_score(label, values):.3f}"
     fig.savefig(io.BytesIO(), format="svg")
 

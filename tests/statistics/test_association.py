@@ -27,7 +27,7 @@ def cohort(seed: int, *, effect: float = 0.0, exams: int = 300) -> tuple[np.ndar
     return (rng.random(exams) < 1 / (1 + np.exp(-odds))).astype(int), table
 
 
-def nested(label: np.ndarray, table: pd.DataFrame, **options: Any) -> Any:
+def nested(label: np.ndarray | pd.Series, table: pd.DataFrame, **options: Any) -> Any:
     return nested_logistic(label, table[COMPARTMENTS], table["guided"], **options)
 
 
@@ -107,7 +107,9 @@ def test_nested_logistic__leaves_out_and_counts_exams_without_a_value() -> None:
     assert found.statistic == pytest.approx(rest.statistic)
 
 
-def refused(label: np.ndarray, table: pd.DataFrame, message: str, **options: Any) -> None:
+def refused(
+    label: np.ndarray | pd.Series, table: pd.DataFrame, message: str, **options: Any
+) -> None:
     with pytest.raises(InputError, match=message):
         nested(label, table, **options)
 
@@ -125,6 +127,8 @@ def test_nested_logistic__refuses_what_has_no_answer() -> None:
     turned = table["guided"].iloc[::-1]
     with pytest.raises(InputError, match="guided with another index than medial, lateral"):
         nested_logistic(label, table[COMPARTMENTS], turned)
+    shuffled = pd.Series(label).iloc[::-1]
+    refused(shuffled, table, "labels with another index than medial, lateral")
     refused(label, table, "4 patients", patient=np.arange(60) % 4)
 
 

@@ -65,6 +65,24 @@ def test_bootstrap_roc__copies_of_exams_narrow_no_interval_of_patients() -> None
     assert by_exam.auc.high - by_exam.auc.low < 0.7 * (once.auc.high - once.auc.low)
 
 
+def test_bootstrap_roc__covers_the_true_auc_if_patients_are_resampled() -> None:
+    """Four exams a patient, alike: of 200 cohorts, 95 % intervals by patient and by exam."""
+    rng = np.random.default_rng(0)
+    patient, truth = np.repeat(np.arange(60), 4), 0.7601  # normal, cases higher by 1 SD
+    by_patient, by_exam = 0, 0
+    for seed in range(200):
+        label = (np.arange(60) % 3 == 0)[patient]
+        alike, own = np.sqrt(0.8) * rng.normal(size=60)[patient], rng.normal(size=240)
+        score = label + alike + np.sqrt(0.2) * own
+        for names in (patient, None):
+            found = bootstrap_roc(label, score, patient=names, n_resamples=200, seed=seed)
+            inside = found.auc.low <= truth <= found.auc.high
+            by_patient += inside if names is not None else 0
+            by_exam += inside if names is None else 0
+    assert 0.88 <= by_patient / 200 <= 0.99
+    assert by_exam / 200 < 0.8
+
+
 def test_bootstrap_roc__interval_of_the_paper_is_of_the_mean() -> None:
     label, score = classified()
     wide = bootstrap_roc(label, score, seed=0)
@@ -100,6 +118,9 @@ def test_bootstrap_roc__counts_resamples_of_one_class() -> None:
         ({"label": [], "score": []}, "no exam"),
         ({"score": [0.1, np.nan, 0.3, 0.4]}, r"1 of 4 scores that are not finite"),
         ({"score": [0.1, 0.2]}, r"scores of shape \(2,\)"),
+        ({"score": ["a", "b", "c", "d"]}, "scores of type <U1; expected numbers"),
+        ({"threshold": float("nan")}, "threshold=nan"),
+        ({"patient": [7, 7, 7, 7]}, "4 exams of 1 patient"),
         ({"patient": [1, 2]}, r"patients of shape \(2,\)"),
         ({"patient": [1, 2, np.nan, 3]}, "1 exams without a patient"),
         ({"indices": [[0, 4], [0, 1]]}, r"indices 0 to 4.*0 to 3"),
