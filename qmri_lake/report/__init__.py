@@ -12,13 +12,14 @@ _HOME = {
     "map_agreement": "agreement",
     "map_atlas": "maps",
     "painted_bones": "painted",
+    "table_1": "sets",
     "write_report": "html",
     "write_view": "viewer",
 }
 
 __all__ = [
     "cohort_atlas", "cohort_mean", "figure_s3", "map_agreement", "map_atlas", "painted_bones",
-    "write_report", "write_view",
+    "table_1", "write_report", "write_view",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from qmri_lake.report.html import write_report
     from qmri_lake.report.maps import cohort_atlas, cohort_mean, map_atlas
     from qmri_lake.report.painted import painted_bones
+    from qmri_lake.report.sets import table_1
     from qmri_lake.report.viewer import write_view
 
 
