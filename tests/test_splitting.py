@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 import qmri_lake as ql
-from qmri_lake.errors import InputError
+from qmri_lake.errors import InputError, NotFoundError
 from qmri_lake.splitting import CohortSplit, read_split, save_split
+from qmri_lake.storage import commit, open_root
+from qmri_lake.variables import REGISTRY
+from qmri_lake.writing import declare, write_table
 from tests.fixtures import add_clinical, array_lake
 
 
@@ -57,3 +60,32 @@ def test_label_oa__cases_have_kl_2(lake):
 def test_table_1__counts_add_up(lake):
     counts = ql.report.table_1(ql.split(lake.cohort())).counts.groupby("group")["exams"].sum()
     assert counts["all"] == counts["cases"] + counts["controls"] == 24
+
+
+def _visits(lake, **answers):
+    def build(session):
+        root = open_root(session.store, "r+")
+        declare(root, REGISTRY.group("visit"))
+        table = lake.exams[["patient", "timepoint", "knee"]].assign(replaced=0.0, **answers)
+        missing = {v.name: np.nan for v in REGISTRY.group("visit") if v.name not in table}
+        write_table(root, "visit", table.assign(**missing))
+
+    commit(lake.repo, build, "Add visits")
+    return lake.refresh()
+
+
+def test_label_pain__counts_who_has_no_label(tmp_path):
+    lake = _visits(
+        array_lake(tmp_path / "pain.lake", 6),
+        pain_months_12m=[6.0, 12.0, 5.0, np.nan, 0.0, np.nan],
+        pain_any_12m=[1.0, 1.0, 1.0, 0.0, 0.0, np.nan],
+    )
+    labelled = ql.diagnosis.label_pain(lake.cohort())
+    assert labelled.label.tolist() == [1, 1, 0, 0]
+    assert labelled.cohort.rows.tolist() == [0, 1, 3, 4]
+    told = labelled.cohort.flow()["why"].iloc[-1]
+    assert told == "1 pain in fewer than 6 months, 1 without an answer"
+    with pytest.raises(InputError, match="2 exams without a label"):
+        ql.diagnosis.label_pain(lake.cohort(), missing="raise")
+    with pytest.raises(NotFoundError, match="no rule 'often'"):
+        ql.diagnosis.label_pain(lake.cohort(), "often")
