@@ -33,12 +33,13 @@ _HOME = {
     "register": "registration",
     "segment": "segmentation.step",
     "spherical_maps": "surface.step",
+    "split": "splitting",
     "step": "steps",
     "tissue": "masks",
 }
 _MODULES = (
-    "catalog", "errors", "fusion", "oai", "phantom", "relaxometry", "report", "segmentation",
-    "statistics", "surface", "tissues",
+    "catalog", "diagnosis", "errors", "fusion", "oai", "phantom", "relaxometry", "report",
+    "segmentation", "statistics", "surface", "tissues",
 )  # fmt: skip
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "catalog",
     "cluster",
     "create_lake",
+    "diagnosis",
     "errors",
     "fit_t2",
     "fusion",
@@ -70,6 +72,7 @@ __all__ = [
     "segment",
     "segmentation",
     "spherical_maps",
+    "split",
     "statistics",
     "step",
     "surface",
@@ -80,6 +83,7 @@ __all__ = [
 if TYPE_CHECKING:
     from qmri_lake import (
         catalog,
+        diagnosis,
         errors,
         fusion,
         oai,
@@ -102,6 +106,7 @@ if TYPE_CHECKING:
     from qmri_lake.registration import register
     from qmri_lake.relaxometry.step import fit_t2
     from qmri_lake.segmentation.step import segment
+    from qmri_lake.splitting import split
     from qmri_lake.steps import Skip, step
     from qmri_lake.surface.region_step import region_means, region_table
     from qmri_lake.surface.step import spherical_maps

@@ -16,6 +16,7 @@ _HOME = {
     "painted_bones": "painted",
     "published_classifiers": "classifier_tables",
     "roc_figure": "classifier_figures",
+    "table_1": "sets",
     "write_report": "html",
     "write_view": "viewer",
 }
@@ -23,7 +24,7 @@ _HOME = {
 __all__ = [
     "calibration_figure", "classifier_table", "cohort_atlas", "cohort_mean", "figure_s3",
     "map_agreement", "map_atlas", "painted_bones", "published_classifiers", "roc_figure",
-    "write_report", "write_view",
+    "table_1", "write_report", "write_view",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from qmri_lake.report.html import write_report
     from qmri_lake.report.maps import cohort_atlas, cohort_mean, map_atlas
     from qmri_lake.report.painted import painted_bones
+    from qmri_lake.report.sets import table_1
     from qmri_lake.report.viewer import write_view
 
 

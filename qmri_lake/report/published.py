@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from qmri_lake.statistics.bootstrap import Interval
 
-__all__ = ["CITATION", "SEGMENTATION", "SEGMENTATION_N", "SPLITS", "SplitFigures"]
+__all__ = ["CITATION", "OA_EXAMS", "SEGMENTATION", "SEGMENTATION_N", "SPLITS", "SplitFigures"]
 
 CITATION = "Morales et al. 2021, doi 10.1038/s41598-021-01111-x"
 
@@ -45,3 +45,6 @@ SPLITS: dict[str, SplitFigures] = {
     "test": SplitFigures(30, (59.4, 7.6), (27.2, 4.7), 11, 19),
 }
 """Table 1, bone segmentation."""
+
+OA_EXAMS = {"train": 12634, "validation": 2558, "test": 5926}
+"""Right knees of the OA classifiers."""

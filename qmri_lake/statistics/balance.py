@@ -1,0 +1,102 @@
+"""Whether sets of exams differ in age, BMI and sex, as the paper asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from qmri_lake.errors import InputError
+
+__all__ = ["BalanceTest", "one_way_manova", "pearson_chi2"]
+
+
+class BalanceTest(NamedTuple):
+    """A test of independence; all NaN, with `why`, where the data allow none."""
+
+    statistic: float
+    p: float
+    why: str = ""
+
+
+def pearson_chi2(sex: ArrayLike, groups: ArrayLike) -> BalanceTest:
+    """Test whether a category, such as sex, is independent of the set.
+
+    Pearson chi-squared without continuity correction. [paper]
+
+    Parameters
+    ----------
+    sex : array (exam,)
+        Categories; NaN or None is left out.
+    groups : array (exam,)
+        The set of each exam.
+
+    Returns
+    -------
+    BalanceTest
+        chi2 and p; NaN with fewer than two categories or sets.
+
+    Examples
+    --------
+    >>> test = pearson_chi2(["f", "f", "m", "m"] * 5, ["train", "test"] * 10)
+    >>> test.statistic, test.p
+    (0.0, 1.0)
+    """
+    from scipy.stats import chi2_contingency
+
+    values, sets = _same_length(sex, groups)
+    counts = pd.crosstab(values, sets)  # leaves missing values out
+    if min(counts.shape) < 2:
+        return BalanceTest(np.nan, np.nan, "fewer than two categories or sets")
+    result: Any = chi2_contingency(counts.to_numpy(), correction=False)
+    return BalanceTest(float(result.statistic), float(result.pvalue))
+
+
+def one_way_manova(values: ArrayLike, groups: ArrayLike) -> BalanceTest:
+    """Test whether means of several measurements, such as age and BMI, differ between sets.
+
+    One-way MANOVA [paper], by the lambda of Wilks [assumption].
+
+    Parameters
+    ----------
+    values : array (exam, measurement)
+        Rows with a NaN are left out.
+    groups : array (exam,)
+        The set of each exam.
+
+    Returns
+    -------
+    BalanceTest
+        Wilks' lambda in 0..1 (1: no difference) and p of its F; NaN with fewer than two sets, too
+        few rows, or a measurement that is constant or follows from the others.
+    """
+    from statsmodels.multivariate.manova import MANOVA
+
+    table = np.asarray(values, float)
+    _, sets = _same_length(table[:, 0], groups)
+    known = np.isfinite(table).all(axis=1)
+    table, codes = table[known], pd.factorize(sets[known])[0]
+    n_sets = int(codes.max()) + 1 if len(codes) else 0
+    if n_sets < 2 or len(table) <= n_sets + table.shape[1]:
+        return BalanceTest(np.nan, np.nan, "fewer than two sets, or too few exams")
+    design = (codes[:, None] == np.arange(n_sets)).astype(float)
+    within = table - design @ (design.T @ table / design.sum(axis=0)[:, None])
+    if np.linalg.matrix_rank(within) < table.shape[1]:
+        return BalanceTest(np.nan, np.nan, "a measurement that does not vary")
+    contrast = np.eye(n_sets)[1:] - np.eye(n_sets)[:1]
+    tested = MANOVA(table, design).mv_test([("set", contrast, None)])
+    wilks = tested.results["set"]["stat"].loc["Wilks' lambda"]
+    return BalanceTest(float(wilks["Value"]), float(wilks["Pr > F"]))
+
+
+def _same_length(
+    values: ArrayLike | Sequence[Any], groups: ArrayLike
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    one, other = np.asarray(values, dtype=object), np.asarray(groups, dtype=object)
+    if len(one) != len(other):
+        raise InputError(f"{len(one)} values, {len(other)} sets", expected="one set a value",
+                         where="balance")  # fmt: skip
+    return one, other
