@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from qmri_lake.errors import InputError, NotFoundError
 from qmri_lake.index import KEYS
+from qmri_lake.summary import counted
 
 if TYPE_CHECKING:
     from qmri_lake.cohort import Cohort
@@ -219,8 +220,9 @@ def _labelled(
         left = left & ~rows
     if missing == "raise" and not keep.all():
         first: Any = cohort.exams["exam"].iloc[int(np.flatnonzero(~keep)[0])]
+        without = counted(int((~keep).sum()), "exam")
         raise InputError(
-            f"{int((~keep).sum())} exams without a label of {name}: {', '.join(told)}",
+            f"{without} without a label of {name}: {', '.join(told)}",
             expected="a label for each exam", where=str(first),
             todo='Leave them out with missing="exclude".',
         )  # fmt: skip

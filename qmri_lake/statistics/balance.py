@@ -86,6 +86,12 @@ def one_way_manova(values: ArrayLike, groups: ArrayLike) -> BalanceTest:
     within = table - design @ (design.T @ table / design.sum(axis=0)[:, None])
     if np.linalg.matrix_rank(within) < table.shape[1]:
         return BalanceTest(np.nan, np.nan, "a measurement that does not vary")
+    if table.shape[1] == 1:  # analysis of variance, which statsmodels leaves to others
+        from scipy.stats import f_oneway
+
+        total = float(((table - table.mean(axis=0)) ** 2).sum())
+        parts = [table[codes == k, 0] for k in range(n_sets)]
+        return BalanceTest(float((within**2).sum()) / total, float(f_oneway(*parts).pvalue))
     contrast = np.eye(n_sets)[1:] - np.eye(n_sets)[:1]
     tested = MANOVA(table, design).mv_test([("set", contrast, None)])
     wilks = tested.results["set"]["stat"].loc["Wilks' lambda"]
