@@ -151,7 +151,7 @@ _SMALL: Mapping[str, Mapping[str, Any]] = {
         "architecture": Architecture(3, len(CARTILAGE), **_SMALL_BODY),
         "frame": Frame(medial_first=True, crop=None),
         "patch": (24, 48, 48),
-        "steps": 125,
+        "steps": 150,
         "validation": 1,
         "copies": 0,
     },
@@ -162,7 +162,7 @@ _SMALL: Mapping[str, Mapping[str, Any]] = {
         "frame": Frame(medial_first=True, crop=None),
         "patch": (72, 72),
         "batch": 12,
-        "steps": 72,
+        "steps": 80,
         "validation": 1,
     },
 }
