@@ -73,7 +73,8 @@ def test_biomarkers__from_masks_to_maps(archive: Archive, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "sphere: 2 done" in done.stdout
-    assert "region: 2 flagged" in done.stdout  # so few voxels know no groove of the trochlea
+    # In so few voxels one of the femurs shows no groove between its condyles.
+    assert "region: 1 done, 1 flagged" in done.stdout
     assert len(pd.read_csv(f"{lake}.regions.csv")) == 2 * len(ql.surface.REGIONS)
     maps = ql.open_lake(str(lake), mode="r").load("sphere")["map"]
     assert maps.notnull().any(("azimuth", "polar")).all().compute()
