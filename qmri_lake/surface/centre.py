@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmri_lake.surface import march, vectorised
+from qmri_lake.surface.layout import led
 
 __all__ = ["Centre", "find_centre"]
 
@@ -51,7 +52,7 @@ def find_centre(occupancy: Any, affine: NDArray[np.float64], bone: str) -> Centr
     """
     kernels = march if isinstance(occupancy, np.ndarray) else vectorised
     crossings, moments = kernels.crossings, kernels.moments
-    edge = vectorised.host(crossings(occupancy)) @ affine[:3, :3].T + affine[:3, 3]
+    edge = led(affine, vectorised.host(crossings(occupancy)))
     sign = -1.0 if bone == "tibia" else 1.0
     edge = edge[np.argsort(sign * edge[:, 2])]
     depth = sign * edge[:, 2] - sign * edge[0, 2]

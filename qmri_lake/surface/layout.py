@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from qmri_lake.errors import InputError, NotFoundError, Reason, did_you_mean
 
 __all__ = [
-    "BONES", "POLAR_MAX", "SIZE", "azimuths", "directions", "frame", "mirrored", "pixel_areas",
-    "places", "polar_angles",
+    "BONES", "POLAR_MAX", "SIZE", "azimuths", "directions", "frame", "led", "mirrored",
+    "pixel_areas", "places", "polar_angles",
 ]  # fmt: skip
 
 BONES = ("patella", "tibia", "femur")
@@ -149,6 +149,15 @@ def frame(knee: str, axes: ArrayLike | None = None) -> NDArray[np.float64]:
             )
         turn[:3, :3] = given
     return mirrored(turn, knee)
+
+
+def led(matrix: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return where a matrix (3, 4) or (4, 4) leads points (..., 3).
+
+    Not by `@`: BLAS starts threads for so many rows, which take more CPU time than the product.
+    """
+    found = np.einsum("...j,ij->...i", points, matrix[:3, :3]) + matrix[:3, 3]
+    return np.asarray(found, np.float64)
 
 
 def pixel_areas(

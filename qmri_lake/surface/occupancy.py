@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from qmri_lake.errors import InputError, Reason
 from qmri_lake.relaxometry.arguments import namespace
 from qmri_lake.surface import march
+from qmri_lake.surface.layout import led
 from qmri_lake.surface.march import SIGMA_MM
 from qmri_lake.surface.vectorised import as_array, host, kind, label, moved, smooth
 from qmri_lake.tissues import BONE, CARTILAGE, NO_MASK
@@ -64,8 +65,7 @@ class Occupancy:
 
     def cut(self, points: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Return which points (n, 3), mm, lie on a face of the volume, where no bone ends."""
-        m = self.inverse
-        index = points @ m[:, :3].T + m[:, 3]
+        index = led(self.inverse, points)
         # A surface of the last voxels alone lies half a voxel beyond their centres.
         beyond = (index < self.low - 0.2) | (index > self.high + 0.2)
         return np.asarray(beyond.any(axis=-1))

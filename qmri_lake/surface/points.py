@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmri_lake.surface.articular import SURFACE_STATUS
-from qmri_lake.surface.layout import SIZE, places
+from qmri_lake.surface.layout import SIZE, led, places
 from qmri_lake.surface.occupancy import Occupancy
 from qmri_lake.surface.sphere import View
 from qmri_lake.surface.thickness import cover_of, normals_of
@@ -46,7 +46,7 @@ def surface_points(occupancy: Occupancy, view: View, bone: str) -> SurfacePoints
     from skimage.measure import marching_cubes  # 0.3 s
 
     index, triangles, _, _ = marching_cubes(occupancy.bone, 0.5)  # type: ignore[no-untyped-call]
-    corners = index @ occupancy.affine[:3, :3].T + occupancy.affine[:3, 3]
+    corners = led(occupancy.affine, index)
     a, b, c = np.moveaxis(corners[triangles], 1, 0)
     # Not corners but middles: on the voxels' own lines, where nothing is interpolated across,
     # a thin margin stands out, and would count as covered more often than it is.

@@ -10,6 +10,7 @@ from scipy.spatial import cKDTree
 
 from qmri_lake.errors import InputError, Reason
 from qmri_lake.surface import vectorised
+from qmri_lake.surface.layout import led
 from qmri_lake.surface.march import crossings, downhill, t2_through, through
 from qmri_lake.surface.occupancy import Occupancy, checked_affine
 
@@ -65,9 +66,7 @@ def cover_of(
     if method == "normal":
         return along
     find = crossings if isinstance(occupancy.bone, np.ndarray) else vectorised.crossings
-    start = (
-        vectorised.host(find(occupancy.bone)) @ occupancy.affine[:3, :3].T + occupancy.affine[:3, 3]
-    )
+    start = led(occupancy.affine, vectorised.host(find(occupancy.bone)))
     outward = normals_of(occupancy, start)
     depth = _along(occupancy, start, outward).thickness
     tip = start + depth[:, None] * outward
