@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from qmri_lake.errors import InputError, NotFoundError, Reason
-from qmri_lake.segmentation.splits import SPLITS, _check_patients
+from qmri_lake.segmentation.splits import SPLITS, check_patients
 
 if TYPE_CHECKING:
     from qmri_lake.cohort import Cohort
@@ -77,7 +77,7 @@ def split(
             "a cohort of 0 exams", expected="exams of at least 3 patients", where="split",
             todo="See cohort.flow() for what left them out.",
         )  # fmt: skip
-    _check_patients(cohort.exams, 3, "split")
+    check_patients(cohort.exams, 3, "split")
     patients, inverse, sizes = np.unique(
         cohort.exams["patient"].to_numpy(), return_inverse=True, return_counts=True
     )

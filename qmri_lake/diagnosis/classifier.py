@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -14,10 +13,10 @@ from numpy.typing import NDArray
 
 from qmri_lake.diagnosis.loader import SphereImages, make_loader, on_device
 from qmri_lake.diagnosis.recipes import Recipe
-from qmri_lake.diagnosis.resnet import load_weights, make_resnet
+from qmri_lake.diagnosis.resnet import digest_of, load_weights, make_resnet
 from qmri_lake.errors import InputError, NotFoundError, Reason
 
-__all__ = ["CARD", "WEIGHTS", "Classifier", "digest_of", "find_device", "probabilities"]
+__all__ = ["CARD", "WEIGHTS", "Classifier", "find_device", "probabilities"]
 
 CARD, WEIGHTS = "card.json", "model.pth"
 DIGITS = 12
@@ -124,12 +123,6 @@ class Classifier:
                 )  # fmt: skip
         loader = make_loader(images, batch=batch, shuffle=False, workers=workers)
         return probabilities(self.model(), loader, find_device(device))
-
-
-def digest_of(path: Path) -> str:
-    """Return a file's SHA-256, in hexadecimal."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def find_device(name: str) -> Any:

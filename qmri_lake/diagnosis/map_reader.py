@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from qmri_lake.errors import InputError, NotFoundError, Reason, RunError, did_you_mean
 from qmri_lake.fusion import SCALES, STRATEGIES
+from qmri_lake.summary import counted
 
 if TYPE_CHECKING:
     from qmri_lake.cohort import Cohort
@@ -178,7 +179,7 @@ class MapReader:
         names = [str(n) for n in self._opened()["exam"].oindex[np.sort(rows)[:_NAMED]]]
         more = f" and {len(rows) - len(names):,} more" if len(rows) > len(names) else ""
         raise InputError(
-            f"no {what} in {len(rows):,} exam{'s' * (len(rows) > 1)}: {', '.join(names)}{more}",
+            f"no {what} in {counted(len(rows), 'exam')}: {', '.join(names)}{more}",
             expected="maps with a value",
             where=self.url,
             todo="Choose the exams that have them: with_maps(cohort, strategy, bone).",

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "IMAGENET", "OUTPUTS", "freeze", "imagenet_weights", "load_weights", "make_resnet",
-    "start_resnet",
+    "IMAGENET", "OUTPUTS", "digest_of", "freeze", "imagenet_weights", "load_weights",
+    "make_resnet", "start_resnet",
 ]  # fmt: skip
 
 OUTPUTS = 2
@@ -269,16 +269,29 @@ def start_resnet(
     return model, load_weights(model, file, head=start == "oa")
 
 
-def _checked_digest(path: Path, digest: str | None) -> str:
+def digest_of(path: Path) -> str:
+    """Return a file's SHA-256, in hexadecimal.
+
+    Raises
+    ------
+    NotFoundError
+        No such file.
+    InputError
+        One that can't be read.
+    """
     try:
         with open(path, "rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
+            return hashlib.file_digest(stream, "sha256").hexdigest()
     except FileNotFoundError as error:
         raise NotFoundError(
             "no such file", expected="a state dict of a ResNet, .pth", where=str(path)
         ) from error
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error)) from error
+
+
+def _checked_digest(path: Path, digest: str | None) -> str:
+    found = digest_of(path)
     digits = _DIGITS.search(path.name)
     expected = digest if digest is not None else digits[1] if digits else ""
     if not found.startswith(expected.lower()):

@@ -19,21 +19,21 @@ from qmri_lake.diagnosis.classifier import (
     CARD,
     WEIGHTS,
     Classifier,
-    digest_of,
     find_device,
 )
 from qmri_lake.diagnosis.loader import SphereImages, class_weights, make_loader, on_device
 from qmri_lake.diagnosis.recipes import Recipe
-from qmri_lake.diagnosis.resnet import start_resnet
+from qmri_lake.diagnosis.resnet import digest_of, start_resnet
 from qmri_lake.errors import InputError, Reason, RunError
 from qmri_lake.fusion import SCALES
 from qmri_lake.segmentation.checkpoints import State, refuse_difference
+from qmri_lake.segmentation.model_card import draw_curves, write_card
 from qmri_lake.segmentation.room import told_when_full
 from qmri_lake.segmentation.train import EpochDone
 
-__all__ = ["CHECKPOINT", "CURVES", "LOG", "train_classifier"]
+__all__ = ["CHECKPOINT", "LOG", "train_classifier"]
 
-CHECKPOINT, LOG, CURVES = "checkpoint.pth", "log.csv", "curves.png"
+CHECKPOINT, LOG = "checkpoint.pth", "log.csv"
 
 
 def train_classifier(
@@ -157,8 +157,9 @@ def train_classifier(
         _write(saved, folder / CHECKPOINT, "a checkpoint")
         if progress is not None:
             progress(EpochDone(folder.name, state.epoch, last, trained, validated, better))
-    _draw_curves(state, folder)
-    _write_card(folder, training, validation, configuration, state, started_from)
+    draw_curves(state, folder)
+    card = _card(folder, training, validation, configuration, state, started_from)
+    write_card(folder, card)
     return Classifier.open(folder)
 
 
@@ -278,29 +279,22 @@ def _restore(path: Path, model: Any, optimizer: Any, configuration: Mapping[str,
     return state
 
 
-def _draw_curves(state: State, folder: Path) -> None:
-    from qmri_lake.report.training import curves_figure
-
-    figure = curves_figure(pd.DataFrame(state.log), state.best_epoch, folder.name)
-    figure.savefig(folder / CURVES, dpi=110)
-
-
-def _write_card(
+def _card(
     folder: Path,
     training: SphereImages,
     validation: SphereImages,
     configuration: Mapping[str, Any],
     state: State,
     started_from: str,
-) -> None:
-    """Write what a reader needs to judge a classifier, and to train it again: it is finished."""
+) -> dict[str, Any]:
+    """Return what a reader needs to judge a classifier, and to train it again."""
     import torch
 
     counts = {}
     for name, images in (("train", training), ("validation", validation)):
         assert images.label is not None  # checked before
         counts[name] = np.bincount(images.label, minlength=2).tolist()
-    card = {
+    return {
         "name": folder.name,
         "classes": {"absent": 0, "present": 1},
         **configuration,
@@ -314,6 +308,3 @@ def _write_card(
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"qmri_lake": __version__, "torch": torch.__version__},
     }
-    part = folder / f"part.{CARD}"
-    part.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    part.replace(folder / CARD)

@@ -18,7 +18,7 @@ from qmri_lake.fusion import STRATEGIES
 from qmri_lake.report.published import CITATION
 
 __all__ = [
-    "COLUMNS", "METRICS", "PREDICTORS", "ClassifierTable", "classifier_table",
+    "COLUMNS", "METRICS", "PREDICTORS", "ClassifierTable", "classifier_table", "escape_tex",
     "published_classifiers",
 ]  # fmt: skip
 
@@ -146,14 +146,16 @@ class ClassifierTable:
         r"""Return a ``table*`` that needs the package booktabs only."""
 
         def emphasis(text: str, best: bool) -> str:
-            return rf"\textbf{{{_tex(text)}}}" if best else _tex(text)
+            return rf"\textbf{{{escape_tex(text)}}}" if best else escape_tex(text)
 
-        names = " & ".join(_tex(name) for name in ("Strategy", "Metric", *PREDICTORS.values()))
+        names = " & ".join(
+            escape_tex(name) for name in ("Strategy", "Metric", *PREDICTORS.values())
+        )
         lines = [
             r"\begin{table*}",
             r"\centering\scriptsize",
             rf"\renewcommand{{\thetable}}{{{self.number}}}",
-            rf"\caption{{{_tex(self.caption)}}}",
+            rf"\caption{{{escape_tex(self.caption)}}}",
             rf"\begin{{tabular}}{{ll{'l' * len(PREDICTORS)}}}",
             r"\toprule",
             rf"{names} \\",
@@ -162,9 +164,11 @@ class ClassifierTable:
             first = k % len(METRICS) == 0
             if first:
                 lines.append(r"\midrule")
-            lines.append(rf"{_tex(strategy) if first else ''} & {metric} & {' & '.join(ours)} \\")
+            lines.append(
+                rf"{escape_tex(strategy) if first else ''} & {metric} & {' & '.join(ours)} \\"
+            )
             lines.append(rf" & \quad paper & {' & '.join(paper)} \\")
-        notes = " ".join(_tex(note) for note in self.notes)
+        notes = " ".join(escape_tex(note) for note in self.notes)
         return "\n".join([*lines, r"\bottomrule", r"\end{tabular}",
                           rf"\par\smallskip\raggedright {notes}", r"\end{table*}"])  # fmt: skip
 
@@ -325,7 +329,8 @@ def _cell(mean: float, low: float, high: float) -> str:
     return f"{mean:.1f} ({low:.1f}{_NONE}{high:.1f})"
 
 
-def _tex(text: str) -> str:
+def escape_tex(text: str) -> str:
+    """Return text as LaTeX prints it."""
     for plain, escaped in (
         ("\\", r"\textbackslash "), ("%", r"\%"), ("&", r"\&"), ("_", r"\_"), ("#", r"\#"),
         ("<", "$<$"), (">", "$>$"), (_NONE, "--"), ("\N{DAGGER}", r"\dag{}"),

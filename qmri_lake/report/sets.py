@@ -11,6 +11,7 @@ import pandas as pd
 
 from qmri_lake.diagnosis.labels import label_oa
 from qmri_lake.errors import InputError
+from qmri_lake.report.classifier_tables import escape_tex
 from qmri_lake.report.published import OA_EXAMS, SPLITS
 from qmri_lake.segmentation.splits import SPLITS as NAMES
 from qmri_lake.statistics.balance import one_way_manova, pearson_chi2
@@ -176,8 +177,8 @@ def _paper(part: str, group: str, name: str) -> str:
 
 def _latex(table: pd.DataFrame) -> str:
     def line(cells: Sequence[Any]) -> str:
-        text = " & ".join(str(cell) for cell in cells)
-        return text.replace("%", r"\%").replace("<", "$<$").replace("chi2", r"$\chi^2$") + r" \\"
+        text = " & ".join(escape_tex(str(cell)) for cell in cells)
+        return text.replace("chi2", r"$\chi^2$") + r" \\"
 
     rows = [line(row) for row in table.itertuples(index=False, name=None)]
     head = [rf"\begin{{tabular}}{{{'l' * table.shape[1]}}}", r"\toprule", line(list(table.columns))]

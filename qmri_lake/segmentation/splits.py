@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qmri_lake.errors import InputError
 
-__all__ = ["SPLITS", "Split", "draw_members", "split_by_patient"]
+__all__ = ["SPLITS", "Split", "check_patients", "draw_members", "split_by_patient"]
 
 Split = dict[str, list[str]]
 """Exam keys by name of the split."""
@@ -97,7 +97,7 @@ def draw_members(
             f"{members} members" if members < 1 else f"a pool of {pool} for {train} + {validation}",
             expected="at least 1" if members < 1 else "at least their sum", where=where,
         )  # fmt: skip
-    _check_patients(exams, 3, where)
+    check_patients(exams, 3, where)
     tested = _divide(exams, (test, pool), np.random.default_rng([seed, 0]), where, (1, 2)) == 0
     rest = exams[~tested]
     fractions = (train, validation, pool - train - validation)
@@ -119,7 +119,8 @@ def _keys(exams: pd.DataFrame, chosen: NDArray[np.bool_]) -> list[str]:
     return [str(key) for key in exams["exam"].to_numpy()[chosen]]
 
 
-def _check_patients(exams: pd.DataFrame, least: int, where: str) -> None:
+def check_patients(exams: pd.DataFrame, least: int, where: str) -> None:
+    """Refuse exams of fewer patients than there are sets."""
     found = exams["patient"].nunique()
     if found < least:
         raise InputError(
@@ -142,7 +143,7 @@ def _divide(
     least = least[: len(shares)]
     if not (np.isfinite(shares) & (shares > 0)).all():
         raise InputError(f"proportions {tuple(fractions)}", expected="numbers above 0", where=where)
-    _check_patients(exams, sum(least), where)
+    check_patients(exams, sum(least), where)
     # By number, not by their order in the table: the split does not depend on it.
     patients, inverse, sizes = np.unique(
         exams["patient"].to_numpy(), return_inverse=True, return_counts=True

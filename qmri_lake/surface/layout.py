@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -151,7 +151,7 @@ def frame(knee: str, axes: ArrayLike | None = None) -> NDArray[np.float64]:
     return mirrored(turn, knee)
 
 
-def led(matrix: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
+def led(matrix: NDArray[np.float64], points: NDArray[Any]) -> NDArray[np.float64]:
     """Return where a matrix (3, 4) or (4, 4) leads points (..., 3).
 
     Not by `@`: BLAS starts threads for so many rows, which take more CPU time than the product.

@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 
 from qmri_lake.errors import InputError, Reason
 from qmri_lake.surface.articular import SURFACE_STATUS
-from qmri_lake.surface.layout import frame
+from qmri_lake.surface.layout import frame, led
 from qmri_lake.surface.occupancy import CARTILAGE_OF, Occupancy, checked_affine, occupancy_of
 from qmri_lake.surface.points import SurfacePoints, surface_points
 from qmri_lake.surface.regions import LEAVES, REGIONS, REGIONS_OF, find_compartments
@@ -119,7 +119,7 @@ def means_of_bone(
         at = np.argwhere(np.asarray(t2_labels, bool) & np.isfinite(all_t2))
         values = all_t2[tuple(at.T)].astype(np.float64)
         if len(at):
-            value_leaf = known[nearest.query(at @ back[:3, :3].T + back[:3, 3])[1]]
+            value_leaf = known[nearest.query(led(back, at))[1]]
     for name, parts in REGIONS_OF[bone_name].items():
         own = [LEAVES[bone_name].index(part) for part in parts]
         k = list(REGIONS).index(name)
@@ -133,8 +133,7 @@ def means_of_bone(
 
 def _voxels(occupancy: Occupancy) -> NDArray[np.float64]:
     """Return the centres (n, 3), mm, of the cartilage's voxels."""
-    found = np.argwhere(occupancy.mask) @ occupancy.affine[:3, :3].T + occupancy.affine[:3, 3]
-    return np.asarray(found, np.float64)
+    return led(occupancy.affine, np.argwhere(occupancy.mask))
 
 
 def _fill_surface(means: Means, k: int, points: SurfacePoints, here: NDArray[np.bool_]) -> None:
