@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from queue import Empty, SimpleQueue
 from typing import Any
+from uuid import uuid4
 
 import icechunk
 import psutil
@@ -13,13 +18,24 @@ import xarray as xr
 
 from qmri_lake.errors import RunError
 
-__all__ = ["cluster", "gpu_count", "map_tasks", "memory_per_task", "one_exam_a_block", "running"]
+__all__ = [
+    "cluster",
+    "gpu_count",
+    "map_tasks",
+    "map_telling",
+    "memory_per_task",
+    "one_exam_a_block",
+    "running",
+    "threads_of_worker",
+]
 
 _DASHBOARD = "127.0.0.1:0"
 """Any free port of this machine alone: ``client.dashboard_link`` says which."""
 
 _IN_FLIGHT = 2
 """Tasks submitted per worker thread: enough to keep it busy, few enough to bound memory."""
+_PATIENCE = 0.2
+"""Seconds within which what a task told last arrives after its result."""
 
 
 def one_exam_a_block(array: xr.DataArray) -> xr.DataArray:
@@ -96,8 +112,17 @@ def cluster(which: str | Any = "auto") -> Iterator[Any]:
             dashboard_address=_DASHBOARD,
         )
     with local, Client(local) as client:
+        client.run(_end_quickly)
         yield client
         _stop_heartbeats(client)
+
+
+def _end_quickly() -> None:
+    """Spare this worker the interpreter's shutdown: after TensorFlow it takes seconds of CPU time.
+
+    Dask kills it meanwhile, and says so on the terminal. What is registered later runs before.
+    """
+    atexit.register(os._exit, 0)
 
 
 def _stop_heartbeats(client: Any) -> None:
@@ -185,3 +210,60 @@ def map_tasks(
         error = future.exception()
         yield future.result() if error is None else lost(task, error)
         future.release()
+
+
+def map_telling(
+    work: Callable[[Callable[[Any], None], Any], Any],
+    tasks: Sequence[Any],
+    *,
+    client: Any,
+    listen: Callable[[Any], None],
+    gpu: bool = False,
+) -> list[Any]:
+    """Return ``work(tell, task)`` of each task, of which each may take hours, in their order.
+
+    Whatever a worker tells, of lists, dicts, strings and numbers, comes to `listen`, in this
+    thread, while the others go on. Where a task fails, the others are finished first; then the
+    first of the errors is raised.
+    """
+    topic = f"qmri-lake-{uuid4().hex}"
+    told: SimpleQueue[Any] = SimpleQueue()
+    client.subscribe_topic(topic, lambda event: told.put(event[1]))
+    resources = {"resources": {"GPU": 1}} if gpu and gpu_count() else {}
+    futures = [
+        client.submit(_telling, work, topic, task, pure=False, **resources) for task in tasks
+    ]
+    try:
+        while True:
+            ended = all(future.done() for future in futures)
+            try:
+                listen(told.get(timeout=_PATIENCE))
+            except Empty:
+                if ended:
+                    break
+        return [future.result() for future in futures]
+    finally:
+        client.unsubscribe_topic(topic)
+        client.cancel(futures)  # what waits for a worker, when this one is interrupted
+
+
+def _telling(work: Callable[[Callable[[Any], None], Any], Any], topic: str, task: Any) -> Any:
+    from distributed import get_worker
+
+    worker = get_worker()
+    return work(lambda message: worker.log_event(topic, message), task)
+
+
+def threads_of_worker() -> int | None:
+    """Return the threads that the Dask worker of this process has, or None outside a worker.
+
+    A library with a thread pool of its own takes all cores otherwise, beside the other workers.
+    """
+    if "distributed" not in sys.modules:
+        return None
+    from distributed import get_worker
+
+    try:
+        return int(get_worker().state.nthreads)
+    except ValueError:  # this is none
+        return None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
 import qmri_lake as ql
 from qmri_lake import compute
+from qmri_lake.errors import InputError
 
 
 def test_cluster__stills_its_workers_before_it_closes(
@@ -31,3 +33,22 @@ def test_cluster__stills_its_workers_before_it_closes(
         assert client.submit(sum, [1, 2]).result() == 3
     assert beating == [True] * workers + [False] * workers
     assert capfd.readouterr().err == ""
+
+
+def test_map_telling__finishes_the_others_before_it_raises() -> None:
+    def work(tell: Any, task: int) -> int:
+        tell((task, "begun"))
+        if task == 1:
+            raise InputError("1", expected="another number")
+        time.sleep(0.5)
+        tell((task, "done"))
+        return task
+
+    heard: list[tuple[int, str]] = []
+    with ql.cluster("cpu") as client:
+        assert compute.map_telling(work, [0, 2, 3], client=client, listen=heard.append) == [0, 2, 3]
+        assert sorted(heard) == [(n, what) for n in (0, 2, 3) for what in ("begun", "done")]
+        heard.clear()
+        with pytest.raises(InputError, match="another number"):
+            compute.map_telling(work, [1, 2, 3], client=client, listen=heard.append)
+        assert (3, "done") in heard

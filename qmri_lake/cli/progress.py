@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -98,31 +98,28 @@ class TrainingBar:
     """A bar a network: exams while they are prepared, then epochs with their losses."""
 
     bars: Progress
-    task: Any = None
-    name: str = ""
-    epochs: bool = False
+    tasks: dict[str, Any] = field(default_factory=dict)
+    learning: set[str] = field(default_factory=set)
 
     def preparing(self, name: str, done: int, total: int) -> None:
         """Show how many exams of a network are ready."""
-        if name != self.name:
-            self._start(name)
-        self.bars.update(self.task, completed=done, total=total, note="exams prepared")
+        self.bars.update(self._task(name), completed=done, total=total, note="exams prepared")
 
     def epoch(self, done: EpochDone) -> None:
         """Show an epoch."""
-        if done.name != self.name:
-            self._start(done.name)
-        if not self.epochs:
+        task = self._task(done.name)
+        if done.name not in self.learning:
             # Preparing took another time than epochs do: what is left is guessed from now on.
-            self.bars.reset(self.task)
-            self.epochs = True
+            self.bars.reset(task)
+            self.learning.add(done.name)
         kept = ", best so far" if done.best else ""
         note = f"epochs  loss {done.loss:.4f}, validation {done.validation_loss:.4f}{kept}"
-        self.bars.update(self.task, completed=done.epoch, total=done.epochs, note=note)
+        self.bars.update(task, completed=done.epoch, total=done.epochs, note=note)
 
-    def _start(self, name: str) -> None:
-        self.task = self.bars.add_task(name, total=None, note="")
-        self.name, self.epochs = name, False
+    def _task(self, name: str) -> Any:
+        if name not in self.tasks:
+            self.tasks[name] = self.bars.add_task(name, total=None, note="")
+        return self.tasks[name]
 
 
 @contextmanager

@@ -59,6 +59,15 @@ def train(
             help="Learn also from exams whose labels lack a tissue: the knee itself lacks it.",
         ),
     ] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster",
+            metavar="WHERE",
+            help="auto, cpu, gpu, or a Dask scheduler such as tcp://node:8786: networks learn "
+            "beside each other, one a worker. Default: this process, one network after another.",
+        ),
+    ] = None,
     ref: RefOption = None,
 ) -> int:
     """Train networks that segment bones, or cartilage and menisci, from exams with references.
@@ -92,6 +101,7 @@ def train(
                 opened, task, preset=preset, out=out, members=members, cohort=cohort,
                 target=target, seed=seed, resume=resume, epochs=epochs,
                 progress=bar.epoch, preparing=bar.preparing, allow_missing=allow_missing,
+                cluster=cluster,
                 announce=lambda line: bar.bars.console.print(line, soft_wrap=True),
             )  # fmt: skip
     except KeyboardInterrupt:

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from qmri_lake.compute import threads_of_worker
 from qmri_lake.errors import RunError
 
 __all__ = ["backend_name", "channel_axis", "keras", "make_deterministic", "wanted_backend"]
@@ -28,7 +29,8 @@ def keras() -> Any:
     """Import Keras and return it.
 
     The backend is what ``KERAS_BACKEND`` says, else TensorFlow where it is installed, else torch.
-    It is fixed by the first import in a process. Under torch, channels come first: that is the
+    It is fixed by the first import in a process. In a Dask worker it computes on as many threads
+    as the worker has. Under torch, channels come first: that is the
     layout that its convolutions are fast in.
 
     Raises
@@ -42,7 +44,7 @@ def keras() -> Any:
     try:
         with _without_chatter():
             if wanted == "tensorflow":
-                _share_gpus()
+                _share_machine()
             import keras as module
     except ImportError as error:
         raise RunError(
@@ -53,6 +55,10 @@ def keras() -> Any:
         ) from error
     if module.backend.backend() == "torch":
         module.config.set_image_data_format("channels_first")
+        if threads := threads_of_worker():
+            import torch
+
+            torch.set_num_threads(threads)
     return module
 
 
@@ -92,12 +98,16 @@ def _installed() -> str:
     return found[0] if found else "tensorflow"
 
 
-def _share_gpus() -> None:
-    """Let TensorFlow take GPU memory as it needs it: CuPy and torch want some of the card too."""
+def _share_machine() -> None:
+    """Leave others their part: of a GPU's memory CuPy and torch, of the cores the other workers."""
     import tensorflow
 
     tf: Any = tensorflow  # its stubs export little
 
+    if threads := threads_of_worker():
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        # Operations side by side as well: half as many threads as cores would wait for each other.
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
     for device in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(device, True)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from qmri_lake.errors import InputError, Reason
@@ -170,9 +171,15 @@ class SampleCache:
         )
 
     def make(self, plan: Plan) -> None:
-        """Write the samples of a plan that are not there."""
+        """Write the samples of a plan that are not there; wait for another member that does."""
         if not plan.missing_bytes:
             return
+        with told_when_full(self.folder, "prepared volumes"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / f".{plan.exam}.lock"):
+                self._write_missing(plan)
+
+    def _write_missing(self, plan: Plan) -> None:
         ds = self._read(plan.exam, "image", "affine", self.target)
         labels, affine, knee = self._of(ds, plan.exam)
         image, frame = _image(ds, plan.exam), self.recipe.frame
@@ -183,14 +190,13 @@ class SampleCache:
             seen, mask = image, labels
             if number:
                 seen, mask, _ = copy_of(image, labels, _spacing(affine), number - 1, seed=own)
-            with told_when_full(self.folder, "prepared volumes"):
-                _write(
-                    sample,
-                    frame.image(seen, affine, knee),
-                    frame.labels(mask, affine, knee),
-                    len(self.recipe.labels),
-                    flat=self.recipe.architecture.rank == 2,
-                )
+            _write(
+                sample,
+                frame.image(seen, affine, knee),
+                frame.labels(mask, affine, knee),
+                len(self.recipe.labels),
+                flat=self.recipe.architecture.rank == 2,
+            )
 
     @cached_property
     def _rows(self) -> dict[str, int]:

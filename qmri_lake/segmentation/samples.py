@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from qmri_lake.lake import Lake
 
 __all__ = ["SampleSet"]
+
+_OPEN = 64
+"""Volumes whose files are kept open."""
 
 
 class SampleSet:
@@ -62,6 +66,9 @@ class SampleSet:
         self._cache = SampleCache(lake, recipe, target, cache, seed)
         self._plans = [self._cache.plan(exam, copies) for exam in self.exams]
         self.samples: list[Sample] = [sample for plan in self._plans for sample in plan.samples]
+        # Opened anew each time, a slice would cost more than it holds; all at once, more files
+        # than a process may have.
+        self._open = lru_cache(_OPEN)(self._opened)
 
     @property
     def missing_bytes(self) -> int:
@@ -159,6 +166,11 @@ class SampleSet:
         targets = tuple(_enlarged(target, shape) for target in targets)
         return np.stack(images)[..., None], np.stack(targets)
 
+    def _opened(self, k: int) -> tuple[NDArray[Any], ...]:
+        """Return image, labels, phi and the voxels of each class, as `Sample` does."""
+        sample = self.samples[k]
+        return (*sample.open(), sample.counts())
+
     def _item(
         self, k: int, index: int, rng: np.random.Generator | None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -166,11 +178,12 @@ class SampleSet:
         sample = self.samples[k]
         image: Any
         weight: Any
-        image, labels, phi = sample.open()
+        image, labels, phi, counts = self._open(k)
         if index >= 0:
             image, labels, phi = image[index], labels[index], phi[:, index]
+            counts = np.bincount(labels.ravel())
         if rng is not None and self.recipe.patch is not None:
-            box = _patch(labels, self.recipe.patch, rng)
+            box = _patch(labels, counts, self.recipe.patch, rng)
             image, labels, phi = image[box], labels[box], phi[(slice(None), *box)]
         weight = phi.astype(np.float32) / PHI_STEPS
         if rng is not None and self.recipe.augment:
@@ -201,15 +214,17 @@ def _enlarged(array: NDArray[np.float32], shape: NDArray[Any]) -> NDArray[np.flo
 
 
 def _patch(
-    labels: NDArray[np.uint8], size: Sequence[int], rng: np.random.Generator
+    labels: NDArray[np.uint8],
+    counts: NDArray[np.int64],
+    size: Sequence[int],
+    rng: np.random.Generator,
 ) -> tuple[slice, ...]:
     """Draw a patch around a voxel of a class, each class as likely as the others.
 
     A class is drawn first, background included, so that the rare ones are seen as often as the
     common ones, and the rest of the image too. [assumption]
     """
-    present = np.flatnonzero(np.bincount(labels.ravel()))
-    drawn = rng.choice(present)
+    drawn = rng.choice(np.flatnonzero(counts))
     places = np.flatnonzero(labels.ravel() == drawn)
     centre = np.unravel_index(places[rng.integers(len(places))], labels.shape)
     box = []

@@ -1,8 +1,7 @@
-"""Training of an ensemble: who learns from whom is drawn once, then member by member."""
+"""Training of an ensemble: who learns from whom is drawn once, then each member learns."""
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -10,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qmri_lake.errors import InputError, Reason, RunError
+from qmri_lake.segmentation.members import Member, train_beside, train_member
 from qmri_lake.segmentation.network import Network
 from qmri_lake.segmentation.preparation import check_classes, learned_from
 from qmri_lake.segmentation.recipes import Recipe, Task, recipes
 from qmri_lake.segmentation.samples import SampleSet
 from qmri_lake.segmentation.splits import SPLITS, Split, draw_members, split_by_patient
-from qmri_lake.segmentation.train import EpochDone, default_target, train
+from qmri_lake.segmentation.train import EpochDone, default_target
 
 if TYPE_CHECKING:
     from qmri_lake.cohort import Cohort
@@ -43,8 +43,9 @@ def train_ensemble(
     preparing: Callable[[str, int, int], None] | None = None,
     announce: Callable[[str], None] | None = None,
     allow_missing: bool = False,
+    cluster: Any | None = None,
 ) -> list[Network]:
-    """Train the networks of an ensemble, one after the other.
+    """Train the networks of an ensemble: one after the other, or one a worker of a cluster.
 
     Parameters
     ----------
@@ -77,6 +78,10 @@ def train_ensemble(
         more.
     allow_missing : bool
         Learn also from exams whose labels lack a tissue: see `train`.
+    cluster : optional
+        As `qmri_lake.cluster`: members learn beside each other, one a worker, or one a GPU. Its
+        workers must see `out` and the lake. Default: in this process. On a CPU the number of
+        threads, all cores here and those of the worker there, may change a network's last digits.
 
     Returns
     -------
@@ -92,6 +97,7 @@ def train_ensemble(
         Less room than the prepared volumes of a member need; or none left.
     RunError
         An ensemble in the way; with `resume`, one of another task, preset, seed, target or cohort.
+        What stops a member on a cluster is raised when the others have ended.
 
     Notes
     -----
@@ -125,25 +131,35 @@ def train_ensemble(
         if not path.is_file():
             _write_split(lake, folder, {**asked, "cohort": conditions}, splits)
 
-    networks = []
-    for number, (name, recipe) in enumerate(wanted):
+    def listen(event: Mapping[str, Any]) -> None:
+        match event["kind"]:
+            case "epoch":
+                if progress is not None:
+                    progress(EpochDone(**event["done"]))
+            case "announced":
+                if announce is not None:
+                    announce(event["line"])
+            case "prepared":
+                if event["done"] == event["total"]:
+                    begin()
+                if preparing is not None:
+                    preparing(event["name"], event["done"], event["total"])
 
-        def ready(done: int, total: int, name: str = name) -> None:
-            if done == total:
-                begin()
-            if preparing is not None:
-                preparing(name, done, total)
-
-        networks.append(
-            train(
-                lake, recipe, splits[name], folder / name, target=labels,
-                seed=seed + number, resume=resume, epochs=epochs, cache=folder / "cache",
-                progress=progress, preparing=ready, announce=announce,
-                allow_missing=allow_missing,
-            )
-        )  # fmt: skip
-        begin()  # a finished member prepares nothing
-        gc.collect()  # a model is full of cycles: its memory would stay until the next collection
+    learners = [
+        Member(
+            str(folder), name, recipe, splits[name], target=labels, seed=seed + number,
+            resume=resume, epochs=epochs, allow_missing=allow_missing,
+        )
+        for number, (name, recipe) in enumerate(wanted)
+    ]  # fmt: skip
+    if cluster is None:
+        networks = []
+        for member in learners:
+            networks.append(train_member(lake, member, listen))
+            begin()  # a finished member prepares nothing
+        return networks
+    networks = train_beside(lake, learners, listen, cluster)
+    begin()
     return networks
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ import pytest
 import qmri_lake as ql
 from qmri_lake.cli import main
 from qmri_lake.errors import InputError, QmriLakeError, RunError
+from qmri_lake.segmentation import training
 from qmri_lake.segmentation.checkpoints import CHECKPOINT
 from qmri_lake.segmentation.network import find_networks
-from qmri_lake.segmentation.recipes import recipes
+from qmri_lake.segmentation.recipes import Recipe, recipes
 from qmri_lake.segmentation.train import EpochDone
 from qmri_lake.segmentation.training import SPLIT, TABLE, train_ensemble
 from qmri_lake.storage import commit, open_root
@@ -70,6 +72,52 @@ def test_train_ensemble__cartilage_draws_for_each_member(
     table = pd.read_csv(tmp_path / "m" / TABLE)
     assert len(table) == 13  # training and validation of six, and one test set
     assert not table["split"].str.contains("paper").any()
+
+
+def test_train_ensemble__members_learn_beside_each_other(
+    training_lake: ql.Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # workers have a folder of their own: a relative path is of here
+    monkeypatch.setattr(training, "recipes", _few_steps)
+    said: list[EpochDone] = []
+    ready: list[tuple[str, int, int]] = []
+    options: dict[str, Any] = {
+        "preset": "small", "out": "m", "members": 2, "epochs": 1,
+        "progress": said.append, "preparing": lambda *done: ready.append(done),
+    }  # fmt: skip
+    with ql.cluster("cpu") as client:
+        networks = train_ensemble(training_lake, "bones", cluster=client, **options)
+        threads = client.run(_threads_of_tensorflow)
+        assert set(threads.values()) == {(1, 1)}
+        names = ["bone_3d-1", "bone_3d-2"]
+        assert [network.name for network in networks] == names
+        assert sorted(done.name for done in said) == names
+        for name in names:
+            counts = [(done, total) for who, done, total in ready if who == name]
+            assert counts == [(n, counts[0][1]) for n in range(counts[0][1] + 1)]
+        assert all(network.card["validation_dsc"]["femur"] is not None for network in networks)
+        assert (tmp_path / "m" / SPLIT).is_file()
+        said.clear()
+        again = train_ensemble(training_lake, "bones", cluster=client, resume=True, **options)
+        assert [n.digest for n in again] == [n.digest for n in networks]
+        assert said == []
+        (tmp_path / "m" / SPLIT).unlink()
+        with pytest.raises(RunError, match=r"bone_3d-1: found a checkpoint\.npz"):
+            train_ensemble(training_lake, "bones", cluster=client, **options)
+
+
+def _few_steps(*args: Any) -> list[Recipe]:
+    return [replace(recipe, steps=3, copies=0) for recipe in recipes(*args)]
+
+
+def _threads_of_tensorflow() -> tuple[int, int]:
+    import tensorflow
+
+    threading: Any = tensorflow.config.threading
+    return (
+        threading.get_intra_op_parallelism_threads(),
+        threading.get_inter_op_parallelism_threads(),
+    )
 
 
 def test_train_ensemble__refuses_exams_without_references(tmp_path: Path) -> None:
@@ -161,7 +209,7 @@ def test_train__from_references_to_networks(
     # Of each view: two exams that train, with their copies, and those that validate.
     views = recipes("bones", "small", 2)
     prepared = sum(2 * (1 + r.copies) + min(r.validation or 2, 2) for r in views)
-    assert len(list((out / "cache").iterdir())) == prepared
+    assert len(list((out / "cache").glob("9*"))) == prepared
     for changed, words in (
         (["--seed", "1"], "an ensemble of seed 0; expected 1"),
         (["--preset", "paper"], "an ensemble of preset small"),
