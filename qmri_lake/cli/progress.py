@@ -99,6 +99,7 @@ class TrainingBar:
 
     bars: Progress
     task: Any = None
+    models: Any = None
     name: str = ""
     epochs: bool = False
 
@@ -119,6 +120,15 @@ class TrainingBar:
         kept = ", best so far" if done.best else ""
         note = f"epochs  loss {done.loss:.4f}, validation {done.validation_loss:.4f}{kept}"
         self.bars.update(self.task, completed=done.epoch, total=done.epochs, note=note)
+
+    def model(self, name: str, done: int, total: int) -> None:
+        """Show how many models of many are finished; the bar of the last one goes."""
+        if self.models is None:
+            self.models = self.bars.add_task("models", total=total, note="")
+        self.bars.update(self.models, completed=done, note=f"finished, {name} the last")
+        if self.task is not None:
+            self.bars.remove_task(self.task)
+        self.task, self.name = None, ""
 
     def _start(self, name: str) -> None:
         self.task = self.bars.add_task(name, total=None, note="")
