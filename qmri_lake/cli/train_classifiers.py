@@ -173,13 +173,14 @@ def search(
     from qmri_lake.lake import open_lake
 
     opened = open_lake(lake, ref=ref, mode="r")
+    asked: dict[str, Any] = {
+        "oa": oa, "preset": preset, "strategies": strategy, "bones": bone, "starts": start,
+        "depths": depth, "learning_rates": learning_rate, "frozen": frozen, "sets": split,
+        "rule": rule, "cohort": cohort, "seed": seed, "resume": resume, "epochs": epochs,
+        "cluster": cluster, "workers": workers,
+    }  # fmt: skip
     with _training(out) as (progress, ended):
-        found = searching.search(
-            opened, out=out, oa=oa, preset=preset, strategies=strategy, bones=bone, starts=start,
-            depths=depth, learning_rates=learning_rate, frozen=frozen, sets=split, rule=rule,
-            cohort=cohort, seed=seed, resume=resume, epochs=epochs, cluster=cluster,
-            workers=workers, progress=progress,
-        )  # fmt: skip
+        found = searching.search(opened, out=out, progress=progress, **asked)
     names = ("strategy", "bone", "start", "depth", "learning_rate", "frozen")
     table = result_table(*(name.replace("_", " ") for name in names), "AUC")
     for row in found.best().to_dict("records"):

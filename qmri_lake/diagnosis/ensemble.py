@@ -150,7 +150,7 @@ def predict_maps(
     shape = (len(maps), len(STRATEGIES), len(PREDICTORS))
     probability = np.full(shape, np.nan, np.float32)
     status = np.full(shape, PREDICTION_STATUS["no_model"], np.uint8)
-    present = np.isfinite(maps).any(axis=(-2, -1))
+    present = np.asarray(np.isfinite(maps).any(axis=(-2, -1)))
     columns = {name: k for k, name in enumerate(PREDICTORS)}
     for one in classifiers:
         row, bone = list(STRATEGIES).index(one.strategy), BONES.index(one.bone)

@@ -98,7 +98,7 @@ def _run(sphere: xr.Dataset, models: Any, task: str) -> xr.Dataset:
 
 def _lacking(maps: NDArray[np.float32]) -> str:
     """Say which maps of an exam have no value."""
-    empty = ~np.isfinite(maps).any(axis=(-2, -1))
+    empty = ~np.asarray(np.isfinite(maps).any(axis=(-2, -1)))
     parts = []
     for k, name in enumerate(BIOMARKERS):
         bones = [bone for bone, none in zip(BONES, empty[:, k], strict=True) if none]

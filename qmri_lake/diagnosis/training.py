@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -310,9 +310,7 @@ def first_models(asked_recipe: Recipe, oa: str | os.PathLike[str] | None) -> Pat
     return Path(oa)
 
 
-def chosen(
-    given: Sequence[str] | None, known: Sequence[str] | Mapping[str, Any], what: str
-) -> list[str]:
+def chosen(given: Sequence[str] | None, known: Iterable[str], what: str) -> list[str]:
     """Return the names that are asked for, in their own order, or say which is unknown."""
     names = [given] if isinstance(given, str) else list(known if given is None else given)
     for name in names:

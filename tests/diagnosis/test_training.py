@@ -14,6 +14,7 @@ from qmri_lake.diagnosis.training import ModelDone, train_classifiers
 from qmri_lake.errors import InputError, NotFoundError, RunError
 from qmri_lake.lake import Lake
 from qmri_lake.splitting import read_split, split
+from tests.conftest import Judge
 
 ONE = {"preset": "small", "epochs": 1, "strategies": ["thickness"]}
 
@@ -37,7 +38,9 @@ def test_train_classifiers__writes_split_and_a_folder_a_model(
     assert 0 <= card["validation_auc"] <= 1
 
 
-def test_train_classifiers__resumes_model_by_model(judged: Lake, tmp_path: Path) -> None:
+def test_train_classifiers__resumes_model_by_model(
+    judged: Lake, tmp_path: Path, judge: Judge
+) -> None:
     out, options = tmp_path / "oa", {**ONE, "epochs": 2}
 
     class Killed(BaseException):
@@ -69,12 +72,20 @@ def test_train_classifiers__resumes_model_by_model(judged: Lake, tmp_path: Path)
         progress=seen.append,
         **options,
     )
-    assert [(type(e).__name__, e.name) for e in seen] == [
+    expected = [
         ("ModelDone", "thickness/tibia"),  # not trained again
         ("EpochDone", "thickness/femur"),  # its second epoch alone
         ("ModelDone", "thickness/femur"),
     ]
-    assert (out / "thickness" / "tibia" / "model.pth").stat().st_mtime_ns == first
+    events = [(type(event).__name__, event.name) for event in seen]
+    same = (out / "thickness" / "tibia" / "model.pth").stat().st_mtime_ns == first
+    judge(
+        "training of many / killed in the second model's first of two epochs, resumed",
+        required="finished model untouched, one epoch left",
+        measured=f"{'untouched' if same else 'trained again'}, "
+        f"{sum(kind == 'EpochDone' for kind, _ in events)} epoch",
+        passed=same and events == expected,
+    )
     assert [(c.strategy, c.bone) for c in found] == [("thickness", "tibia"), ("thickness", "femur")]
 
 
