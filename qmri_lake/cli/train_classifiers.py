@@ -265,12 +265,14 @@ def _show_classifiers(trained: Sequence[Classifier], out: Path) -> None:
     from qmri_lake.fusion import STRATEGIES
     from qmri_lake.surface.layout import BONES
 
-    for row in json.loads((out / ASKED).read_text(encoding="utf-8"))["flow"]:
+    known = json.loads((out / ASKED).read_text(encoding="utf-8"))
+    for row in known["flow"]:
         if row["why"]:
             console.print(f"{row['condition']}: {row['exams']} exams; {row['why']}", soft_wrap=True)
-    sets = json.loads((out / SPLIT).read_text(encoding="utf-8"))
-    parts = (f"{len(sets[name])} {name}" for name in ("train", "validation", "test"))
-    console.print(f"exams: {', '.join(parts)} ({out / SPLIT})\n", soft_wrap=True)
+    outside = known["sets"].pop("in no set")
+    parts = [f"{n['exams']} {name} ({n['cases']} cases)" for name, n in known["sets"].items()]
+    parts += [f"{outside} in no set"] if outside else []
+    console.print(f"exams: {', '.join(parts)}; see {out / SPLIT}\n", soft_wrap=True)
     of = {(one.strategy, one.bone): one.card()["validation_auc"] for one in trained}
     table = result_table("strategy", *BONES)
     for strategy in STRATEGIES:

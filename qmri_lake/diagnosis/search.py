@@ -207,8 +207,8 @@ def search(
         lake, Path(out), asked, sets=sets, rule=rule, oa=first, cohort=cohort, resume=resume
     )
     training = Training(
-        drawn, str(out), seed, resume, oa=None if first is None else str(first), epochs=epochs,
-        workers=workers,
+        drawn, str(Path(out).absolute()), seed, resume, oa=None if first is None else str(first),
+        epochs=epochs, workers=workers,
     )  # fmt: skip
     ended = run_models(training, models, cluster=cluster, progress=progress)
     rows = [_row(model, done) for model, done in zip(models, ended, strict=True)]

@@ -92,7 +92,7 @@ def train_classifiers(
     preset : {"paper", "small"}
         See `qmri_lake.diagnosis.recipes.recipe`.
     out : path
-        ``split.json``; ``training.json``, what was asked and who has no label;
+        ``split.json``; ``training.json``, what was asked, and counts of who learns and who not;
         ``<strategy>/<bone>``, a folder a classifier (`train_classifier`); ``cache``, packed maps,
         which may be removed afterwards.
     strategies, bones : sequence of str, optional
@@ -163,8 +163,10 @@ def train_classifiers(
         lake, Path(out), asked, sets=sets, rule=rule, oa=first, cohort=cohort, resume=resume
     )
     training = Training(
-        drawn, str(out), seed, resume, oa=None if first is None else str(first),
-        weights=None if weights is None else str(weights), epochs=epochs, workers=workers,
+        drawn, str(Path(out).absolute()), seed, resume,
+        oa=None if first is None else str(first),
+        weights=None if weights is None else str(Path(weights).absolute()),
+        epochs=epochs, workers=workers,
     )  # fmt: skip
     ended = run_models(training, models, cluster=cluster, progress=progress)
     failed = [done for done in ended if done.classifier is None]
@@ -307,7 +309,7 @@ def first_models(asked_recipe: Recipe, oa: str | os.PathLike[str] | None) -> Pat
             "no model", expected="trained models of OA, <strategy>/<bone>", where=str(oa),
             todo="Train them first: qmri-lake train oa.",
         )  # fmt: skip
-    return Path(oa)
+    return Path(oa).absolute()  # a worker may be elsewhere
 
 
 def chosen(given: Sequence[str] | None, known: Iterable[str], what: str) -> list[str]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+
 from qmri_lake.diagnosis.labels import Labelled, PainRule, label_oa, label_pain
 from qmri_lake.errors import InputError, Reason, RunError
 from qmri_lake.segmentation.splits import SPLITS
@@ -89,15 +91,29 @@ def draw(
         labelled = labelled_for(chosen, asked["task"], rule).require_both_classes()
         drawn = _resolved(lake, labelled, sets, oa, asked["seed"])
         save_split(drawn, out / SPLIT)
-        flow = labelled.cohort.flow().to_dict("records")
-        exams = chosen.exams["exam"].tolist()
-        record = {**asked, "snapshot": snapshot, "flow": flow, "exams": exams}
+        record = {
+            **asked,
+            "snapshot": snapshot,
+            "flow": labelled.cohort.flow().to_dict("records"),
+            "sets": _counts(labelled, drawn),
+            "exams": chosen.exams["exam"].tolist(),
+        }
         part = out / f"part.{ASKED}"
         part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         part.replace(path)
     keys = {name: part.exams["exam"].tolist() for name, part in zip(SPLITS, drawn, strict=True)}
     label = dict(zip(labelled.cohort.exams["exam"], labelled.label.tolist(), strict=True))
     return Drawn(lake.location, snapshot, label, {name: keys[name] for name in SPLITS[:2]})
+
+
+def _counts(labelled: Labelled, drawn: CohortSplit) -> dict[str, Any]:
+    """Count exams and cases by set, and the exams with a label that are in none."""
+    counts: dict[str, Any] = {}
+    for name, part in zip(SPLITS, drawn, strict=True):
+        cases = labelled.label[np.isin(labelled.cohort.rows, part.rows)]
+        counts[name] = {"exams": len(part), "cases": int(cases.sum())}
+    counts["in no set"] = len(labelled) - sum(map(len, drawn))
+    return counts
 
 
 def _resolved(
@@ -109,6 +125,11 @@ def _resolved(
 ) -> CohortSplit:
     """Return the sets, of exams with a label alone."""
     before = read_split(lake, oa / SPLIT) if oa is not None and (oa / SPLIT).is_file() else None
+    if sets is None and oa is not None and before is None:
+        raise RunError(
+            f"no {SPLIT} beside the models of OA", expected="who they have learned from",
+            where=str(oa), todo=f"Give sets: the {SPLIT} of their training.",
+        )  # fmt: skip
     if sets is None and before is None:
         return split(labelled.cohort, seed=seed)
     if sets is None:

@@ -15,6 +15,7 @@ from qmri_lake.errors import InputError, NotFoundError, RunError
 from qmri_lake.lake import Lake
 from qmri_lake.splitting import read_split, split
 from tests.conftest import Judge
+from tests.diagnosis.judged import EXAMS, NO_KL
 
 ONE = {"preset": "small", "epochs": 1, "strategies": ["thickness"]}
 
@@ -101,8 +102,18 @@ def test_train_classifiers__pain_keeps_the_patients_of_oa(
     before = read_split(judged, oa_models / "split.json")
     for ours, theirs in zip(read_split(judged, out / "split.json"), before, strict=True):
         assert set(ours.exams["patient"]) <= set(theirs.exams["patient"])
+    counted = json.loads((out / "training.json").read_text())["sets"]
+    # A patient without a KL grade was in no set of OA.
+    assert counted.pop("in no set") == len(NO_KL)
+    assert sum(part["exams"] for part in counted.values()) == EXAMS - len(NO_KL)
+    assert all(0 < part["cases"] < part["exams"] for part in counted.values())
     started = Classifier.open(oa_models / "thickness" / "femur").card()["digest"]
     assert found.card()["started_from"] == started
+    bare = tmp_path / "bare"
+    keep = shutil.ignore_patterns("checkpoint.pth", "cache", "split.json")
+    shutil.copytree(oa_models, bare, ignore=keep)
+    with pytest.raises(RunError, match=r"no split\.json beside the models of OA"):
+        train_classifiers(judged, "pain", out=tmp_path / "q", oa=bare, **ONE)
     # Sets that would judge by patients whom the models of OA have seen.
     swapped = (before.test, before.train, before.validation)
     with pytest.raises(InputError, match=r"patients of the validation set that models of OA have"):
