@@ -142,7 +142,8 @@ def train_classifiers(
         OA have learned from in a set that judges.
     RunError
         A training in the way; with `resume`, one of another task, preset, seed, rule or cohort;
-        no `oa`. Models that failed, after all others have ended: each with its reason.
+        no `oa`, or no need of `oa` or `weights`. Models that failed, after all others have ended:
+        by name, with the reason of the first; `progress` gets that of each.
     DiskFullError
         No room.
     """
@@ -155,6 +156,12 @@ def train_classifiers(
         for bone in chosen(bones, BONES, "bone")
     ]
     first = first_models(asked_recipe, oa)
+    if asked_recipe.start != "imagenet" and weights is not None:
+        raise RunError(
+            f"ImageNet weights {Path(weights).name} for a start from {asked_recipe.start}",
+            expected="one or the other", where="train_classifiers",
+            todo='Leave weights out, or start="imagenet".',
+        )  # fmt: skip
     if asked_recipe.start == "imagenet" and weights is None:
         imagenet_weights(asked_recipe.depth)  # told once, not by each model
     asked = {"task": task, "preset": preset, "start": asked_recipe.start, "seed": seed,
@@ -172,8 +179,8 @@ def train_classifiers(
     failed = [done for done in ended if done.classifier is None]
     if failed:
         raise RunError(
-            f"{len(failed)} of {len(models)} models that failed, such as {failed[0].name}: "
-            f"{failed[0].error}",
+            f"{len(failed)} of {len(models)} models that failed "
+            f"({', '.join(done.name for done in failed)}), the first one: {failed[0].error}",
             expected="all of them trained", where=Path(out).name,
             todo="Mend that, and go on with resume=True: what is finished stays.",
         )  # fmt: skip
