@@ -23,6 +23,7 @@ GROUPS = {
     "msme": "MSME: the multi-echo spin-echo series that T2 comes from",
     "sphere": "Spherical maps of the bones: 224 x 224 directions from a centre in each",
     "region": "Averages of cartilage in regions, from surfaces and source voxels",
+    "prediction": "What classifiers say: probabilities by strategy (6) and predictor (5)",
     "clinical": "Clinical columns, joined on the exams",
     "visit": "Every clinical row of every visit, with or without an MRI (its own axis, `visit`)",
 }
@@ -127,7 +128,7 @@ def command_line() -> str:
         "exams or files failed and are listed; 2: not done. `QMRI_LAKE` stands in for a lake that "
         "is not given.\n\n"
     )
-    for name, sub in command().commands.items():
+    for name, sub in _commands(command(), ""):
         usage = [p.metavar for p in sub.params if p.param_type_name == "argument"]
         text.append(f"## `qmri-lake {' '.join((name, *usage))}`\n\n{_dedent(sub.help)}\n\n")
         rows = [
@@ -138,6 +139,15 @@ def command_line() -> str:
         if rows:
             text += [table(("option", "what it does", "default"), rows), "\n"]
     return "".join(text)
+
+
+def _commands(group: Any, before: str) -> Iterable[tuple[str, Any]]:
+    """Yield commands with their names, those of a group after it."""
+    for name, sub in group.commands.items():
+        if hasattr(sub, "commands"):
+            yield from _commands(sub, f"{before}{name} ")
+        else:
+            yield f"{before}{name}", sub
 
 
 def _default(parameter: Any) -> str:

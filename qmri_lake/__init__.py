@@ -26,6 +26,7 @@ _HOME = {
     "ingest_masks": "masks.ingest",
     "inside": "masks",
     "open_lake": "lake",
+    "predict": "diagnosis.step",
     "read_dicom": "oai.dicom",
     "read_mask": "masks.files",
     "region_means": "surface.region_step",
@@ -62,6 +63,7 @@ __all__ = [
     "oai",
     "open_lake",
     "phantom",
+    "predict",
     "read_dicom",
     "read_mask",
     "region_means",
@@ -97,6 +99,7 @@ if TYPE_CHECKING:
     )
     from qmri_lake.cohort import Cohort
     from qmri_lake.compute import cluster
+    from qmri_lake.diagnosis.step import predict
     from qmri_lake.ingestion import ingest
     from qmri_lake.lake import Lake, create_lake, open_lake
     from qmri_lake.masks import inside, tissue

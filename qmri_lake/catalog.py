@@ -38,6 +38,7 @@ _PROSE = {
     "msme": "Multi-echo spin-echo images, their geometry, labels and T2 maps",
     "sphere": "Spherical maps of bone shape, cartilage thickness and T2",
     "region": "Thickness, volume and T2 of cartilage in regions",
+    "prediction": "Probabilities of osteoarthritis and pain, by strategy and bone",
 }
 
 

@@ -158,8 +158,8 @@ def memory_per_task(client: Any | None) -> int:
 
 
 def map_tasks(
-    work: Callable[[icechunk.ForkSession, Any], Any],
-    base: icechunk.Session,
+    work: Callable[[Any, Any], Any],
+    base: icechunk.Session | None,
     tasks: Sequence[Any],
     *,
     cluster: Any | None,
@@ -168,13 +168,14 @@ def map_tasks(
 ) -> Iterator[Any]:
     """Yield ``work(fork, task)`` for each task, in the order in which they end.
 
-    Each task gets a fork of `base`. Without a cluster they run here, one after another. On one, a
-    bounded number is in flight, so that neither results nor graphs pile up; a task that brings no
-    result, because its worker died or it can't be sent, yields ``lost(task, error)``.
+    Each task gets a fork of `base`, or None where nothing is written to a lake. Without a cluster
+    they run here, one after another. On one, a bounded number is in flight, so that neither results
+    nor graphs pile up; a task that brings no result, because its worker died or it can't be sent,
+    yields ``lost(task, error)``.
     """
     if cluster is None:
         for task in tasks:
-            yield work(base.fork(), task)
+            yield work(base and base.fork(), task)
         return
     from distributed import KilledWorker, as_completed
 
@@ -185,7 +186,7 @@ def map_tasks(
     suspects = []
 
     def submit(task: Any) -> Any:
-        future = cluster.submit(work, base.fork(), task, pure=False, **resources)
+        future = cluster.submit(work, base and base.fork(), task, pure=False, **resources)
         in_flight[future.key] = task
         return future
 

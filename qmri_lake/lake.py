@@ -190,7 +190,7 @@ class Lake:
 
     def groups(self) -> list[str]:
         """Names of the groups with data, such as dess, msme, clinical."""
-        order = ["clinical", "visit", "dess", "msme", "sphere", "region"]
+        order = ["clinical", "visit", "dess", "msme", "sphere", "region", "prediction"]
         found = [name for name in self.root.group_keys() if name != "status"]
         return sorted(found, key=lambda n: (order.index(n) if n in order else len(order), n))
 

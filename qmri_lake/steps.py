@@ -248,6 +248,7 @@ def _refuse_second_maker(variable: Variable, step: str) -> None:
 
 def load_own_steps() -> None:
     """Import our own steps: they register, and declare their variables, when they are imported."""
+    import qmri_lake.diagnosis.step
     import qmri_lake.registration
     import qmri_lake.relaxometry.step
     import qmri_lake.segmentation.step

@@ -127,7 +127,7 @@ def add_maps(lake: Lake) -> Lake:
 
     def build(session):
         root = open_root(session.store, "r+")
-        for group in ("sphere", "region"):
+        for group in ("sphere", "region", "prediction"):
             if made := REGISTRY.group(group):
                 declare(root, made, {dim: n for v in made for dim, n in v.sizes.items()})
 

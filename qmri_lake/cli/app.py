@@ -6,8 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qmri_lake.cli import care, data, demo, look, work
-from qmri_lake.cli.train import train
+from qmri_lake.cli import care, data, demo, look, train, work
 
 __all__ = ["command"]
 
@@ -37,12 +36,13 @@ def command() -> Any:
     app.callback()(_options)
     for panel, commands in (
         ("Start", (demo.demo, data.phantom)),
-        ("Data", (data.ingest, data.ingest_masks, train, work.run, work.report)),
+        ("Data", (data.ingest, data.ingest_masks, work.run, work.report)),
         ("Look", (care.info, care.cohort, care.failures, look.view, look.atlas)),
         ("Care", (care.tag, care.catalog, care.validate, care.doctor)),
     ):
         for function in commands:
             app.command(rich_help_panel=panel)(function)
+    app.add_typer(train.commands(), name="train", rich_help_panel="Data")
     return typer.main.get_command(app)
 
 

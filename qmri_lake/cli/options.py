@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from qmri_lake.errors import InputError, Reason
 
-__all__ = ["ClusterOption", "LakeArgument", "LakeOption", "RefOption", "parameters", "shape"]
+__all__ = [
+    "ClusterOption", "CohortOption", "EpochsOption", "LakeArgument", "LakeOption", "OutOption",
+    "PresetOption", "RefOption", "ResumeOption", "SeedOption", "parameters", "shape",
+]  # fmt: skip
 
 LakeOption = Annotated[
     str,
@@ -34,9 +38,26 @@ ClusterOption = Annotated[
     typer.Option(
         "--cluster", metavar="WHERE",
         help="auto, cpu, gpu, or a Dask scheduler such as tcp://node:8786. "
-        "Default: this process, one exam after another.",
+        "Default: this process, one after another.",
     ),
 ]  # fmt: skip
+OutOption = Annotated[
+    Path, typer.Option("--out", "-o", metavar="MODELS", help="Folder of what is trained.")
+]
+PresetOption = Annotated[
+    str, typer.Option(metavar="paper|small", help="As published, or what a laptop can train.")
+]
+CohortOption = Annotated[
+    str | None,
+    typer.Option(metavar="QUERY", help='Exams to choose from, such as "timepoint == 0".'),
+]
+SeedOption = Annotated[int, typer.Option(help="Of the split, the weights and all chance.")]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Go on where the last training stopped.")
+]
+EpochsOption = Annotated[
+    int | None, typer.Option(min=1, help="Stop each model after so many epochs at the latest.")
+]
 
 
 def shape(text: str) -> tuple[int, int, int]:

@@ -100,6 +100,7 @@ class TrainingBar:
     bars: Progress
     tasks: dict[str, Any] = field(default_factory=dict)
     learning: set[str] = field(default_factory=set)
+    models: Any = None
 
     def preparing(self, name: str, done: int, total: int) -> None:
         """Show how many exams of a network are ready."""
@@ -115,6 +116,15 @@ class TrainingBar:
         kept = ", best so far" if done.best else ""
         note = f"epochs  loss {done.loss:.4f}, validation {done.validation_loss:.4f}{kept}"
         self.bars.update(task, completed=done.epoch, total=done.epochs, note=note)
+
+    def model(self, name: str, done: int, total: int) -> None:
+        """Show how many models of many are finished; the bars of those that learned go."""
+        if self.models is None:
+            self.models = self.bars.add_task("models", total=total, note="")
+        self.bars.update(self.models, completed=done, note=f"finished, {name} the last")
+        for task in self.tasks.values():
+            self.bars.remove_task(task)
+        self.tasks, self.learning = {}, set()
 
     def _task(self, name: str) -> Any:
         if name not in self.tasks:

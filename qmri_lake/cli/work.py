@@ -21,6 +21,7 @@ _WAITING = {
     "ingest_dess": "these exams have no DESS series.",
     "register": "no cartilage mask on the MSME grid; carry one over by `run register`, import one "
     "by `ingest --masks`, or use `--set within=all`.",
+    "sphere": "make spherical maps by `run sphere`.",
 }
 """What a user can do for exams that wait for another step."""
 
@@ -61,6 +62,9 @@ def run(
 
     t2: fits T2 to the multi-echo images. Parameters: within=cartilage (default) or all,
     model=mono (default) or epg, skip_first_echo=true, bounds=0,100 (ms), r2_min=0.8.
+
+    predict_oa, predict_pain: ask classifiers about spherical maps, and take their means over bones.
+    Parameters: models=FOLDER (required; as train writes it).
     """
     from qmri_lake.cli.progress import console, run_bar
     from qmri_lake.lake import open_lake

@@ -15,8 +15,9 @@ from qmri_lake.diagnosis.loader import SphereImages, make_loader, on_device
 from qmri_lake.diagnosis.recipes import Recipe
 from qmri_lake.diagnosis.resnet import digest_of, load_weights, make_resnet
 from qmri_lake.errors import InputError, NotFoundError, Reason
+from qmri_lake.fusion import SCALES
 
-__all__ = ["CARD", "WEIGHTS", "Classifier", "find_device", "probabilities"]
+__all__ = ["CARD", "DIGITS", "WEIGHTS", "Classifier", "find_device", "probabilities"]
 
 CARD, WEIGHTS = "card.json", "model.pth"
 DIGITS = 12
@@ -51,7 +52,7 @@ class Classifier:
         NotFoundError
             No card there, or no weights.
         InputError
-            Weights that are not those of the card.
+            Weights that are not those of the card; images that were scaled otherwise.
         """
         path = Path(folder)
         for name in (CARD, WEIGHTS):
@@ -67,6 +68,11 @@ class Classifier:
                 f"weights with SHA-256 {found[:DIGITS]}", expected=f"{card['digest'][:DIGITS]}",
                 where=str(path), todo="Card and weights are of two trainings: train again.",
                 reason=Reason.MODEL_MISMATCH,
+            )  # fmt: skip
+        if card["scales"] != dict(SCALES):
+            raise InputError(
+                f"images scaled by {card['scales']}", expected=str(dict(SCALES)), where=str(path),
+                todo="They are scaled otherwise now: train again.", reason=Reason.MODEL_MISMATCH,
             )  # fmt: skip
         recipe = Recipe.from_dict(card["recipe"])
         return cls(str(path), recipe, card["strategy"], card["bone"], found[:DIGITS])

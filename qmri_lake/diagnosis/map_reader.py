@@ -148,15 +148,15 @@ class MapReader:
         return planes, empty
 
     def empty(self, rows: NDArray[np.intp], biomarkers: Sequence[str]) -> NDArray[np.bool_]:
-        """Tell which exams lack all values of a biomarker; every map is read.
+        """Tell of which biomarkers exams lack all values; every map is read.
 
         Returns
         -------
-        (n,) bool
+        (n, biomarker) bool
         """
         blocks = [rows[at : at + BLOCK] for at in range(0, len(rows), BLOCK)]
-        found = [self._read(block, biomarkers)[1].any(axis=1) for block in blocks]
-        return np.concatenate(found) if found else np.zeros(0, bool)
+        found = [self._read(block, biomarkers)[1] for block in blocks]
+        return np.concatenate(found) if found else np.zeros((0, len(biomarkers)), bool)
 
     def check(self, rows: NDArray[np.intp]) -> None:
         """Refuse exams whose maps of the bone were never made, by the status beside them.
@@ -274,6 +274,6 @@ def with_maps(cohort: Cohort, strategy: str, bone: str) -> Cohort:
     """
     needed = biomarkers_of(strategy)
     reader = MapReader(cohort.lake, bone)
-    kept = cohort.rows[~reader.empty(cohort.rows, needed)]
+    kept = cohort.rows[~reader.empty(cohort.rows, needed).any(axis=1)]
     keys = cohort.lake.keys_at(kept)["exam"]
     return cohort.of_exams([str(key) for key in keys], f"{strategy} maps of the {bone} have values")

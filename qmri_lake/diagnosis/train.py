@@ -20,10 +20,11 @@ from qmri_lake.diagnosis.classifier import (
     WEIGHTS,
     Classifier,
     find_device,
+    probabilities,
 )
 from qmri_lake.diagnosis.loader import SphereImages, class_weights, make_loader, on_device
 from qmri_lake.diagnosis.recipes import Recipe
-from qmri_lake.diagnosis.resnet import digest_of, start_resnet
+from qmri_lake.diagnosis.resnet import digest_of, load_weights, start_resnet
 from qmri_lake.errors import InputError, Reason, RunError
 from qmri_lake.fusion import SCALES
 from qmri_lake.segmentation.checkpoints import State, refuse_difference
@@ -101,6 +102,7 @@ def train_classifier(
     On a CPU, a training that was killed and resumed gives the weights of one that was not.
     """
     import torch
+    from sklearn.metrics import roc_auc_score
 
     _check(training, validation, recipe)
     folder = Path(out)
@@ -158,7 +160,9 @@ def train_classifier(
         if progress is not None:
             progress(EpochDone(folder.name, state.epoch, last, trained, validated, better))
     draw_curves(state, folder)
-    card = _card(folder, training, validation, configuration, state, started_from)
+    load_weights(model, folder / WEIGHTS, head=True)  # of the best epoch, not of the last
+    auc = roc_auc_score(validation.label, probabilities(model, unseen, where))
+    card = _card(folder, training, validation, configuration, state, started_from, float(auc))
     write_card(folder, card)
     return Classifier.open(folder)
 
@@ -286,6 +290,7 @@ def _card(
     configuration: Mapping[str, Any],
     state: State,
     started_from: str,
+    validation_auc: float,
 ) -> dict[str, Any]:
     """Return what a reader needs to judge a classifier, and to train it again."""
     import torch
@@ -304,6 +309,7 @@ def _card(
         "epochs": state.epoch,
         "best_epoch": state.best_epoch,
         "validation_loss": state.best,
+        "validation_auc": validation_auc,
         "digest": digest_of(folder / WEIGHTS),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"qmri_lake": __version__, "torch": torch.__version__},

@@ -11,6 +11,7 @@ _HOME = {
     "cohort_atlas": "maps",
     "cohort_mean": "maps",
     "figure_s3": "agreement",
+    "figure_s4": "search_figure",
     "map_agreement": "agreement",
     "map_atlas": "maps",
     "painted_bones": "painted",
@@ -23,8 +24,8 @@ _HOME = {
 
 __all__ = [
     "calibration_figure", "classifier_table", "cohort_atlas", "cohort_mean", "figure_s3",
-    "map_agreement", "map_atlas", "painted_bones", "published_classifiers", "roc_figure",
-    "table_1", "write_report", "write_view",
+    "figure_s4", "map_agreement", "map_atlas", "painted_bones", "published_classifiers",
+    "roc_figure", "table_1", "write_report", "write_view",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from qmri_lake.report.html import write_report
     from qmri_lake.report.maps import cohort_atlas, cohort_mean, map_atlas
     from qmri_lake.report.painted import painted_bones
+    from qmri_lake.report.search_figure import figure_s4
     from qmri_lake.report.sets import table_1
     from qmri_lake.report.viewer import write_view
 

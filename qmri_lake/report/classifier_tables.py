@@ -18,8 +18,8 @@ from qmri_lake.fusion import STRATEGIES
 from qmri_lake.report.published import CITATION
 
 __all__ = [
-    "COLUMNS", "METRICS", "PREDICTORS", "ClassifierTable", "classifier_table", "escape_tex",
-    "published_classifiers",
+    "COLUMNS", "METRICS", "PREDICTORS", "TITLES", "ClassifierTable", "classifier_table",
+    "escape_tex", "published_classifiers",
 ]  # fmt: skip
 
 COLUMNS = ("strategy", "predictor", "metric", "mean", "low", "high")
@@ -37,7 +37,7 @@ PREDICTORS: Mapping[str, str] = MappingProxyType(
 METRICS: Mapping[str, str] = MappingProxyType(
     {"sensitivity": "Sensitivity", "specificity": "Specificity", "auc": "AUC"}
 )
-_STRATEGIES = MappingProxyType(
+TITLES = MappingProxyType(
     {
         "t2": "T2",
         "thickness": "Thickness",
@@ -177,7 +177,7 @@ class ClassifierTable:
     ) -> list[tuple[str, str, list[str], list[str]]]:
         """Return strategy, metric, our cells and the paper's cells of each row."""
         rows = []
-        for name, title in _STRATEGIES.items():
+        for name, title in TITLES.items():
             for metric, word in METRICS.items():
                 both = self.numbers[
                     (self.numbers["strategy"] == name) & (self.numbers["metric"] == metric)

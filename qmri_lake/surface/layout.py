@@ -17,12 +17,15 @@ from numpy.typing import ArrayLike, NDArray
 from qmri_lake.errors import InputError, NotFoundError, Reason, did_you_mean
 
 __all__ = [
-    "BONES", "POLAR_MAX", "SIZE", "azimuths", "directions", "frame", "led", "mirrored",
-    "pixel_areas", "places", "polar_angles",
+    "BIOMARKERS", "BONES", "POLAR_MAX", "SIZE", "azimuths", "directions", "frame", "led",
+    "mirrored", "pixel_areas", "places", "polar_angles",
 ]  # fmt: skip
 
 BONES = ("patella", "tibia", "femur")
 """In the order of a lake's maps."""
+
+BIOMARKERS = ("bone_shape", "thickness", "t2")
+"""Likewise: what a map shows."""
 
 SIZE = 224
 """Rows and columns of a map."""

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from qmri_lake.errors import InputError, Reason, RunError
 from qmri_lake.steps import step
 from qmri_lake.surface.articular import SURFACE_STATUS
-from qmri_lake.surface.layout import BONES, SIZE, azimuths, polar_angles
+from qmri_lake.surface.layout import BIOMARKERS, BONES, SIZE, azimuths, polar_angles
 from qmri_lake.surface.lazy import (
     arguments,
     check_with_t2,
@@ -26,7 +26,6 @@ from qmri_lake.variables import Coordinate, Variable
 
 __all__ = ["BIOMARKERS", "MAP_STATUS", "sphere", "spherical_maps"]
 
-BIOMARKERS = ("bone_shape", "thickness", "t2")
 MAP_STATUS = {"mapped": 0, "short_shaft": 1, "odd": 2, "absent": 3}
 """Of a bone: mapped; mapped from a centre that is placed by rule, since its shaft is short in the
 field of view; mapped, but something is strange; not mapped: there is no bone or no cartilage on
