@@ -6,7 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _HOME = {
+    "association_table": "associations",
     "calibration_figure": "classifier_figures",
+    "cam_figure": "class_activation",
     "classifier_table": "classifier_tables",
     "cohort_atlas": "maps",
     "cohort_mean": "maps",
@@ -22,13 +24,15 @@ _HOME = {
 }
 
 __all__ = [
-    "calibration_figure", "classifier_table", "cohort_atlas", "cohort_mean", "figure_s3",
-    "map_agreement", "map_atlas", "painted_bones", "published_classifiers", "roc_figure",
-    "table_1", "write_report", "write_view",
+    "association_table", "calibration_figure", "cam_figure", "classifier_table", "cohort_atlas",
+    "cohort_mean", "figure_s3", "map_agreement", "map_atlas", "painted_bones",
+    "published_classifiers", "roc_figure", "table_1", "write_report", "write_view",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from qmri_lake.report.agreement import figure_s3, map_agreement
+    from qmri_lake.report.associations import association_table
+    from qmri_lake.report.class_activation import cam_figure
     from qmri_lake.report.classifier_figures import calibration_figure, roc_figure
     from qmri_lake.report.classifier_tables import classifier_table, published_classifiers
     from qmri_lake.report.html import write_report
