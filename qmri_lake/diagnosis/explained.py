@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from qmri_lake.diagnosis.guided import GUIDED
 from qmri_lake.diagnosis.labels import Labelled
 from qmri_lake.errors import InputError, NotFoundError, Reason
+from qmri_lake.summary import counted
 
 if TYPE_CHECKING:
     from qmri_lake.cohort import Cohort
@@ -67,8 +68,9 @@ def thickness_models(
     NotFoundError
         An exam without averages of regions; a covariate that is not there.
     InputError
-        A bone twice; labelled exams without DL-guided thickness; without `clustered`, several exams
-        of a patient. As `qmri_lake.statistics.nested_logistic` too.
+        A bone twice; labelled exams without DL-guided thickness, or of patients that the classifier
+        has learned from; without `clustered`, several exams of a patient. As
+        `qmri_lake.statistics.nested_logistic` too.
     """
     from qmri_lake.statistics.association import nested_logistic
 
@@ -104,10 +106,20 @@ def _guided(one: xr.Dataset, exams: list[str]) -> NDArray[np.float64]:
     absent = [exam for exam in exams if exam not in known]
     if absent:
         raise InputError(
-            f"{len(absent)} labelled exams without DL-guided thickness, first {absent[0]}",
+            f"{counted(len(absent), 'labelled exam')} without DL-guided thickness, first "
+            f"{absent[0]}",
             expected="a row an exam, NaN where there is none", where=_WHERE,
             todo="Compute it of lake.load('sphere', labelled.cohort).", reason=Reason.ABSENT_EXAM,
         )  # fmt: skip
+    if "learned_from" in one:
+        learned = {str(e) for e in one["exam"].values[one["learned_from"].values]}
+        if seen := [exam for exam in exams if exam in learned]:
+            raise InputError(
+                f"{counted(len(seen), 'exam')} of patients that the classifier has learned from, "
+                f"first {seen[0]}",
+                expected="test patients", where=_WHERE, todo="Choose them by unseen_knees.",
+                reason=Reason.UNREADABLE_VALUE,
+            )  # fmt: skip
     return np.array([known[exam] for exam in exams])
 
 

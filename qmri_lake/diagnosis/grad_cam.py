@@ -19,7 +19,16 @@ from qmri_lake.errors import InputError, NotFoundError, Reason, did_you_mean
 from qmri_lake.fusion import merge
 from qmri_lake.surface.layout import SIZE
 
-__all__ = ["CAM_STATUS", "FINDINGS", "LAYER_OF", "Cams", "cams", "grad_cam", "of_bone"]
+__all__ = [
+    "CAM_STATUS",
+    "FINDINGS",
+    "LAYER_OF",
+    "Cams",
+    "cams",
+    "grad_cam",
+    "of_bone",
+    "patients_of",
+]
 
 FINDINGS: Mapping[str, int] = MappingProxyType({"absence": 0, "presence": 1})
 """What a CAM can speak for, and the classifier's output for it."""
@@ -116,7 +125,7 @@ def cams(
     layer: str | None = None,
     device: str = "auto",
 ) -> xr.Dataset:
-    """Add to spherical maps what a classifier sees in them, lazily: see `grad_cam`.
+    """Compute the class activation maps of spherical maps, lazily: see `grad_cam`.
 
     Parameters
     ----------
@@ -131,8 +140,9 @@ def cams(
     Dataset
         `cam` (exam, finding, azimuth, polar) float32, at least 0, and `cam_status` (exam, finding),
         see `CAM_STATUS`: NaN where it is not "mapped". `surface_status` (exam, azimuth, polar) of
-        the bone. Scalar coordinates bone and strategy; finding; azimuth and polar angle in degrees,
-        of the maps.
+        the bone. `learned_from` (exam) bool, of exams with keys: the patient was in the
+        classifier's training or validation set. Scalar coordinates bone and strategy; finding;
+        azimuth and polar angle in degrees, of the maps.
 
     Raises
     ------
@@ -166,8 +176,13 @@ def cams(
     )  # fmt: skip
     unit = "share of the maximum" if normalise else "logit"
     words = f"Grad-CAM of {classifier.identity}, {classifier.recipe.task}"
-    kept = mine.drop_vars([name for name in mine.data_vars if name != "surface_status"])
-    return kept.drop_vars("biomarker", errors="ignore").assign(
+    kept = mine[["surface_status"]].drop_vars("biomarker", errors="ignore")
+    if "exam" in kept.coords:
+        seen = patients_of(classifier)
+        patients = [int(str(exam).partition("-")[0]) for exam in np.ravel(kept["exam"].values)]
+        learned = np.isin(patients, list(seen)).reshape(kept["exam"].shape)
+        kept = kept.assign(learned_from=(kept["exam"].dims, learned))
+    return kept.assign(
         cam=cam.variable._replace(attrs={"long_name": words, "units": unit}),
         cam_status=status.variable._replace(
             attrs={
@@ -177,6 +192,12 @@ def cams(
             }
         ),
     ).assign_coords(finding=list(findings), strategy=classifier.strategy)  # fmt: skip
+
+
+def patients_of(classifier: Classifier) -> set[int]:
+    """Return the patients of a classifier's training and validation sets."""
+    split = classifier.card()["split"]
+    return {int(str(exam).partition("-")[0]) for part in split.values() for exam in part}
 
 
 def of_bone(sphere: xr.Dataset, bone: str, where: str) -> xr.Dataset:

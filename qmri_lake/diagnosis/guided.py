@@ -15,7 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from qmri_lake.diagnosis.classifier import Classifier
-from qmri_lake.diagnosis.grad_cam import CAM_STATUS, of_bone
+from qmri_lake.diagnosis.grad_cam import CAM_STATUS, of_bone, patients_of
 from qmri_lake.diagnosis.labels import Labelled
 from qmri_lake.errors import InputError, NotFoundError, Reason
 from qmri_lake.surface.articular import SURFACE_STATUS
@@ -55,12 +55,7 @@ def unseen_knees(labelled: Labelled, classifiers: Sequence[Classifier]) -> Label
     InputError
         Nobody is left.
     """
-    seen = {
-        int(str(exam).partition("-")[0])
-        for classifier in classifiers
-        for part in classifier.card()["split"].values()
-        for exam in part
-    }
+    seen = {patient for classifier in classifiers for patient in patients_of(classifier)}
     unseen = ~labelled.cohort.exams["patient"].isin(seen).to_numpy(dtype=bool)
     found = _kept(labelled, unseen, "not learned from", "of patients learned from").last_visit()
     exams = found.cohort.exams
@@ -111,7 +106,8 @@ def guided_thickness(
     -------
     Dataset
         `guided_thickness` (exam) float64, mm, and `guided_status` (exam), of `GUIDED_STATUS`: NaN
-        where it is not "measured". Scalar coordinates bone, strategy, finding.
+        where it is not "measured". `learned_from` (exam), as in `cams`. Scalar coordinates bone,
+        strategy, finding.
 
     Raises
     ------
@@ -157,7 +153,9 @@ def guided_thickness(
         status = status.where(~here, GUIDED_STATUS[name])
     measured = status == GUIDED_STATUS["measured"]
     value = (top / below.where(below > 0)).where(measured)
-    bare = chosen.drop_vars([*chosen.data_vars, "azimuth", "polar_angle"], errors="ignore")
+    if "learned_from" in cams:
+        chosen = chosen.assign(learned_from=cams["learned_from"])
+    bare = chosen.drop_vars(["cam", "cam_status", "azimuth", "polar_angle"], errors="ignore")
     return bare.assign(
         {
             GUIDED: value.variable._replace(

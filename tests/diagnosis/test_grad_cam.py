@@ -79,8 +79,8 @@ def test_grad_cam__equals_its_equation(
 ) -> None:
     assert LAYER_OF[size] == layer
     classifier = drawn_at_random(tmp_path / "femur", size=size)
-    images = images_of(lake, size, rows=3)
-    found = grad_cam(classifier, images, normalise=False, batch=2)
+    images = images_of(lake, size, rows=2)
+    found = grad_cam(classifier, images, normalise=False, batch=1)
     assert found.cam.shape == (len(images), 2, 224, 224)
     model, image = classifier.model(), images.__getitems__(range(len(images))).image
     some = 0
@@ -128,7 +128,9 @@ def test_grad_cam__of_nothing_is_nan_and_says_so(lake: Lake, tmp_path: Path) -> 
     assert (found.status[:, 0] == CAM_STATUS["mapped"]).all()
 
 
-def test_cams__are_lazy_and_those_of_the_loader(lake: Lake, classifier: Classifier) -> None:
+def test_cams__are_lazy_and_those_of_the_loader(
+    lake: Lake, classifier: Classifier, tmp_path: Path
+) -> None:
     sphere = lake.load("sphere")
 
     def refuse(*_args, **_kwargs):
@@ -148,8 +150,12 @@ def test_cams__are_lazy_and_those_of_the_loader(lake: Lake, classifier: Classifi
     np.testing.assert_array_equal(made["cam_status"][others], expected.status)
     np.testing.assert_array_equal(made["azimuth"], sphere["azimuth"])
     np.testing.assert_array_equal(made["polar_angle"], sphere["polar_angle"].sel(bone="femur"))
+    assert not made["learned_from"].any()
     exam = str(lake.exams["exam"][1])
     assert made.sel(exam=exam)["cam"].equals(made["cam"][1])
+    other = drawn_at_random(tmp_path / "learned", learned_from=(exam,))
+    learned = ql.diagnosis.cams(sphere, other)["learned_from"]
+    assert learned.values.tolist() == [False, True, *[False] * 4]
     one = ql.diagnosis.cams(sphere.isel(exam=1), classifier, findings=["presence"]).compute()
     assert one["cam"].dims == ("finding", "azimuth", "polar")
     np.testing.assert_allclose(one["cam"][0], made["cam"][1, 1], rtol=1e-4, atol=1e-5)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from scipy import stats
 
 import qmri_lake as ql
 from qmri_lake.diagnosis.explained import COMPARTMENTS, GUIDED_TERM, thickness_models
@@ -25,6 +26,7 @@ from tests.diagnosis.planted import (
     drawn_at_random,
     planted_lake,
     planted_maps,
+    trained_on,
 )
 from tests.fixtures import array_lake
 
@@ -222,6 +224,13 @@ def test_thickness_models__exams_are_found_by_their_keys(measured) -> None:
         thickness_models(labelled, [guided[0], guided[0]])
 
 
+def test_thickness_models__refuse_patients_that_were_learned_from(measured) -> None:
+    _, _, labelled, guided = measured
+    learned = guided[0].assign(learned_from=("exam", np.arange(COUNT) == 7))
+    with pytest.raises(InputError, match=r"1 exam of patients.*first 9000008-000m-right"):
+        thickness_models(labelled, [learned])
+
+
 def test_thickness_models__want_one_knee_a_patient(tmp_path: Path, measured) -> None:
     lake = array_lake(tmp_path / "oai.lake", 16)
     labelled = Labelled(lake.cohort(), np.arange(16) % 2, "pain")
@@ -267,3 +276,39 @@ def test_association_table__a_bone_without_a_model_is_a_dash(measured) -> None:
         ql.report.association_table({"femor": models["femur"]})
     with pytest.raises(InputError, match="0 models"):
         ql.report.association_table({})
+
+
+@pytest.mark.accept
+@pytest.mark.timeout(1800)
+def test_thickness_models__find_nothing_in_labels_drawn_by_lot(tmp_path: Path, judge) -> None:
+    """Labels permuted before the training: whatever a network then sees is no news of pain."""
+    count, runs = 150, 20
+    lake, label = planted_lake(tmp_path / "oai.lake", count)
+    thickness = lake.load("sphere")["map"].sel(bone="femur", biomarker="thickness")
+    half = thickness["azimuth"] > 0
+    sides = {
+        name: thickness.where(side).mean(("azimuth", "polar")).values
+        for name, side in (("medial", half), ("lateral", ~half))
+    }
+    base = pd.DataFrame(sides, index=label.index)
+    found, without = [], 0
+    for seed in range(runs):
+        rng = np.random.default_rng(seed)
+        # Exams too, so that each run learns from others.
+        drawn = pd.Series(rng.permutation(label), rng.permutation(label.index))
+        classifier, test = trained_on(lake, drawn, tmp_path / f"{seed}", seed=seed, epochs=4)
+        sphere = lake.load("sphere", lake.cohort().of_exams(test.exams, "test"))
+        guided = guided_thickness(sphere, ql.diagnosis.cams(sphere, classifier))
+        values = pd.Series(guided["guided_thickness"].values, list(test.exams), name=GUIDED_TERM)
+        if values.notna().sum() < 30:
+            without += 1
+            continue
+        found.append(nested_logistic(test.label, base.loc[list(test.exams)], values).p)
+    uniform = stats.kstest(found, "uniform").pvalue
+    judge(
+        f"DL-guided thickness / labels permuted before the training, {runs} trainings",
+        required="p uniform: Kolmogorov-Smirnov p > 0.01",
+        measured=f"p {uniform:.2f}; {sum(p < 0.05 for p in found)} of {len(found)} below 0.05, "
+        f"{without} trainings without CAMs",
+        passed=bool(uniform > 0.01 and without <= runs // 2),
+    )
