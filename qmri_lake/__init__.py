@@ -8,40 +8,11 @@ Every public name is imported on first use, so that ``import qmri_lake`` stays q
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 __version__ = "0.1.0"
-
-_HOME = {
-    "Cohort": "cohort",
-    "Lake": "lake",
-    "Skip": "steps",
-    "Variable": "variables",
-    "articular_template": "surface.template",
-    "cluster": "compute",
-    "create_lake": "lake",
-    "fit_t2": "relaxometry.step",
-    "ingest": "ingestion",
-    "ingest_masks": "masks.ingest",
-    "inside": "masks",
-    "open_lake": "lake",
-    "predict": "diagnosis.step",
-    "read_dicom": "oai.dicom",
-    "read_mask": "masks.files",
-    "region_means": "surface.region_step",
-    "region_table": "surface.region_step",
-    "register": "registration",
-    "segment": "segmentation.step",
-    "spherical_maps": "surface.step",
-    "split": "splitting",
-    "step": "steps",
-    "tissue": "masks",
-}
-_MODULES = (
-    "catalog", "diagnosis", "errors", "fusion", "oai", "phantom", "relaxometry", "report",
-    "segmentation", "statistics", "surface", "tissues",
-)  # fmt: skip
 
 __all__ = [
     "Cohort",
@@ -116,16 +87,40 @@ if TYPE_CHECKING:
     from qmri_lake.surface.template import articular_template
     from qmri_lake.variables import Variable
 
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"qmri_lake.{name}")
-    if name in _HOME:
-        value = getattr(importlib.import_module(f"qmri_lake.{_HOME[name]}"), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'qmri_lake' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submodules=[
+        "catalog",
+        "diagnosis",
+        "errors",
+        "fusion",
+        "oai",
+        "phantom",
+        "relaxometry",
+        "report",
+        "segmentation",
+        "statistics",
+        "surface",
+        "tissues",
+    ],
+    submod_attrs={
+        "cohort": ["Cohort"],
+        "compute": ["cluster"],
+        "diagnosis.step": ["predict"],
+        "ingestion": ["ingest"],
+        "lake": ["Lake", "create_lake", "open_lake"],
+        "masks": ["inside", "tissue"],
+        "masks.files": ["read_mask"],
+        "masks.ingest": ["ingest_masks"],
+        "oai.dicom": ["read_dicom"],
+        "registration": ["register"],
+        "relaxometry.step": ["fit_t2"],
+        "segmentation.step": ["segment"],
+        "splitting": ["split"],
+        "steps": ["Skip", "step"],
+        "surface.region_step": ["region_means", "region_table"],
+        "surface.step": ["spherical_maps"],
+        "surface.template": ["articular_template"],
+        "variables": ["Variable"],
+    },
+)

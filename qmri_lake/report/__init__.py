@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-_HOME = {
-    "calibration_figure": "classifier_figures",
-    "classifier_table": "classifier_tables",
-    "cohort_atlas": "maps",
-    "cohort_mean": "maps",
-    "figure_s3": "agreement",
-    "figure_s4": "search_figure",
-    "map_agreement": "agreement",
-    "map_atlas": "maps",
-    "painted_bones": "painted",
-    "published_classifiers": "classifier_tables",
-    "roc_figure": "classifier_figures",
-    "table_1": "sets",
-    "write_report": "html",
-    "write_view": "viewer",
-}
+import lazy_loader
 
 __all__ = [
-    "calibration_figure", "classifier_table", "cohort_atlas", "cohort_mean", "figure_s3",
-    "figure_s4", "map_agreement", "map_atlas", "painted_bones", "published_classifiers",
-    "roc_figure", "table_1", "write_report", "write_view",
-]  # fmt: skip
+    "association_table",
+    "calibration_figure",
+    "cam_figure",
+    "classifier_table",
+    "cohort_atlas",
+    "cohort_mean",
+    "figure_s3",
+    "figure_s4",
+    "map_agreement",
+    "map_atlas",
+    "painted_bones",
+    "published_classifiers",
+    "roc_figure",
+    "table_1",
+    "write_report",
+    "write_view",
+]
 
 if TYPE_CHECKING:
     from qmri_lake.report.agreement import figure_s3, map_agreement
+    from qmri_lake.report.associations import association_table
+    from qmri_lake.report.class_activation import cam_figure
     from qmri_lake.report.classifier_figures import calibration_figure, roc_figure
     from qmri_lake.report.classifier_tables import classifier_table, published_classifiers
     from qmri_lake.report.html import write_report
@@ -39,8 +38,19 @@ if TYPE_CHECKING:
     from qmri_lake.report.sets import table_1
     from qmri_lake.report.viewer import write_view
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f"qmri_lake.report.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'qmri_lake.report' has no attribute {name!r}")
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "agreement": ["figure_s3", "map_agreement"],
+        "associations": ["association_table"],
+        "class_activation": ["cam_figure"],
+        "classifier_figures": ["calibration_figure", "roc_figure"],
+        "classifier_tables": ["classifier_table", "published_classifiers"],
+        "html": ["write_report"],
+        "maps": ["cohort_atlas", "cohort_mean", "map_atlas"],
+        "painted": ["painted_bones"],
+        "search_figure": ["figure_s4"],
+        "sets": ["table_1"],
+        "viewer": ["write_view"],
+    },
+)

@@ -20,7 +20,7 @@ from qmri_lake.surface.articular import SURFACE_STATUS
 from qmri_lake.surface.layout import POLAR_MAX
 
 __all__ = [
-    "AROUND", "BONE_SHAPE_RANGE", "COLOURS", "ORDER", "SHOWN", "Look", "cohort_atlas",
+    "AROUND", "BONE_SHAPE_RANGE", "COLOURS", "ORDER", "SHOWN", "Look", "angles", "cohort_atlas",
     "cohort_mean", "extend", "legend", "map_atlas", "one_bone", "one_exam", "title_of",
 ]  # fmt: skip
 
@@ -251,14 +251,14 @@ def _atlas(
             bar.set_label(look.unit, fontsize=8)
             bar.ax.tick_params(labelsize=8)
             ax.set_title(f"{bone}: {look.name}", fontsize=10)
-            _angles(ax, bone, labelled=j == 0)
+            angles(ax, bone, labelled=j == 0)
         if counts is not None:
             shown = row[-1].imshow(
                 counts[k], cmap="Greys", vmin=0, interpolation="nearest", **where
             )
             fig.colorbar(shown, ax=row[-1], pad=0.02).ax.tick_params(labelsize=8)
             row[-1].set_title(f"{bone}: exams with cartilage", fontsize=10)
-            _angles(row[-1], bone, labelled=False)
+            angles(row[-1], bone, labelled=False)
     keys = ("denuded", "not articular", "no value") if status is not None else ("not articular",)
     names = {name: COLOURS[name] for name in keys}
     if status is None:
@@ -285,7 +285,8 @@ def _outline(ax: Axes, states: NDArray[Any], polar_max: float) -> None:
         )
 
 
-def _angles(ax: Axes, bone: str, *, labelled: bool) -> None:
+def angles(ax: Axes, bone: str, *, labelled: bool) -> None:
+    """Name the directions around a bone's map: in words with degrees, or by initials."""
     names = AROUND[bone]
     ticks = [-180, -90, 0, 90, 180]
     ax.set_yticks(ticks, [f"{n}  {t:d}°" for n, t in zip(names, ticks, strict=True)]

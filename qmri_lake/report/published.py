@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 from qmri_lake.statistics.bootstrap import Interval
 
-__all__ = ["CITATION", "OA_EXAMS", "SEGMENTATION", "SEGMENTATION_N", "SPLITS", "SplitFigures"]
+__all__ = [
+    "CITATION", "OA_EXAMS", "PAIN_P", "SEGMENTATION", "SEGMENTATION_N", "SPLITS", "SplitFigures",
+]  # fmt: skip
 
 CITATION = "Morales et al. 2021, doi 10.1038/s41598-021-01111-x"
 
@@ -48,3 +50,6 @@ SPLITS: dict[str, SplitFigures] = {
 
 OA_EXAMS = {"train": 12634, "validation": 2558, "test": 5926}
 """Right knees of the OA classifiers."""
+
+PAIN_P = {"femur": 7.0e-33, "tibia": 1.9e-14}
+"""p of likelihood-ratio tests: what DL-guided thickness adds to that of compartments."""

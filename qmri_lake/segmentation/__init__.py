@@ -5,18 +5,9 @@ Public names are imported on first use: Keras only when a network is built.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-_HOME = {
-    "Frame": "frame",
-    "Network": "network",
-    "NnUNet": "own_network",
-    "OwnNetwork": "own_network",
-    "find_networks": "network",
-    "segment_exam": "ensemble",
-}
-_MODULES = ("checks", "components", "losses", "metrics", "scores", "side", "splits")
+import lazy_loader
 
 __all__ = [
     "Frame",
@@ -49,16 +40,13 @@ if TYPE_CHECKING:
     from qmri_lake.segmentation.network import Network, find_networks
     from qmri_lake.segmentation.own_network import NnUNet, OwnNetwork
 
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"qmri_lake.segmentation.{name}")
-    if name in _HOME:
-        value = getattr(importlib.import_module(f"qmri_lake.segmentation.{_HOME[name]}"), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'qmri_lake.segmentation' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submodules=["checks", "components", "losses", "metrics", "scores", "side", "splits"],
+    submod_attrs={
+        "ensemble": ["segment_exam"],
+        "frame": ["Frame"],
+        "network": ["Network", "find_networks"],
+        "own_network": ["NnUNet", "OwnNetwork"],
+    },
+)

@@ -1,0 +1,143 @@
+"""Knees whose cartilage is thin in one medial patch where the label says so, in maps alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import ndimage
+
+from qmri_lake.diagnosis.classifier import CARD, WEIGHTS, Classifier
+from qmri_lake.diagnosis.loader import SphereImages
+from qmri_lake.diagnosis.recipes import recipe
+from qmri_lake.diagnosis.resnet import digest_of, make_resnet
+from qmri_lake.diagnosis.train import train_classifier
+from qmri_lake.lake import Lake, create_lake
+from qmri_lake.storage import commit, open_root
+from qmri_lake.surface.layout import SIZE, azimuths, polar_angles
+from qmri_lake.variables import REGISTRY
+from qmri_lake.writing import Change, append_exams, declare
+from tests.fixtures import add_clinical, add_maps
+
+ARTICULAR_TO = 70.0
+"""Degrees of polar angle up to which there is cartilage."""
+
+
+def planted_lake(
+    path: Path, count: int, *, seed: int = 0, maps: bool = True
+) -> tuple[Lake, pd.Series]:
+    """`count` patients with a right knee each, and their labels by exam key.
+
+    Cartilage is 2.2 mm and random hills; a case's is up to 1.2 mm thinner around an azimuth of 90
+    degrees, which is medial. T2 is nowhere; without `maps` all else is.
+    """
+    lake = create_lake(str(path))
+    rng = np.random.default_rng(seed)
+    case = (rng.permutation(count) < count // 2).astype(int)
+    keys = pd.DataFrame(
+        {"patient": 9000001 + np.arange(count), "timepoint": 0, "knee": ["right"] * count}
+    )
+    commit(lake.repo, lambda session: append_exams(session, keys), "Add exams")
+    lake = add_maps(lake.refresh())
+
+    label = pd.Series(case, index=[str(exam) for exam in lake.exams["exam"]])
+    if not maps:
+        return lake, label
+
+    def build(session):
+        root = open_root(session.store, "r+")
+        change = Change(runs={4: {"step": "sphere", "parameters": {}, "version": "1"}})
+        for row in range(count):
+            knee, status = planted_maps(np.random.default_rng([seed, row]), case[row])
+            root["sphere/map"][row] = knee
+            root["sphere/surface_status"][row] = status
+            change.set_small("sphere/map_status", row, np.zeros(3, np.uint8))
+            change.set_state("sphere", row, "done", 4)
+        change(session)
+
+    commit(lake.repo, build, "Add maps")
+    return lake.refresh(), label
+
+
+def planted_maps(rng: np.random.Generator, thin: int) -> tuple[np.ndarray, np.ndarray]:
+    """Maps (bone, biomarker, azimuth, polar) and what their pixels are, thin or not."""
+    hills = ndimage.gaussian_filter(rng.normal(size=(SIZE, SIZE)), 12, mode=("wrap", "nearest"))
+    hills = 2.2 + rng.normal(0, 0.15) + 0.25 * hills / hills.std()
+    maps = np.full((3, 3, SIZE, SIZE), np.nan, np.float32)
+    status = np.full((3, SIZE, SIZE), 3, np.uint8)
+    for k, bone in enumerate(("patella", "tibia", "femur")):
+        around, down = azimuths()[:, None], polar_angles(bone)[None, :]
+        patch = np.exp(-(((around - 90) / 45) ** 2) - ((down - 40) / 20) ** 2)
+        thickness = np.clip(hills - thin * 1.2 * patch, 0.1, None)
+        status[k, :, down[0] < ARTICULAR_TO] = 1
+        maps[k, 0] = 30.0
+        maps[k, 1] = np.where(status[k] == 1, thickness, np.nan)
+    return maps, status
+
+
+def add_regions(lake: Lake, thickness: dict[str, np.ndarray]) -> Lake:
+    """Add mean thickness [mm] of some regions, a value an exam; all others have none."""
+    variables = REGISTRY.made_by("region")
+    names = list(next(v for v in variables if v.name == "thickness").coordinates[0].values)
+
+    def build(session):
+        declare(open_root(session.store, "r+"), variables, {"region": len(names)})
+        change = Change(runs={5: {"step": "region", "parameters": {}, "version": "1"}})
+        for row in range(len(lake)):
+            values = np.full(len(names), np.nan, np.float32)
+            for name, column in thickness.items():
+                values[names.index(name)] = column[row]
+            change.set_small("region/thickness", row, values)
+            change.set_state("region", row, "done", 5)
+        change(session)
+
+    commit(lake.repo, build, "Add averages of regions")
+    return lake.refresh()
+
+
+def add_people(lake: Lake, seed: int = 0) -> Lake:
+    """Add age, sex and BMI."""
+    rng = np.random.default_rng(seed)
+    count = len(lake)
+    return add_clinical(
+        lake, age=rng.normal(60, 8, count), sex=rng.integers(1, 3, count),
+        bmi=rng.normal(28, 3, count),
+    )  # fmt: skip
+
+
+def trained_on(
+    lake: Lake, label: pd.Series, folder: Path, *, seed: int, epochs: int, bone: str = "femur"
+) -> tuple[Classifier, SphereImages]:
+    """Train on half of the exams, with 20 % to validate; return the classifier and the others."""
+    exams, count = list(label.index), len(label)
+    parts = np.split(np.array(exams), [count // 2, int(0.7 * count)])
+    sets = [
+        SphereImages(lake.cohort().of_exams(list(part), "part"), label, strategy="thickness",
+                     bone=bone, size=64, cache=folder.parent / "cache")
+        for part in parts
+    ]  # fmt: skip
+    small = replace(recipe("oa", "small"), batch=16, epochs=epochs)
+    return train_classifier(sets[0], sets[1], small, folder, seed=seed), sets[2]
+
+
+def drawn_at_random(
+    folder: Path, *, bone: str = "femur", size: int = 64, seed: int = 0,
+    head: np.ndarray | None = None, learned_from: tuple[str, ...] = (),
+) -> Classifier:  # fmt: skip
+    """Write a classifier that has learned nothing; `head`: weights of its linear layer."""
+    model = make_resnet(18, seed=seed)
+    if head is not None:
+        model.fc.weight.data = torch.from_numpy(head.astype(np.float32))
+    folder.mkdir(parents=True)
+    torch.save(model.state_dict(), folder / WEIGHTS)
+    card = {
+        "recipe": replace(recipe("pain", "small"), size=size).to_dict(), "bone": bone,
+        "strategy": "thickness", "digest": digest_of(folder / WEIGHTS),
+        "split": {"train": list(learned_from), "validation": []},
+    }  # fmt: skip
+    (folder / CARD).write_text(json.dumps(card), encoding="utf-8")
+    return Classifier.open(folder)
