@@ -54,16 +54,15 @@ def find_centre(occupancy: Any, affine: NDArray[np.float64], bone: str) -> Centr
     crossings, moments = kernels.crossings, kernels.moments
     edge = led(affine, vectorised.host(crossings(occupancy)))
     sign = -1.0 if bone == "tibia" else 1.0
-    edge = edge[np.argsort(sign * edge[:, 2])]
-    depth = sign * edge[:, 2] - sign * edge[0, 2]
-    end, reached, length = float(sign * edge[0, 2]), float(depth[-1]), np.inf
-    widths = np.maximum.accumulate(edge[:, 0]) - np.minimum.accumulate(edge[:, 0])
-    width = float(widths[-1])
+    across, height = edge[:, 0], sign * edge[:, 2]
+    end = float(height.min())
+    depth = height - end
+    reached, length, width = float(depth.max()), np.inf, float(np.ptp(across))
     if bone in _SHAFT_CROP:
         # The width of what counts says how much counts: from above, to where both agree.
         while length > _SHAFT_CROP[bone] * width:
             length = _SHAFT_CROP[bone] * width
-            width = float(widths[np.searchsorted(depth, length, side="right") - 1])
+            width = float(np.ptp(across[depth <= length]))
     total, first = moments(occupancy, affine, sign, end, length)
     short = bone in _SHAFT_CROP and reached < length
     if short:

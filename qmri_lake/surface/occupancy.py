@@ -13,6 +13,7 @@ from qmri_lake.relaxometry.arguments import namespace
 from qmri_lake.surface import march
 from qmri_lake.surface.layout import led
 from qmri_lake.surface.march import SIGMA_MM
+from qmri_lake.surface.pieces import largest_piece
 from qmri_lake.surface.vectorised import as_array, host, kind, label, moved, smooth
 from qmri_lake.tissues import BONE, CARTILAGE, NO_MASK
 
@@ -156,13 +157,16 @@ def _masks(bone: Any, cartilage: Any, name: str) -> tuple[Any, Any]:
             where=name,
             reason=Reason.GRID_MISMATCH,
         )
+    highest = 0
     for given, what in ((bone, "bone"), (cartilage, "cartilage")):
         if kind(given) not in "bui":
             raise InputError(
                 f"{what} of {given.dtype}", expected="a mask, or labels", where=name,
                 reason=Reason.UNREADABLE_VALUE,
             )  # fmt: skip
-        if kind(given) != "b" and bool(xp.any(given == NO_MASK)):
+        top = 1 if kind(given) == "b" or not given.size else int(xp.max(given))
+        highest = max(highest, top)
+        if top >= NO_MASK and bool(xp.any(given == NO_MASK)):
             raise InputError(
                 f"voxels of {what} that are 255, which is no mask",
                 expected="a label in every voxel",
@@ -172,7 +176,7 @@ def _masks(bone: Any, cartilage: Any, name: str) -> tuple[Any, Any]:
             )
     values = 1, 1
     # Two arrays of 0 and 1 are masks: of labels at least one would know more than one tissue.
-    if max((int(xp.max(m)) for m in (bone, cartilage) if kind(m) != "b" and m.size), default=0) > 1:
+    if highest > 1:
         values = BONE[name], CARTILAGE[CARTILAGE_OF[name]]
     found = []
     for given, value, what in zip(
@@ -221,6 +225,9 @@ def _box(mask: Any) -> tuple[slice, ...]:
 
 def _largest_piece(mask: Any) -> tuple[Any, NDArray[np.intp]]:
     """Return the largest piece and the voxel counts of the others."""
+    if isinstance(mask, np.ndarray):
+        found: tuple[Any, NDArray[np.intp]] = largest_piece(np.ascontiguousarray(mask))
+        return found
     xp = namespace(mask, "spherical_map")
     box = _box(mask)
     pieces, count = label(mask[box])
