@@ -16,6 +16,7 @@ from qmri_lake.diagnosis.loader import SphereImages
 from qmri_lake.diagnosis.recipes import recipe
 from qmri_lake.diagnosis.resnet import digest_of, make_resnet
 from qmri_lake.diagnosis.train import train_classifier
+from qmri_lake.fusion import SCALES
 from qmri_lake.lake import Lake, create_lake
 from qmri_lake.storage import commit, open_root
 from qmri_lake.surface.layout import SIZE, azimuths, polar_angles
@@ -136,7 +137,7 @@ def drawn_at_random(
     torch.save(model.state_dict(), folder / WEIGHTS)
     card = {
         "recipe": replace(recipe("pain", "small"), size=size).to_dict(), "bone": bone,
-        "strategy": "thickness", "digest": digest_of(folder / WEIGHTS),
+        "strategy": "thickness", "scales": dict(SCALES), "digest": digest_of(folder / WEIGHTS),
         "split": {"train": list(learned_from), "validation": []},
     }  # fmt: skip
     (folder / CARD).write_text(json.dumps(card), encoding="utf-8")
