@@ -8,11 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 import qmri_lake as ql
 from qmri_lake.phantom import Archive, write_archive
+from tests.diagnosis.judged import judged_lake
+from tests.diagnosis.planted import add_regions
 from tests.segmentation.networks import tiny, write_network
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
@@ -100,3 +103,35 @@ def test_train_segmentation__from_references_to_a_report(
         opened = ql.open_lake(lake, mode="r")
         assert set(opened.cohort().require(f"dess/{name}").exams["exam"]) == set(test)
     assert "Table S1" in (tmp_path / "models" / "report.html").read_text()
+
+
+def test_diagnose_oa_and_chronic_pain__from_maps_to_tables(tmp_path: Path) -> None:
+    lake = judged_lake(tmp_path / "oai.lake")
+    rng = np.random.default_rng(0)
+    add_regions(
+        lake, {name: rng.normal(2, 0.2, len(lake)) for name in ("TrF", "MF", "LF", "MT", "LT")}
+    )
+    oa, pain = tmp_path / "oa", tmp_path / "pain"
+
+    def run(name: str, *folders: Path) -> str:
+        done = subprocess.run(
+            [sys.executable, PIPELINES / name, lake.url, *folders, "small", "1", "thickness"],
+            capture_output=True, text=True, check=False, timeout=240,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    printed = run("diagnose_oa.py", oa)
+    assert "thickness/femur validation AUC" in printed
+    assert "Table S2." in printed
+    printed = run("chronic_pain.py", oa, pain)
+    assert "Table S3." in printed
+    assert "one knee a patient" in printed
+    assert "likelihood-ratio test" in printed or "Association" in printed
+    for folder, names in (
+        (oa, ("table_s2.html", "table_s2.tex", "roc.svg", "calibration.svg")),
+        (pain, ("table_s3.html", "table_s3.tex", "cams.svg")),
+    ):
+        assert all((folder / name).stat().st_size > 500 for name in names)
+    said = ql.open_lake(lake.url, mode="r").load("prediction")
+    assert np.isfinite(said.pain.sel(strategy="thickness", predictor="femur").values).sum() > 50

@@ -273,7 +273,7 @@ def _show_classifiers(trained: Sequence[Classifier], out: Path) -> None:
     parts = [f"{n['exams']} {name} ({n['cases']} cases)" for name, n in known["sets"].items()]
     parts += [f"{outside} in no set"] if outside else []
     console.print(f"exams: {', '.join(parts)}; see {out / SPLIT}\n", soft_wrap=True)
-    of = {(one.strategy, one.bone): one.card()["validation_auc"] for one in trained}
+    of = {(one.strategy, one.bone): one.card["validation_auc"] for one in trained}
     table = result_table("strategy", *BONES)
     for strategy in STRATEGIES:
         if any(strategy == known for known, _ in of):

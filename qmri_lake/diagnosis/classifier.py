@@ -82,8 +82,9 @@ class Classifier:
         """Name and digest: what a run records."""
         return f"{Path(self.folder).name}@{self.digest}"
 
+    @property
     def card(self) -> dict[str, Any]:
-        """Return all that is known of its training."""
+        """All that is known of its training."""
         found: dict[str, Any] = json.loads((Path(self.folder) / CARD).read_text(encoding="utf-8"))
         return found
 

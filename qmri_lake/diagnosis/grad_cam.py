@@ -196,7 +196,7 @@ def cams(
 
 def patients_of(classifier: Classifier) -> set[int]:
     """Return the patients of a classifier's training and validation sets."""
-    split = classifier.card()["split"]
+    split = classifier.card["split"]
     return {int(str(exam).partition("-")[0]) for part in split.values() for exam in part}
 
 

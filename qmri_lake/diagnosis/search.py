@@ -216,7 +216,7 @@ def search(
 
 
 def _row(model: Model, done: ModelDone) -> dict[str, Any]:
-    card = {} if done.classifier is None else done.classifier.card()
+    card = {} if done.classifier is None else done.classifier.card
     numbers = {name: card.get(name, float("nan"))
                for name in ("validation_auc", "validation_loss", "best_epoch")}  # fmt: skip
     one = model.recipe

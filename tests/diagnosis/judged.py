@@ -52,6 +52,7 @@ def judged_lake(path: Path, exams: int = EXAMS) -> Lake:
             if row == NO_T2:
                 maps[:, 2] = np.nan
             root["sphere/map"][row] = maps
+            root["sphere/surface_status"][row] = np.where(np.isfinite(maps[:, 1]), 1, 3)
             change.set_small("sphere/map_status", row, status)
             for step in ("sphere", "ingest_clinical"):
                 change.set_state(step, row, "done", 1)

@@ -61,7 +61,7 @@ def test_train__learns_writes_and_predicts(sets, tmp_path: Path) -> None:
         assert present.shape == (len(images),)
         label = images.label
         assert present[label == 1].min() > present[label == 0].max() - 0.2
-    card = found.card()
+    card = found.card
     assert card["exams"]["train"] == np.bincount(sets[0].label).tolist()
     assert card["lake"]["snapshot"] == sets[0].snapshot
     assert found.identity == f"femur@{card['digest'][:12]}"
@@ -99,14 +99,14 @@ def test_train__pain_starts_from_oa(sets, tmp_path: Path) -> None:
     before, after = oa.model().state_dict(), found.model().state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved == {"fc.weight", "fc.bias"}
-    assert found.card()["started_from"] == oa.card()["digest"]
+    assert found.card["started_from"] == oa.card["digest"]
 
 
 def test_train__patience_ends_it(sets, tmp_path: Path) -> None:
     steep = replace(SMALL, learning_rate=0.0, epochs=5, patience=2)
     found = train_classifier(*sets, steep, tmp_path / "still")
     # Weights stay; batch norm's averages move, so that a later epoch may still be better.
-    card = found.card()
+    card = found.card
     assert card["epochs"] == min(5, card["best_epoch"] + 2)
 
 
@@ -146,7 +146,7 @@ def test_classifier__refuses(sets, tmp_path: Path) -> None:
     card.write_text(json.dumps({**saved, "bone": "tibia"}))
     with pytest.raises(InputError, match=r"images of bone 'femur'; expected 'tibia'"):
         Classifier.open(weights.parent).predict(sets[1])
-    assert found.card()["bone"] == "tibia"
+    assert found.card["bone"] == "tibia"
 
 
 def test_maps__differ_as_labels_say() -> None:

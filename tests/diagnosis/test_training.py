@@ -30,10 +30,10 @@ def test_train_classifiers__writes_split_and_a_folder_a_model(
     asked = json.loads((oa_models / "training.json").read_text())
     assert asked["snapshot"] in judged.history()["snapshot"].tolist()
     assert asked["flow"][-1]["why"] == "2 without KL grade"
-    card = Classifier.open(oa_models / "thickness" / "femur").card()
+    card = Classifier.open(oa_models / "thickness" / "femur").card
     assert set(card["split"]["train"]) <= set(sets.train.exams["exam"])
     # One exam has no femur: it learns and judges elsewhere only.
-    of_tibia = Classifier.open(oa_models / "thickness" / "tibia").card()
+    of_tibia = Classifier.open(oa_models / "thickness" / "tibia").card
     used = [sum(map(len, c["split"].values())) for c in (card, of_tibia)]
     assert used[1] - used[0] == 1
     assert 0 <= card["validation_auc"] <= 1
@@ -107,8 +107,8 @@ def test_train_classifiers__pain_keeps_the_patients_of_oa(
     assert counted.pop("in no set") == len(NO_KL)
     assert sum(part["exams"] for part in counted.values()) == EXAMS - len(NO_KL)
     assert all(0 < part["cases"] < part["exams"] for part in counted.values())
-    started = Classifier.open(oa_models / "thickness" / "femur").card()["digest"]
-    assert found.card()["started_from"] == started
+    started = Classifier.open(oa_models / "thickness" / "femur").card["digest"]
+    assert found.card["started_from"] == started
     bare = tmp_path / "bare"
     keep = shutil.ignore_patterns("checkpoint.pth", "cache", "split.json")
     shutil.copytree(oa_models, bare, ignore=keep)
@@ -188,7 +188,7 @@ def test_train_classifiers__on_a_cluster(judged: Lake, oa_models: Path, tmp_path
     assert [event.name for event in seen] == ["thickness/femur"]
     here = Classifier.open(oa_models / "thickness" / "femur")
     assert found[0].recipe == here.recipe
-    assert found[0].card()["split"] == here.card()["split"]
+    assert found[0].card["split"] == here.card["split"]
 
 
 def test_train__prints_auc_by_strategy_and_bone(
