@@ -467,6 +467,10 @@ REGISTRY = Registry(
                  step="ingest_clinical"),
         *_clinical("visit"),
         *_clinical("clinical"),
+        Variable("clinical", "made_from", (), "uint8", "What the exam was made from: files that "
+                 "were delivered, or the truth of a synthetic knee (no image, no network, no fit)",
+                 fill=0, fill_meaning="delivered", flags={"delivered": 0, "truth": 1},
+                 step="ingest_truth"),
     ]
 )  # fmt: skip
 """The declarations of qmri_lake itself; steps add theirs when they are defined."""

@@ -26,6 +26,9 @@ __all__ = ["store_visits"]
 
 STEP = "ingest_clinical"
 
+_COLUMNS = tuple(v for v in REGISTRY.group("clinical") if v.step == STEP)
+"""What a visit says of an exam; steps may add columns that no table has."""
+
 _NOTES = {
     "bmi_carried_forward": "visits have the BMI of an earlier one",
     "age_from_nominal_month": "visits have an age from their nominal month",
@@ -76,7 +79,7 @@ def store_visits(
             declare(root, REGISTRY.group("visit"))
             # Merged again: when another commit came first, its rows stay too.
             write_table(root, "visit", _merge(_stored_visits(root), _known(tables))[0])
-        declare(root, REGISTRY.group("clinical"))
+        declare(root, _COLUMNS)
         change(session)
 
     rows = len(tables.visits) if given else 0
@@ -145,7 +148,7 @@ def _join(lake: Lake, visits: pd.DataFrame) -> Change:
     if not rows.size or not _differs(lake, joined, rows):
         return change
     run, record = new_run(lake.root, STEP, lake.snapshot)
-    for variable in REGISTRY.group("clinical"):
+    for variable in _COLUMNS:
         column = joined[variable.name].astype(float).to_numpy()[rows]
         stored = np.where(np.isnan(column), variable.fill, column).astype(variable.dtype)
         change.set_column(variable.path, rows.tolist(), stored)
@@ -157,7 +160,7 @@ def _join(lake: Lake, visits: pd.DataFrame) -> Change:
 
 def _differs(lake: Lake, joined: pd.DataFrame, rows: np.ndarray[Any, Any]) -> bool:
     """Whether the join says anything that the lake does not have: the same tables again don't."""
-    for variable in REGISTRY.group("clinical"):
+    for variable in _COLUMNS:
         if variable.path not in lake.root:
             return True
         column = joined[variable.name].astype(float).to_numpy()[rows]

@@ -35,7 +35,7 @@ def command() -> Any:
     )
     app.callback()(_options)
     for panel, commands in (
-        ("Start", (demo.demo, data.phantom)),
+        ("Start", (demo.demo, data.phantom, data.phantom_truth)),
         ("Data", (data.ingest, data.ingest_masks, work.run, work.report)),
         ("Look", (care.info, care.cohort, care.failures, look.view, look.atlas)),
         ("Care", (care.tag, care.catalog, care.validate, care.doctor)),

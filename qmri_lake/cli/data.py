@@ -1,4 +1,4 @@
-"""Commands that bring data in: phantom, ingest, ingest-masks."""
+"""Commands that bring data in: phantom, phantom-truth, ingest, ingest-masks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from qmri_lake.errors import Problem
     from qmri_lake.ingestion import IngestResult
 
-__all__ = ["ingest", "ingest_masks", "phantom"]
+__all__ = ["ingest", "ingest_masks", "phantom", "phantom_truth"]
 
 
 def phantom(
@@ -50,6 +50,40 @@ def phantom(
         f"wrote {len(archive.exams)} exams to {archive.path}, their truth to {archive.truth}"
     )
     console.print(f"next: qmri-lake ingest {out} --lake oai.lake --masks {archive.truth}")
+
+
+def phantom_truth(
+    lake: LakeOption,
+    exams: Annotated[int, typer.Option(min=1, help="Knees of patients at visits.")] = 400,
+    shape_: Annotated[
+        str, typer.Option("--shape", metavar="SxRxC", help="Slices x rows x columns of the DESS.")
+    ] = "64x144x144",
+    seed: Annotated[int, typer.Option(help="Seed of the population.")] = 0,
+    first_patient: Annotated[
+        int,
+        typer.Option(min=0, help="Index of the first patient; an archive of the seed starts at 0."),
+    ] = 10_000,
+    cluster: ClusterOption = None,
+) -> int:
+    """Add synthetic knees to a lake by their truth: masks, motion, T2 and clinical tables.
+
+    For cohorts too large to go through DICOM, networks and fits. They have no images, and are
+    marked: made_from == 'truth' in a query finds them, made_from == 'delivered' all others. What is
+    there is skipped. In a new lake every knee fits; add what is delivered after them.
+
+    Then: qmri-lake run sphere --lake LAKE
+    """
+    from qmri_lake.cli.progress import console, run_bar
+    from qmri_lake.phantom import add_true_exams
+
+    with run_bar() as bar:
+        result = add_true_exams(
+            lake, exams=exams, shape=shape(shape_), seed=seed, first_patient=first_patient,
+            cluster=cluster, listeners=[bar],
+        )  # fmt: skip
+    console.print(str(result))
+    show_problems(result.problems)
+    return int(bool(result.problems) or bool(result.failed))
 
 
 def ingest(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FIELD_OF_VIEW", "MSME_SPACING", "MSME_THICKNESS", "sagittal_affine"]
+__all__ = ["FIELD_OF_VIEW", "MSME_SLICES", "MSME_SPACING", "MSME_THICKNESS", "sagittal_affine"]
 
 FIELD_OF_VIEW = (112.0, 140.0, 140.0)
 """Along slices, rows and columns, mm."""
@@ -15,6 +15,9 @@ MSME_SPACING = 3.5
 
 MSME_THICKNESS = 3.0
 """Excited thickness of an MSME slice, mm: the rest of the spacing is a gap."""
+
+MSME_SLICES = (21, 33)
+"""Fewest and most slices of an MSME series, by the width of the knee."""
 
 
 def sagittal_affine(

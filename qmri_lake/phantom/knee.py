@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import count
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .anatomy import Anatomy, draw_anatomy
-from .grid import FIELD_OF_VIEW, MSME_SPACING, MSME_THICKNESS, sagittal_affine
+from .grid import FIELD_OF_VIEW, MSME_SLICES, MSME_SPACING, MSME_THICKNESS, sagittal_affine
 from .lattice import Lattice, build_lattice
 from .population import Knee, Patient, Visit, draw_patient
 from .pose import Placement, Pose, place, rotation
 
 if TYPE_CHECKING:
+    from .sampling import Sampled
     from .surface import Surface
 
-__all__ = ["Exam", "Setup", "Truth", "exams", "knee", "set_up"]
+__all__ = ["Exam", "Setup", "Truth", "exams", "knee", "sample_dess", "sample_msme", "set_up"]
 
 _SIDES = ("right", "left")
 _SMALLEST = (16, 48, 48)
@@ -126,28 +128,26 @@ class Truth:
     thickness: dict[str, float]
 
 
-def exams(n: int, seed: int = 0) -> list[Exam]:
-    """Return the first `n` exams of a seed's population: patient by patient, visit by visit.
+def exams(n: int, seed: int = 0, *, first_patient: int = 0) -> list[Exam]:
+    """Return `n` exams of a seed's population: patient by patient, visit by visit.
 
-    A longer list extends a shorter one.
+    A longer list extends a shorter one. `first_patient` is the index of the patient to start at.
     """
     out: list[Exam] = []
-    for exam in _all_exams(seed):
+    for exam in _all_exams(seed, first_patient):
         if len(out) == n:
             break
         out.append(exam)
     return out
 
 
-def _all_exams(seed: int) -> Iterator[Exam]:
-    index = 0
-    while True:
+def _all_exams(seed: int, first: int) -> Iterator[Exam]:
+    for index in count(first):
         patient = draw_patient(index, seed)
         for visit in patient.visits:
             for side in _SIDES:
                 if side in visit.scanned:
                     yield Exam(patient, visit, "right" if side == "right" else "left", seed)
-        index += 1
 
 
 def _anatomy(exam: Exam) -> Anatomy:
@@ -210,7 +210,7 @@ def _set_up(seed: int, index: int, month: int, side: str, shape: tuple[int, int,
     spacing = tuple(f / n for f, n in zip(FIELD_OF_VIEW, shape, strict=True))
     dess = sagittal_affine(shape, (spacing[0], spacing[1], spacing[2]), centre, oblique)
 
-    slices = int(np.clip(round((a.width + rng.uniform(6, 14)) / MSME_SPACING), 21, 33))
+    slices = int(np.clip(round((a.width + rng.uniform(6, 14)) / MSME_SPACING), *MSME_SLICES))
     msme_shape = (slices, shape[1], shape[2])
     turn = rotation(*(float(v) for v in rng.uniform(-1.1, 1.1, size=3)))
     shift = rng.uniform(-1.1, 1.1, size=3)
@@ -240,6 +240,25 @@ def set_up(exam: Exam, shape: tuple[int, int, int]) -> Setup:
     return _set_up(exam.seed, exam.patient.index, exam.visit.month, exam.side, tuple(shape))
 
 
+def sample_dess(at: Setup, lattice: Lattice) -> Sampled:
+    """Return the true labels of an exam on the grid of its DESS."""
+    from .sampling import offsets, sample
+
+    return sample(lattice, at.dess_affine, at.shape, offsets(2, 2, 2))
+
+
+def sample_msme(at: Setup, lattice: Lattice) -> Sampled:
+    """Return the true labels and cartilage depth of an exam on the grid of its MSME."""
+    from .sampling import offsets, sample
+
+    return sample(
+        lattice,
+        np.linalg.inv(at.dess_to_msme) @ at.msme_affine,
+        at.msme_shape,
+        offsets(5, 2, 2, MSME_THICKNESS / MSME_SPACING),
+    )
+
+
 def knee(
     exam: Exam,
     *,
@@ -257,7 +276,6 @@ def knee(
     lattice : Lattice, optional
         The exam's knee, where it has been evaluated already.
     """
-    from .sampling import offsets, sample
     from .signal import cartilage_t2
     from .surface import measure, regional
 
@@ -265,13 +283,7 @@ def knee(
     lattice = lattice if lattice is not None else at.lattice()
     if lattice.values.shape[-1] > 8:
         lattice = replace(lattice, values=np.ascontiguousarray(lattice.values[..., :8]))
-    dess = sample(lattice, at.dess_affine, at.shape, offsets(2, 2, 2))
-    msme = sample(
-        lattice,
-        np.linalg.inv(at.dess_to_msme) @ at.msme_affine,
-        at.msme_shape,
-        offsets(5, 2, 2, MSME_THICKNESS / MSME_SPACING),
-    )
+    dess, msme = sample_dess(at, lattice), sample_msme(at, lattice)
     t2 = np.where(msme.share > 0.999, cartilage_t2(msme.depth, at.raised), np.float32(np.nan))
     surface = measure(at.anatomy, at.placement, lattice)
     return Truth(
