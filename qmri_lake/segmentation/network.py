@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from qmri_lake.errors import InputError, NotFoundError, Reason, RunError
 from qmri_lake.segmentation.backend import backend_name, channel_axis, keras, wanted_backend
+from qmri_lake.segmentation.checkpoints import CHECKPOINT
 from qmri_lake.segmentation.frame import Frame
 from qmri_lake.segmentation.recipes import TASKS, Recipe, Task
 from qmri_lake.segmentation.vnet import build_vnet, padding
@@ -74,7 +75,7 @@ class Network:
                     f"no {name}",
                     expected=f"a folder with {CARD} and {WEIGHTS}",
                     where=str(folder),
-                    todo="Train one: qmri-lake train bones --lake ... --out ...",
+                    todo=_todo(path),
                 )
         try:
             card = json.loads((path / CARD).read_text(encoding="utf-8"))
@@ -360,6 +361,15 @@ def load_model(network: Network) -> Any:
             reason=Reason.MODEL_MISMATCH,
         ) from error
     return model
+
+
+def _todo(path: Path) -> str:
+    """Say what to do about a folder that holds no network."""
+    if any(path.glob(CHECKPOINT)) or any(path.glob(f"*/{CHECKPOINT}")):
+        return "Finish its training: go on with --resume."
+    if inner := sorted({card.parents[1].name for card in path.glob(f"*/*/{CARD}")}):
+        return f"Name one ensemble: {' or '.join(inner)} in it."
+    return "Train one: qmri-lake train bones --lake ... --out ..."
 
 
 def find_networks(

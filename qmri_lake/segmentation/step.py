@@ -196,8 +196,8 @@ def segment(
         `dess` with `bone` (exam, slice, row, column) uint8, 255 beyond an exam's extent;
         `bone_uncertainty` float32, 0 to 1, if there are several networks: the share of them whose
         own label is another one; `bone_removed` (exam), voxels of small pieces; and likewise
-        `cartilage`. One task an exam computes all of them. Nothing is flagged here: see
-        `qmri_lake.segmentation.checks.check_mask`.
+        `cartilage`, in place of what `dess` has of them. One task an exam computes all of them.
+        Nothing is flagged here: see `qmri_lake.segmentation.checks.check_mask`.
 
     Raises
     ------
@@ -240,7 +240,9 @@ def segment(
         keep_attrs=False,
     )
     arrays = arrays if isinstance(arrays, tuple) else (arrays,)
-    return dess.assign(
+    # What is not made anew is of other networks: it must not stand beside these masks.
+    stored = [v.name for task in tasks for v in REGISTRY.made_by(f"segment_{task}")]
+    return dess.drop_vars([name for name in stored if name in dess]).assign(
         {
             variable.name: array.variable._replace(attrs=variable.attributes())
             for variable, array in zip(made, arrays, strict=True)
@@ -261,6 +263,12 @@ def _inputs(dess: xr.Dataset, sided: bool) -> dict[str, xr.DataArray]:
                 if name == "knee"
                 else "Load group dess.",
             )
+    dims = [str(dim) for dim in dess["image"].dims]
+    if "echo" in dims or not set(_VOLUME) <= set(dims):
+        raise InputError(
+            f"an image along {', '.join(dims)}", expected=f"one along {', '.join(_VOLUME)}",
+            where="segment", todo="Load group dess.", reason=Reason.INCONSISTENT_GEOMETRY,
+        )  # fmt: skip
     for dim in _VOLUME:
         if dim in dess.coords and (dess[dim].values != np.arange(dess.sizes[dim])).any():
             raise InputError(

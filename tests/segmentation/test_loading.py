@@ -6,6 +6,7 @@ import json
 import shutil
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from qmri_lake.errors import InputError, NotFoundError, Reason, RunError
 from qmri_lake.lake import open_lake
 from qmri_lake.run import RunStarted
 from qmri_lake.segmentation.ensemble import open_members
-from qmri_lake.segmentation.network import CARD, WEIGHTS, Network
+from qmri_lake.segmentation.network import CARD, WEIGHTS, Network, find_networks
 from qmri_lake.segmentation.recipes import recipes
 from qmri_lake.segmentation.vnet import Architecture, build_vnet
 from qmri_lake.segmentation.weights import shapes
@@ -160,3 +161,19 @@ def test_open_members__weights_that_dont_fit_are_told_at_once(folder):
     with pytest.raises(InputError) as caught:
         open_members(folder)
     assert caught.value.reason is Reason.MODEL_MISMATCH
+
+
+def test_network__a_folder_without_one_says_what_to_do(tmp_path: Path) -> None:
+    def told(folder: Path) -> str:
+        with pytest.raises(NotFoundError, match=r"no card\.json") as caught:
+            find_networks(folder)
+        return str(caught.value)
+
+    write_network(tmp_path / "models" / "bones" / "0", tiny("bones"), 0)
+    assert "Name one ensemble: bones in it." in told(tmp_path / "models")
+    stopped = tmp_path / "stopped" / "bone_3d-1"
+    stopped.mkdir(parents=True)
+    (stopped / "checkpoint.npz").write_bytes(b"")
+    for folder in (stopped, stopped.parent):
+        assert "go on with --resume" in told(folder)
+    assert "Train one" in told(tmp_path)

@@ -170,6 +170,21 @@ def test_segment__a_function_of_your_own(dess):
     assert "bone_uncertainty" not in found
 
 
+def test_segment__leaves_nothing_of_other_networks_beside_its_masks(dess, models):
+    several = ql.segment(dess, models / "bones")
+    assert {"bone_uncertainty", "bone_removed"} <= set(several.data_vars)
+    one = ql.segmentation.find_networks(models / "bones")[0]
+    again = ql.segment(several, one, remove_small=False)
+    assert "bone" in again
+    assert not {"bone_uncertainty", "bone_removed"} & set(again.data_vars)
+
+
+def test_segment__refuses_a_multi_echo_series(dess, models):
+    msme = dess.assign(image=dess.image.expand_dims(echo=7, axis=1))
+    with pytest.raises(InputError, match=r"an image along exam, echo, slice.*Load group dess"):
+        ql.segment(msme, models / "bones")
+
+
 @pytest.mark.parametrize(
     ("change", "kind", "message"),
     [
