@@ -84,10 +84,7 @@ def open_model(folder: Path, bone: str) -> ql.diagnosis.Classifier:
 def say(done: EpochDone | ModelDone) -> None:
     """Print a model that has ended."""
     if isinstance(done, ModelDone):
-        reached = f"failed: {done.error}"
-        if done.classifier is not None:
-            reached = f"validation AUC {done.classifier.card['validation_auc']:.3f}"
-        print(done.name, reached, flush=True)
+        print(done, flush=True)
 
 
 if __name__ == "__main__":

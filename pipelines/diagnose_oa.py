@@ -59,10 +59,7 @@ def main(url: str, out: str, preset: str = "paper", epochs: str = "", *strategie
 def say(done: EpochDone | ModelDone) -> None:
     """Print a model that has ended."""
     if isinstance(done, ModelDone):
-        reached = f"failed: {done.error}"
-        if done.classifier is not None:
-            reached = f"validation AUC {done.classifier.card['validation_auc']:.3f}"
-        print(done.name, reached, flush=True)
+        print(done, flush=True)
 
 
 if __name__ == "__main__":

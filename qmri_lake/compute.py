@@ -180,7 +180,7 @@ def map_tasks(
     from distributed import KilledWorker, as_completed
 
     threads = sum(cluster.nthreads().values()) or 1
-    resources = {"resources": {"GPU": 1}} if gpu and gpu_count() else {}
+    resources = _resources(gpu)
     waiting = iter(tasks)
     in_flight: dict[str, Any] = {}
     suspects = []
@@ -213,6 +213,11 @@ def map_tasks(
         future.release()
 
 
+def _resources(gpu: bool) -> dict[str, Any]:
+    """Return what a task asks of a worker: a GPU for itself, where there are any."""
+    return {"resources": {"GPU": 1}} if gpu and gpu_count() else {}
+
+
 def map_telling(
     work: Callable[[Callable[[Any], None], Any], Any],
     tasks: Sequence[Any],
@@ -230,7 +235,7 @@ def map_telling(
     topic = f"qmri-lake-{uuid4().hex}"
     told: SimpleQueue[Any] = SimpleQueue()
     client.subscribe_topic(topic, lambda event: told.put(event[1]))
-    resources = {"resources": {"GPU": 1}} if gpu and gpu_count() else {}
+    resources = _resources(gpu)
     futures = [
         client.submit(_telling, work, topic, task, pure=False, **resources) for task in tasks
     ]

@@ -60,6 +60,11 @@ class ModelDone:
     error: str = ""
     """Why it failed, in one line."""
 
+    def __str__(self) -> str:
+        if self.classifier is None:
+            return f"{self.name} failed: {self.error}"
+        return f"{self.name} validation AUC {self.classifier.card['validation_auc']:.3f}"
+
 
 def train_classifiers(
     lake: Lake,

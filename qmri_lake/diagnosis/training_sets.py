@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from qmri_lake.asked import read_asked
 from qmri_lake.diagnosis.labels import Labelled, PainRule, label_oa, label_pain
-from qmri_lake.errors import InputError, Reason, RunError
+from qmri_lake.errors import InputError, RunError
 from qmri_lake.segmentation.splits import SPLITS
 from qmri_lake.splitting import CohortSplit, read_split, save_split, split
 
@@ -79,7 +80,7 @@ def draw(
                 f"a {ASKED}", expected="an empty folder, or resume=True", where=out.name,
                 todo="Go on with --resume, or train into another folder.",
             )  # fmt: skip
-        known = _read_asked(path, asked)
+        known = read_asked(path, asked, needed=("snapshot", "exams"), what="a training")
         snapshot = known["snapshot"]
         then = open_lake(lake.location, ref=snapshot, mode="r")
         chosen = then.cohort().of_exams(known["exams"], "of this training")
@@ -178,25 +179,3 @@ def _refuse_other_sets(asked: CohortSplit, drawn: CohortSplit, out: Path) -> Non
                 f"another {name} set than in {SPLIT}", expected="the one that it began with",
                 where=out.name, todo="Leave sets out, or train into another folder.",
             )  # fmt: skip
-
-
-def _read_asked(path: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a training was started with, if it is what is asked for now."""
-    try:
-        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        known["snapshot"], known["exams"]  # both are there
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"a {ASKED} that can't be read ({type(error).__name__})",
-            expected="one that a training wrote", where=path.parent.name,
-            todo="Train into another folder.", reason=Reason.UNREADABLE_FILE,
-        ) from error  # fmt: skip
-    for name, value in asked.items():
-        if known.get(name) != value:
-            spelled = [" and ".join(v) if isinstance(v, list) else str(v)
-                       for v in (known.get(name), value)]  # fmt: skip
-            raise RunError(
-                f"a training of {name} {spelled[0]}", expected=spelled[1], where=path.parent.name,
-                todo="Resume with what it was started with, or train into another folder.",
-            )  # fmt: skip
-    return known

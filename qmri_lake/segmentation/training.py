@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qmri_lake.asked import read_asked
 from qmri_lake.errors import InputError, Reason, RunError
 from qmri_lake.segmentation.members import Member, train_beside, train_member
 from qmri_lake.segmentation.network import Network
@@ -261,27 +262,4 @@ def _write_split(
 
 def _read_split(path: Path, asked: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return what an ensemble was started with: its task, the splits of its members ..."""
-    try:
-        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        known["members"], known["task"]  # both are there
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"a {SPLIT} that can't be read ({type(error).__name__})",
-            expected="one that a training wrote",
-            where=path.parent.name,
-            todo="Train into another folder.",
-            reason=Reason.UNREADABLE_FILE,
-        ) from error
-    for name, value in (asked or {}).items():
-        if known.get(name) != value:
-            raise RunError(
-                f"an ensemble of {name} {_spelled(known.get(name))}",
-                expected=_spelled(value),
-                where=path.parent.name,
-                todo="Resume with what it was started with, or train into another folder.",
-            )
-    return known
-
-
-def _spelled(value: Any) -> str:
-    return " and ".join(value) if isinstance(value, list) else str(value)
+    return read_asked(path, asked or {}, needed=("members", "task"), what="an ensemble")
