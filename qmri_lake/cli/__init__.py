@@ -33,6 +33,9 @@ def entry() -> NoReturn:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code. Every error is one line, unless ``--debug``."""
+    # Threads of OpenMP that wait for each other would spin, on a busy machine five times the work.
+    # Read when torch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given  # wherever it stands, so that it can be added to a failed command
     given = [word for word in given if word != "--debug"]

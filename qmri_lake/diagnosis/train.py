@@ -65,7 +65,7 @@ def train_classifier(
         One of `qmri_lake.diagnosis.recipes.recipe`, or your own.
     out : path
         Folder of the classifier: ``model.pth`` (torchvision's names), ``card.json``, ``log.csv``,
-        ``curves.png``, ``checkpoint.pth``.
+        ``curves.png``; until it is finished ``checkpoint.pth``.
     weights : path, optional
         What it starts from, where the recipe says ``oa`` or ``imagenet``: see
         `qmri_lake.diagnosis.resnet.start_resnet`.
@@ -79,7 +79,7 @@ def train_classifier(
     workers : int
         Processes that read images.
     device : str
-        ``auto``: a GPU where there is one, in bfloat16 and channels-last; weights stay float32.
+        ``auto``: a GPU where there is one, in bfloat16; weights stay float32.
     progress : callable, optional
         Called with an `EpochDone` after each epoch.
 
@@ -122,12 +122,10 @@ def train_classifier(
     model, started_from = start_resnet(
         recipe.depth, recipe.start, weights=weights, frozen=recipe.frozen, seed=seed
     )
-    model = model.to(where)
-    if where.type == "cuda":
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(where).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(
-        learning, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+    optimizer = torch.optim.Adam(  # fused: a step is a tenth of the time of small batches otherwise
+        learning, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
     )
     batches = make_loader(training, batch=recipe.batch, seed=seed, workers=workers)
     unseen = make_loader(validation, batch=recipe.batch, shuffle=False, workers=workers)
@@ -164,6 +162,8 @@ def train_classifier(
     auc = roc_auc_score(validation.label, probabilities(model, unseen, where))
     card = _card(folder, training, validation, configuration, state, started_from, float(auc))
     write_card(folder, card)
+    # Nobody goes on from it any more, and it is three times as large as the weights.
+    (folder / CHECKPOINT).unlink(missing_ok=True)
     return Classifier.open(folder)
 
 
@@ -243,8 +243,7 @@ def _losses(model: Any, image: Any, label: Any, by_class: Any, device: Any) -> A
     """Return the loss of each image; on a GPU layers compute in bfloat16."""
     import torch
 
-    if device.type == "cuda":
-        image = image.to(memory_format=torch.channels_last)
+    image = image.contiguous(memory_format=torch.channels_last)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         logits = model(image)
     loss = torch.nn.functional.cross_entropy(logits.float(), label, reduction="none")
