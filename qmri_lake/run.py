@@ -1,4 +1,4 @@
-"""Runs: one task an exam on forks of a session, and one committer that loses nothing.
+"""Runs: a task an exam or a block of them, on forks of a session, and one committer for all.
 
 Plan, fork, compute, merge the forks that have arrived, write the small values, commit; without a
 barrier between batches. A killed run leaves the last commit intact, and the next one goes on.
@@ -15,13 +15,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 import icechunk
+import xarray as xr
 
 from qmri_lake.compute import map_tasks
 from qmri_lake.errors import DiskFullError, Problem, QmriLakeError, RunError, printable
 from qmri_lake.plan import Plan
 from qmri_lake.status import STATE, declare_status
-from qmri_lake.steps import Skip, Step, code_version, read_exam, write_exam
-from qmri_lake.storage import BRANCH, commit, disk_full, open_root, translated_errors
+from qmri_lake.steps import BLOCK, Skip, Step, code_version, read_exam, write_exam
+from qmri_lake.storage import BRANCH, Node, commit, disk_full, open_root, translated_errors
 from qmri_lake.variables import with_variant
 from qmri_lake.writing import Change, declare, exam_count
 
@@ -150,6 +151,13 @@ class _StepTask:
     replaced: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Exams that one task computes together."""
+
+    tasks: tuple[_StepTask, ...]
+
+
 @dataclass(frozen=True)
 class StepWork:
     """What a worker needs to compute one exam of a step; pickled once a task, so kept small."""
@@ -163,11 +171,9 @@ class StepWork:
         """Read, compute and write one exam."""
         try:
             root = open_root(fork.store, "r+")
-            groups = [read_exam(root, g, names, task.row) for g, names in self.inputs.items()]
+            groups = self.read(root, task)
             product = self.step.function(*groups, **self.parameters)
-            small = write_exam(
-                root, self.step.writes, product, task.row, task.exam, self.variant, groups
-            )
+            return self.written(root, fork, task, groups, product)
         except Skip as reason:
             return _without_product(task, "skipped", in_one_line(reason))
         except RunError:  # a step raises it for what would fail every exam, such as its models
@@ -177,6 +183,23 @@ class StepWork:
             if full is not None:
                 raise full from error
             return _without_product(task, "failed", one_line(error))
+
+    def read(self, root: Node, task: _StepTask) -> list[xr.Dataset]:
+        """Read what the step needs of an exam."""
+        return [read_exam(root, g, names, task.row) for g, names in self.inputs.items()]
+
+    def written(
+        self,
+        root: Node,
+        fork: icechunk.ForkSession | None,
+        task: _StepTask,
+        groups: Sequence[xr.Dataset],
+        product: Any,
+    ) -> Outcome:
+        """Write what the step has made of an exam."""
+        small = write_exam(
+            root, self.step.writes, product, task.row, task.exam, self.variant, groups
+        )
         flag = getattr(product, "attrs", {}).get("flag", "")
         mark = ("flagged", in_one_line(flag)) if flag else ("done", "")
         made = {with_variant(v.path, self.variant) for v in self.step.writes if v.name in product}
@@ -184,12 +207,42 @@ class StepWork:
         return Outcome(task.row, task.exam, dict.fromkeys(task.steps, mark), fork, small, left_out)
 
 
+@dataclass(frozen=True)
+class BlockWork:
+    """What a worker needs to compute a block of exams; their values are small, so no fork returns.
+
+    If any of them fails, each is computed by itself: it is not to fail the others.
+    """
+
+    one: StepWork
+
+    def __call__(self, fork: icechunk.ForkSession, block: _Block) -> list[Outcome]:
+        """Read and compute a block of exams."""
+        work, together = self.one, self.one.step.together
+        assert together is not None  # else it would be StepWork
+        try:
+            root = open_root(fork.store, "r+")
+            groups = [work.read(root, task) for task in block.tasks]
+            products = together(*map(list, zip(*groups, strict=True)), **work.parameters)
+            outcomes = [
+                _without_product(task, "skipped", in_one_line(product))
+                if isinstance(product, Skip)
+                else work.written(root, None, task, group, product)
+                for task, group, product in zip(block.tasks, groups, products, strict=True)
+            ]
+        except RunError:
+            raise
+        except Exception:
+            outcomes = [replace(work(fork, task), fork=None) for task in block.tasks]
+        return outcomes
+
+
 def _without_product(task: Task, state: str, message: str) -> Outcome:
     states = dict.fromkeys(task.steps, (state, message))
     return Outcome(task.row, task.exam, states, erased=task.replaced)
 
 
-def _lost(task: Task, error: BaseException) -> Outcome:
+def _lost(task: Task | _Block, error: BaseException) -> Outcome | list[Outcome]:
     """Make a failure of a task that brought no outcome: its worker died, or nothing could be sent.
 
     No room, or a run that can't be carried out, is no failure of an exam, but the end of the run.
@@ -202,6 +255,8 @@ def _lost(task: Task, error: BaseException) -> Outcome:
         message = "its worker died each time it was tried: too little memory, or a crash"
     else:
         message = one_line(error)
+    if isinstance(task, _Block):
+        return [_without_product(exam, "failed", message) for exam in task.tasks]
     return _without_product(task, "failed", message)
 
 
@@ -267,14 +322,15 @@ def run_step(
         _StepTask(int(row), exam, (name,), paths if replaces else ())
         for row, exam, replaces in zip(plan.rows, exams, plan.replaced, strict=True)
     ]
+    together = plan.step.together is not None
     done = execute(
         lake,
         name,
         plan.run,
         record,
         prepare,
-        work,
-        tasks,
+        BlockWork(work) if together else work,
+        [_Block(tuple(b)) for b in _batched(tasks, BLOCK)] if together else tasks,
         cluster=cluster,
         gpu=plan.step.gpu,
         commit_every=commit_every,
@@ -305,8 +361,8 @@ def execute(
     run: int,
     record: Mapping[str, Any],
     prepare: Callable[[icechunk.Session], None],
-    work: Callable[[icechunk.ForkSession, Any], Outcome],
-    tasks: Sequence[Task],
+    work: Callable[[icechunk.ForkSession, Any], Outcome | list[Outcome]],
+    tasks: Sequence[Task | _Block],
     *,
     cluster: Any = None,
     gpu: bool = False,
@@ -320,12 +376,13 @@ def execute(
     Forks stay valid while commits go on: each holds only its own exams' chunks.
     """
     repo = lake.repo
+    exams = sum(len(task.tasks) if isinstance(task, _Block) else 1 for task in tasks)
     record = {
         **record,
         "started": _now(),
         "finished": "",
         "process": os.getpid(),
-        "exams": len(tasks),
+        "exams": exams,
     }
 
     def begin(session: icechunk.Session) -> None:
@@ -335,7 +392,7 @@ def execute(
     with translated_errors(lake.url):
         snapshot = commit(repo, begin, f"Start run {run}: {name}", {"run": run, "step": name})
     for listener in listeners:
-        listener(RunStarted(name, run, len(tasks)))
+        listener(RunStarted(name, run, exams))
 
     counts = dict.fromkeys((state for state in STATE if state != "pending"), 0)
     batch, last_commit = Change(), time.monotonic()
@@ -355,20 +412,21 @@ def execute(
     base = repo.writable_session(BRANCH)
     try:
         with translated_errors(lake.url):
-            for outcome in map_tasks(work, base, tasks, cluster=cluster, lost=_lost, gpu=gpu):
-                if outcome.fork is not None:
-                    batch.forks.append(outcome.fork)
-                problems += outcome.problems
-                for path, value in outcome.small.items():
-                    batch.set_small(path, outcome.row, value)
-                for path in outcome.erased:
-                    batch.erase(path, outcome.row)
-                for step, (state, message) in outcome.states.items():
-                    batch.set_state(step, outcome.row, state, run, message)
-                state, message = outcome.worst
-                counts[state] += 1
-                for listener in listeners:
-                    listener(ExamDone(outcome.exam, state, message))
+            for arrived in map_tasks(work, base, tasks, cluster=cluster, lost=_lost, gpu=gpu):
+                for outcome in arrived if isinstance(arrived, list) else [arrived]:
+                    if outcome.fork is not None:
+                        batch.forks.append(outcome.fork)
+                    problems += outcome.problems
+                    for path, value in outcome.small.items():
+                        batch.set_small(path, outcome.row, value)
+                    for path in outcome.erased:
+                        batch.erase(path, outcome.row)
+                    for step, (state, message) in outcome.states.items():
+                        batch.set_state(step, outcome.row, state, run, message)
+                    state, message = outcome.worst
+                    counts[state] += 1
+                    for listener in listeners:
+                        listener(ExamDone(outcome.exam, state, message))
                 if len(batch) >= commit_every or time.monotonic() - last_commit > commit_seconds:
                     snapshot = flush(f"Run {run}: {name}, {len(batch)} exams")
     except BaseException:
@@ -382,6 +440,10 @@ def execute(
     snapshot = flush(f"End run {run}: {name}")
     lake.refresh()
     return Executed(counts, snapshot, tuple(problems))
+
+
+def _batched(tasks: Sequence[_StepTask], size: int) -> list[Sequence[_StepTask]]:
+    return [tasks[at : at + size] for at in range(0, len(tasks), size)]
 
 
 def _now() -> str:

@@ -38,6 +38,9 @@ _OF_THE_EXAM = ("slice", "row", "column", "echo")
 _GRID = ("affine", "extent")
 """Variables that say where the voxels of a group lie."""
 
+BLOCK = 16
+"""Exams of a task where a step computes exams together: a batch that a network is quick with."""
+
 _OPTIONS_OF_RUN = ("step", "cohort", "cluster", "variant", "retry_failed", "commit_every",
                    "commit_seconds", "listeners")  # fmt: skip
 """Arguments of `Lake.run`, which never reach a step."""
@@ -73,6 +76,8 @@ class Step:
     """What a run records of the parameters, and compares; default: all of them, as they are."""
     memory: Callable[..., int] | None = None
     """Peak bytes of a task by the sizes and the parameters, where `copies` says too little."""
+    together: Callable[..., Sequence[Product | xr.Dataset | Skip]] | None = None
+    """The function of up to `BLOCK` exams, which a task then computes together."""
 
     def __post_init__(self) -> None:
         for name in self.defaults:
@@ -175,6 +180,7 @@ def step(
     check: Callable[..., Mapping[str, Any] | None] | None = None,
     recorded: Callable[..., Mapping[str, Any]] | None = None,
     memory: Callable[..., int] | None = None,
+    together: Callable[..., Sequence[Product | xr.Dataset | Skip]] | None = None,
 ) -> Callable[[Callable[..., Product | xr.Dataset]], Step]:
     """Make a step of a function of one exam.
 
@@ -204,6 +210,11 @@ def step(
         than the place where it lies.
     memory : function of (sizes, parameters), optional
         Returns a task's peak bytes, from the sizes of the group's dimensions; instead of `copies`.
+    together : function, optional
+        The same of up to `BLOCK` exams, where they are cheaper so, as a network's are: it gets a
+        list of Datasets for each group, and returns a result an exam, in their order; for one that
+        has nothing to compute, a `Skip`. What it writes has no dims of a volume. Where it raises,
+        the function is called for each exam.
 
     Returns
     -------
@@ -212,6 +223,12 @@ def step(
         the exam as skipped, `RunError` ends the run, any other exception marks it as failed. The
         attribute ``flag`` of a returned Dataset marks it as flagged, with that text as the reason.
     """
+    if together is not None and (bulk := [v for v in writes if v.bulk]):
+        raise VariableError(
+            f"{bulk[0].path}, an array of voxels, among the writes",
+            expected="values without voxels, where a task computes exams together",
+            where="step",
+        )
     if not writes or len({variable.group for variable in writes}) != 1:
         raise VariableError(
             f"{len({v.group for v in writes})} groups in writes", expected="exactly one group"
@@ -223,7 +240,8 @@ def step(
         for variable in writes:
             _refuse_second_maker(variable, title)
         made = tuple(REGISTRY.add(replace(variable, step=title)) for variable in writes)
-        result = Step(title, function, reads, made, version, copies, gpu, check, recorded, memory)
+        result = Step(title, function, reads, made, version, copies, gpu, check, recorded, memory,
+                      together)  # fmt: skip
         _KNOWN[title] = result
         return result
 

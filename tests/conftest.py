@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+# As the command line does, and before torch is imported: two test processes of two threads each
+# would spend most of their time in waiting for one another.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import qmri_lake as ql
 from tests.segmentation.trainings import lake_with_references
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from qmri_lake.diagnosis.ensemble import (
 from qmri_lake.diagnosis.recipes import TASKS
 from qmri_lake.errors import InputError, NotFoundError, RunError
 from qmri_lake.fusion import STRATEGIES
-from qmri_lake.steps import Skip, step
+from qmri_lake.steps import BLOCK, Skip, step
 from qmri_lake.surface.layout import BIOMARKERS, BONES, SIZE
 from qmri_lake.variables import Coordinate, Variable
 
@@ -74,26 +75,37 @@ def _recorded(*, models: Sequence[Classifier]) -> dict[str, Any]:
 
 def _memory(sizes: Mapping[str, int], *, models: Sequence[Classifier]) -> int:
     weights = sum((Path(model.folder) / WEIGHTS).stat().st_size for model in models)
-    return _PROCESS + weights + 4 * 4 * len(BONES) * len(BIOMARKERS) * SIZE**2
+    return _PROCESS + weights + BLOCK * 4 * 4 * len(BONES) * len(BIOMARKERS) * SIZE**2
 
 
-def _run(sphere: xr.Dataset, models: Any, task: str) -> xr.Dataset:
+def _run(spheres: Sequence[xr.Dataset], models: Any, task: str) -> list[xr.Dataset | Skip]:
+    order = ("bone", "biomarker", "azimuth", "polar")
     try:
         classifiers = open_classifiers(models, task=task)
-        maps = sphere["map"].transpose("bone", "biomarker", "azimuth", "polar").values
-        found = predict_maps(maps[None], classifiers)
+        maps = np.stack([sphere["map"].transpose(*order).values for sphere in spheres])
+        found = predict_maps(maps, classifiers)
     except (InputError, NotFoundError) as error:  # of the models: it would fail every exam
         raise RunError(
             error.found, expected=error.expected, where=error.where, todo=error.todo,
             reason=error.reason,
         ) from error  # fmt: skip
-    lacking = _lacking(maps)
-    if np.isnan(found.probability).all():
-        raise Skip(f"no map that a classifier needs: {lacking}")
-    values = (found.probability[0], found.status[0])
-    result = xr.Dataset({v.name: (_DIMS, a) for v, a in zip(VARIABLES[task], values, strict=True)})
-    partial = (found.status == PREDICTION_STATUS["no_map"]).any()
-    return result.assign_attrs(flag=lacking) if partial else result
+    results: list[xr.Dataset | Skip] = []
+    for exam, probability, status in zip(maps, found.probability, found.status, strict=True):
+        if np.isnan(probability).all():
+            results.append(Skip(f"no map that a classifier needs: {_lacking(exam)}"))
+            continue
+        values = zip(VARIABLES[task], (probability, status), strict=True)
+        result = xr.Dataset({v.name: (_DIMS, a) for v, a in values})
+        partial = (status == PREDICTION_STATUS["no_map"]).any()
+        results.append(result.assign_attrs(flag=_lacking(exam)) if partial else result)
+    return results
+
+
+def _run_one(sphere: xr.Dataset, models: Any, task: str) -> xr.Dataset:
+    (result,) = _run([sphere], models, task)
+    if isinstance(result, Skip):
+        raise result
+    return result
 
 
 def _lacking(maps: NDArray[np.float32]) -> str:
@@ -113,23 +125,23 @@ _READS = {"sphere": ("map",)}
 
 @step(
     reads=_READS, writes=VARIABLES["oa"], gpu=True, check=_checker("oa"), recorded=_recorded,
-    memory=_memory,
+    memory=_memory, together=functools.partial(_run, task="oa"),
 )  # fmt: skip
 def predict_oa(sphere: xr.Dataset, *, models: Any) -> xr.Dataset:
     """Predict osteoarthritis of one exam; the parameter is that of `predict`.
 
     An exam that lacks a map which a classifier needs is flagged, and skipped if none is there.
     """
-    return _run(sphere, models, "oa")
+    return _run_one(sphere, models, "oa")
 
 
 @step(
     reads=_READS, writes=VARIABLES["pain"], gpu=True, check=_checker("pain"), recorded=_recorded,
-    memory=_memory,
+    memory=_memory, together=functools.partial(_run, task="pain"),
 )  # fmt: skip
 def predict_pain(sphere: xr.Dataset, *, models: Any) -> xr.Dataset:
     """Predict pain of one exam, likewise."""
-    return _run(sphere, models, "pain")
+    return _run_one(sphere, models, "pain")
 
 
 # ----------------------------------------------------------------------------------- session

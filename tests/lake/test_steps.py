@@ -70,8 +70,38 @@ def double(msme: xr.Dataset) -> Any:
     return {"test_double": 2 * msme["test_mean"].values}
 
 
+def _thirds(each: list[xr.Dataset], *, bad: int | None = None) -> list[Any]:
+    BLOCKS.append(len(each))
+    found: list[Any] = []
+    for msme in each:
+        value = float(msme["test_mean"])
+        if msme["exam"].item() == bad:
+            raise ValueError("out of range")
+        if np.isnan(value):
+            found.append(ql.Skip("no mean"))
+            continue
+        made = xr.Dataset({"test_third": value / 3})
+        found.append(made.assign_attrs(flag="large") if value > LARGE else made)
+    return found
+
+
+@ql.step(
+    reads={"msme": ["test_mean"]},
+    writes=[ql.Variable("msme", "test_third", (), "float64", "A third of the mean")],
+    together=_thirds,
+)
+def third(msme: xr.Dataset, *, bad: Any = None) -> Any:
+    (found,) = _thirds([msme], bad=bad)
+    if isinstance(found, ql.Skip):
+        raise found
+    return found
+
+
+BLOCKS: list[int] = []
+LARGE = 1e9
+
 # The registries are the process's own: no other test is to see these steps.
-OURS = {step.name: steps._KNOWN.pop(step.name) for step in (first_echo, double)}
+OURS = {step.name: steps._KNOWN.pop(step.name) for step in (first_echo, double, third)}
 VARIABLES = {v.path: REGISTRY._known.pop(v.path) for s in OURS.values() for v in s.writes}
 
 
@@ -123,6 +153,46 @@ def test_step__done_skipped_failed_flagged(lake: Lake) -> None:
     assert len(lake.cohort().require("msme/test_mean")) == 4
     with pytest.raises(NotFoundError, match="no status of step 'x'"):
         lake.failures("x")
+
+
+def test_step__exams_that_are_computed_together(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qmri_lake.run.BLOCK", 4)
+    lake.run(first_echo)
+    means = lake.root["msme/test_mean"][:]
+    change = Change(runs={9: {"step": "import", "parameters": {}, "version": "1"}})
+    change.set_small("msme/test_mean", 1, np.nan)
+    change.set_state("first_echo", 1, "done", 9)
+    commit(lake.repo, change, "Forget one")
+    monkeypatch.setitem(globals(), "LARGE", np.sort(means)[-2])
+    BLOCKS.clear()
+    seen: list[Any] = []
+    result = lake.refresh().run(third, listeners=[seen.append])
+    assert BLOCKS == [4, 2]
+    assert result.counts == {"done": 4, "failed": 0, "skipped": 1, "flagged": 1}
+    assert seen[0].total == 6
+    found = lake.root["msme/test_third"][:]
+    assert np.isnan(found[1])
+    np.testing.assert_allclose(np.delete(found, 1), np.delete(means, 1) / 3)
+    told = lake.failures("third").set_index("exam")["message"]
+    assert told.to_dict() == {
+        lake.exams["exam"][1]: "no mean", lake.exams["exam"][int(means.argmax())]: "large"
+    }  # fmt: skip
+    # One that fails is found by itself, and fails no other.
+    BLOCKS.clear()
+    again = lake.run(third, bad=lake.exams["exam"][2])
+    assert (again.counts["done"], again.failed) == (3, 1)
+    assert BLOCKS == [4, 1, 1, 1, 1, 2]
+    assert lake.failures("third")["message"].tolist().count("ValueError: out of range") == 1
+
+
+def test_step__voxels_are_not_computed_together() -> None:
+    with pytest.raises(VariableError, match="an array of voxels, among the writes"):
+        ql.step(
+            reads={"msme": ["image"]}, together=_thirds,
+            writes=[ql.Variable("msme", "test_voxels", VOLUME, "float32", "Voxels")],
+        )  # fmt: skip
 
 
 def test_run__retry_failed(lake: Lake) -> None:
