@@ -10,7 +10,7 @@ export NO_MKDOCS_2_WARNING := 1
 
 help:
 	@echo "make env      build .venv (once; again only when pyproject.toml or constraints.txt change)"
-	@echo "make demo     synthetic knees -> lake -> networks -> masks -> T2 -> demo/report.html"
+	@echo "make demo     synthetic knees from DICOM to masks, T2, maps, classifiers, demo/report.html"
 	@echo "make test     the test suite (under 15 minutes on two cores)"
 	@echo "make check    ruff, mypy, committed pages up to date"
 	@echo "make accept   the slow acceptance lines; writes docs/reference/acceptance.md"

@@ -12,8 +12,8 @@ __all__ = ["command"]
 
 HELP = """The array-native data lake for quantitative knee MRI.
 
-New here? **qmri-lake demo** makes synthetic knees and takes them from DICOM to masks, T2 maps and a
-report, in some minutes. A first lake of your own:
+New here? **qmri-lake demo** takes synthetic knees through the whole chain, from DICOM to masks, T2,
+maps, classifiers and a report. A first lake of your own:
 
     qmri-lake ingest /data/oai --lake oai.lake
     qmri-lake info oai.lake

@@ -74,7 +74,7 @@ def oa(
     """Train classifiers that tell osteoarthritis (KL > 1) from spherical maps.
 
     One a strategy and bone, 18 in all: MODELS/thickness/femur holds model.pth, card.json, log.csv,
-    curves.png, checkpoint.pth. MODELS/split.json says who trains, validates and tests, each patient
+    curves.png. MODELS/split.json says who trains, validates and tests, each patient
     in one set; MODELS/training.json says who has no label, and why. MODELS/cache holds packed maps;
     remove it when all is trained. Exams without a map of a model's bone are left out of it.
 

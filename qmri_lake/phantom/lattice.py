@@ -24,6 +24,9 @@ __all__ = ["SPACING", "Channel", "Lattice", "build_lattice"]
 SPACING = 1.5
 """Distance of lattice points, mm."""
 
+_SLAB = 6
+"""Planes that are evaluated at once."""
+
 _FAR = 30.0
 """Distance (mm) written where a bone is too far away to matter."""
 
@@ -87,6 +90,11 @@ def _box_around(body: Channel, x: Array, y: Array, z: Array) -> tuple[slice, sli
     return out[0], out[1], out[2]
 
 
+def _slabs(planes: int) -> list[slice]:
+    """Divide a box into slabs: what is evaluated in between then stays in the processor's cache."""
+    return [slice(at, at + _SLAB) for at in range(0, planes, _SLAB)]
+
+
 def build_lattice(
     a: Anatomy,
     placement: Placement,
@@ -115,14 +123,19 @@ def build_lattice(
     ):
         own = apply(matrix, x, y, z)
         box = _box_around(body, *own)
-        bone = function(own[0][box], own[1][box], own[2][box], a)
         values[..., body] = _FAR
         values[..., cartilage] = 0
-        values[(*box, body)] = _unit_slope(bone.distance * scale, SPACING)
-        values[(*box, cartilage)] = bone.cartilage * scale
-    tx, ty, tz = apply(placement.tibia, x, y, z)
-    values[..., Channel.FIBULA] = fibula(tx, ty, tz, a) * scale
-    values[..., Channel.MENISCUS] = meniscus(tx, ty, a) * scale
+        distance = np.empty(own[0][box].shape, np.float32)
+        near = values[(*box, cartilage)]
+        for part in _slabs(len(distance)):
+            bone = function(*(axis[box][part] for axis in own), a)
+            distance[part], near[part] = bone.distance * scale, bone.cartilage * scale
+        values[(*box, body)] = _unit_slope(distance, SPACING)
+    tibial = apply(placement.tibia, x, y, z)
+    for part in _slabs(len(x)):
+        tx, ty, tz = (axis[part] for axis in tibial)
+        values[part, ..., Channel.FIBULA] = fibula(tx, ty, tz, a) * scale
+        values[part, ..., Channel.MENISCUS] = meniscus(tx, ty, a) * scale
     if texture is not None:
         kx, ky, kz = apply(placement.knee, x, y, z)
         at = np.linalg.inv(placement.patella @ np.linalg.inv(placement.knee))[:3, 3]

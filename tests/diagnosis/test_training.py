@@ -110,7 +110,7 @@ def test_train_classifiers__pain_keeps_the_patients_of_oa(
     started = Classifier.open(oa_models / "thickness" / "femur").card["digest"]
     assert found.card["started_from"] == started
     bare = tmp_path / "bare"
-    keep = shutil.ignore_patterns("checkpoint.pth", "cache", "split.json")
+    keep = shutil.ignore_patterns("cache", "split.json")
     shutil.copytree(oa_models, bare, ignore=keep)
     with pytest.raises(RunError, match=r"no split\.json beside the models of OA"):
         train_classifiers(judged, "pain", out=tmp_path / "q", oa=bare, **ONE)
@@ -125,7 +125,7 @@ def test_train_classifiers__one_that_fails_stops_no_other(
 ) -> None:
     # There is no model of OA for the patella.
     rest = tmp_path / "rest"
-    shutil.copytree(oa_models, rest, ignore=shutil.ignore_patterns("checkpoint.pth", "patella"))
+    shutil.copytree(oa_models, rest, ignore=shutil.ignore_patterns("patella"))
     ended: list[ModelDone] = []
 
     def keep(event: object) -> None:
