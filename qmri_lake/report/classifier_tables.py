@@ -15,11 +15,12 @@ import pandas as pd
 
 from qmri_lake.errors import InputError, NotFoundError, Reason, did_you_mean
 from qmri_lake.fusion import STRATEGIES
+from qmri_lake.report.latex import escape_tex
 from qmri_lake.report.published import CITATION
 
 __all__ = [
     "COLUMNS", "METRICS", "PREDICTORS", "TITLES", "ClassifierTable", "classifier_table",
-    "escape_tex", "published_classifiers",
+    "published_classifiers",
 ]  # fmt: skip
 
 COLUMNS = ("strategy", "predictor", "metric", "mean", "low", "high")
@@ -327,13 +328,3 @@ def _cell(mean: float, low: float, high: float) -> str:
     if math.isnan(mean):
         return _NONE
     return f"{mean:.1f} ({low:.1f}{_NONE}{high:.1f})"
-
-
-def escape_tex(text: str) -> str:
-    """Return text as LaTeX prints it."""
-    for plain, escaped in (
-        ("\\", r"\textbackslash "), ("%", r"\%"), ("&", r"\&"), ("_", r"\_"), ("#", r"\#"),
-        ("<", "$<$"), (">", "$>$"), (_NONE, "--"), ("\N{DAGGER}", r"\dag{}"),
-    ):  # fmt: skip
-        text = text.replace(plain, escaped)
-    return text
