@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from qmri_lake.report.classifier_tables import TITLES
 from qmri_lake.report.figures import draw_dess, draw_t2, fullest_slice, t2_box
 from qmri_lake.report.maps import ORDER, SHOWN, draw_map, one_exam
 from qmri_lake.report.published import CHAIN, OA_EXAMS
+from qmri_lake.summary import counted
 
 if TYPE_CHECKING:
     from qmri_lake.cohort import Cohort
@@ -29,6 +31,9 @@ NEEDED = ("dess/image", "dess/bone", "dess/cartilage", "msme/image", "msme/t2", 
 """What the exam of the drawing must have."""
 
 _INK, _SOFT, _LINE, _TINT = "#1d2733", "#5c6b7a", "#0b5c8a", "#f1f5f8"
+
+
+_NONE: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +50,16 @@ class ChainCounts:
     """Of the classifiers of OA, by set; empty if there are none."""
     pain: Mapping[str, int]
     """Likewise, of pain."""
+    classifiers: Mapping[str, int]
+    """How many there are, by task."""
 
 
 def chain_counts(
-    cohort: Cohort, *, oa: Sequence[Cohort] = (), pain: Sequence[Cohort] = ()
+    cohort: Cohort,
+    *,
+    oa: Sequence[Cohort] = (),
+    pain: Sequence[Cohort] = (),
+    classifiers: Mapping[str, int] = _NONE,
 ) -> ChainCounts:
     """Count the exams of a cohort that went through each part of the chain.
 
@@ -57,6 +68,8 @@ def chain_counts(
     cohort : Cohort
     oa, pain : (train, validation, test), optional
         The sets of the classifiers.
+    classifiers : mapping, optional
+        How many there are, by task: ``oa`` and ``pain``.
     """
     known = cohort.lake.variables()
 
@@ -70,6 +83,7 @@ def chain_counts(
         maps=count("sphere/map"),
         oa=dict(zip(names, map(len, oa), strict=False)),
         pain=dict(zip(names, map(len, pain), strict=False)),
+        classifiers=classifiers,
     )
 
 
@@ -200,13 +214,16 @@ def _words(counts: ChainCounts) -> list[tuple[str, str]]:
     def sets(found: Mapping[str, int]) -> str:
         return " / ".join(f"{found[name]:,}" for name in OA_EXAMS) if found else "not trained"
 
+    def how_many(task: str) -> str:
+        return counted(counts.classifiers.get(task, 0), "classifier")
+
     paper = " / ".join(f"{n:,}" for n in OA_EXAMS.values())
     return [
-        ("18 classifiers of osteoarthritis, KL > 1 against KL < 2",
+        (f"{how_many('oa')} of osteoarthritis, KL > 1 against KL < 2",
          f"train / validation / test exams: {sets(counts.oa)}\n(paper: {paper})"),
-        ("18 classifiers of chronic pain, each from that of osteoarthritis",
+        (f"{how_many('pain')} of chronic pain, each from that of osteoarthritis",
          f"train / validation / test exams: {sets(counts.pain)}\n"
-         f"(paper: {CHAIN['pain']:,} maps with a label)"),
+         f"(paper: {CHAIN['pain']:,} labelled maps)"),
         ("Means over bones",
          "patella, tibia, femur; tibia + femur; all three\n"
          "sensitivity, specificity and AUC by bootstrap"),

@@ -118,7 +118,9 @@ def write_paper(
     rule = _rule(pain)
     networks = [folder for folder in (bones, cartilage) if folder is not None]
     making: dict[str, Callable[[], Part]] = {
-        "Figure S1. From images to classifiers": lambda: chain(lake, chosen, oa_sets, pain_sets),
+        "Figure S1. From images to classifiers": lambda: chain(
+            lake, chosen, {"oa": oa_sets, "pain": pain_sets}, {t: len(m) for t, m in models.items()}
+        ),
         "Table 1. Who learns, and who tests": lambda: sets(lake, oa_sets, bones),
         "Table S1 and Figure S2. Segmentation": lambda: segmentation(lake, chosen, networks),
         "Figure S3. Maps and their sources": lambda: agreement(lake, chosen),
@@ -174,9 +176,9 @@ def _write(
         place.mkdir(parents=True, exist_ok=True)
     tables, figures, pictures = [], [], {}
     for part in parts:
-        for name, (_, table) in part.tables.items():
+        for name, shown in part.tables.items():
             tables.append(places["tables"] / f"{name}.tex")
-            tables[-1].write_text(table.latex() + "\n", encoding="utf-8")
+            tables[-1].write_text(shown.table.latex() + "\n", encoding="utf-8")
         for name, (_, figure) in part.figures.items():
             svg = _svg(figure)
             pictures[name] = base64.b64encode(svg).decode("ascii")
@@ -199,8 +201,8 @@ def _synthetic(cohort: Cohort) -> str:
     """Say how many exams were made from their truth, if any were."""
     from qmri_lake.report.paper.classifiers import kinds
 
-    words = [f"{len(some):,} {words}" for _, words, some in kinds(cohort) if words]
-    return "; ".join(words) if any("synthetic" in text for text in words) else ""
+    found = {name: f"{len(some):,} {words}" for name, words, some in kinds(cohort) if name}
+    return "; ".join(found.values()) if "truth" in found else ""
 
 
 def _cards(models: Mapping[str, Any]) -> pd.DataFrame:

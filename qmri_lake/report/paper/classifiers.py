@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
+
+import pandas as pd
 
 from qmri_lake.diagnosis.evaluation import Evaluation, evaluate
 from qmri_lake.diagnosis.labels import PainRule
 from qmri_lake.diagnosis.search import read_search
 from qmri_lake.errors import QmriLakeError
 from qmri_lake.report.classifier_figures import calibration_figure, roc_figure
-from qmri_lake.report.classifier_tables import TITLES
-from qmri_lake.report.paper.part import Part, Table
+from qmri_lake.report.classifier_tables import TITLES, cell
+from qmri_lake.report.paper.part import Frame, Part, Shown
 from qmri_lake.report.search_figure import figure_s4
 from qmri_lake.report.sets import table_1
 from qmri_lake.segmentation.training import first_sets
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from qmri_lake.cohort import Cohort
     from qmri_lake.lake import Lake
+    from qmri_lake.report.classifier_tables import ClassifierTable
     from qmri_lake.splitting import CohortSplit
 
 __all__ = ["PICTURED", "kinds", "metrics", "searched", "sets"]
@@ -30,7 +33,7 @@ __all__ = ["PICTURED", "kinds", "metrics", "searched", "sets"]
 PICTURED = "thickness"
 """The strategy whose curves are drawn, and through whose models one looks."""
 
-_KINDS = {"delivered": "from DICOM, masks by networks", "truth": "synthetic, maps of true masks"}
+_KINDS = {"delivered": "delivered as DICOM", "truth": "made from true masks"}
 """What a lake's column `made_from` says, in words."""
 
 
@@ -60,7 +63,7 @@ def sets(lake: Lake, oa: CohortSplit, bones: str | os.PathLike[str] | None) -> P
         "Independence of sets by Pearson's chi-squared (sex) and one-way MANOVA (age, BMI), each "
         "exam as one observation."
     )
-    return Part(note, {"table_1": ("", table_1(oa, ensemble))})
+    return Part(note, {"table_1": Shown(table_1(oa, ensemble))})
 
 
 def metrics(cohort: Cohort, task: Literal["oa", "pain"], rule: PainRule = "chronic") -> Part:
@@ -71,8 +74,9 @@ def metrics(cohort: Cohort, task: Literal["oa", "pain"], rule: PainRule = "chron
     cohort : Cohort
         The test set.
     """
-    tables: dict[str, tuple[str, Table]] = {}
+    tables: dict[str, Shown] = {}
     figures: dict[str, tuple[str, Figure]] = {}
+    of_kinds: dict[str, ClassifierTable] = {}
     absent = []
     number = "table_s2" if task == "oa" else "table_s3"
     for name, words, some in kinds(cohort):
@@ -85,18 +89,34 @@ def metrics(cohort: Cohort, task: Literal["oa", "pain"], rule: PainRule = "chron
             continue
         tested = found.labelled.cohort
         told = f"{counted(len(tested), 'test exam')} of {counted(tested.patients, 'patient')}"
-        words = f", {words}" if words else ""
-        tables[f"{number}_{name}".rstrip("_")] = (
-            f"{counted(found.labelled.cases, 'case')} in {told}{words}",
-            found.table(exams=f"{told}{words}"),
-        )
+        told += f", {words}" if words else ""
+        heading = f"{counted(found.labelled.cases, 'case')} in {told}"
+        table = found.table(exams=told)
+        tables[f"{number}_{name}".rstrip("_")] = Shown(table, heading, folded=bool(name))
+        of_kinds[f"{words or 'all'} (n = {len(tested):,})"] = table
         if not name:
             figures = _curves(found, task)
+    if len(of_kinds) > 1:
+        shown = Shown(
+            Frame(_aucs(of_kinds)), "AUC [%] of all three bones together, by kind of knee"
+        )
+        tables = {f"{number}_kinds": shown, **tables}
     note = (
         "Last visit of each patient with a label and a prediction. Mean over 100 bootstraps that "
         "resample patients, with percentile intervals; threshold 0.5."
     )
     return Part(note, tables, figures, tuple(absent))
+
+
+def _aucs(tables: Mapping[str, ClassifierTable]) -> pd.DataFrame:
+    """Return the AUC of the mean over three bones: a row a strategy, a column a table."""
+    columns = {"strategy": list(TITLES.values())}
+    for name, table in tables.items():
+        rows = table.numbers.query("metric == 'auc' and predictor == 'ptf'").set_index("strategy")
+        rows = rows.loc[list(TITLES)]
+        columns[name] = [cell(*row) for row in rows[["mean", "low", "high"]].to_numpy()]
+    columns["paper"] = [f"{value:.1f}" for value in rows["paper"]]
+    return pd.DataFrame(columns)
 
 
 def _curves(found: Evaluation, task: str) -> dict[str, tuple[str, Figure]]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from qmri_lake.errors import NotFoundError, Reason
 from qmri_lake.report.agreement import figure_s3, map_agreement
 from qmri_lake.report.chain_figure import NEEDED, chain_counts, drawable, figure_s1
 from qmri_lake.report.maps import cohort_atlas, cohort_mean
-from qmri_lake.report.paper.part import Frame, Part
+from qmri_lake.report.paper.part import Frame, Part, Shown
 from qmri_lake.report.segmentation import segmentation_parts
 from qmri_lake.summary import counted
 
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["agreement", "chain", "segmentation"]
 
 
-def chain(lake: Lake, cohort: Cohort, oa: Sequence[Cohort], pain: Sequence[Cohort]) -> Part:
+def chain(
+    lake: Lake,
+    cohort: Cohort,
+    sets: Mapping[str, Sequence[Cohort]],
+    classifiers: Mapping[str, int],
+) -> Part:
     """Figure S1: the chain, drawn from one exam, with the lake's counts."""
     exam = drawable(cohort)
     if exam is None:
@@ -30,7 +35,7 @@ def chain(lake: Lake, cohort: Cohort, oa: Sequence[Cohort], pain: Sequence[Cohor
             where=lake.url, todo="Run the steps from ingest to sphere, on exams that have images.",
             reason=Reason.ABSENT_EXAM,
         )  # fmt: skip
-    figure = figure_s1(lake, exam, chain_counts(cohort, oa=oa, pain=pain))
+    figure = figure_s1(lake, exam, chain_counts(cohort, **sets, classifiers=classifiers))
     note = f"Drawn from {exam}. Counts are of this lake; those of the paper are in brackets."
     return Part(note, figures={"figure_s1": ("", figure)})
 
@@ -54,7 +59,7 @@ def segmentation(lake: Lake, cohort: Cohort, models: Sequence[str | os.PathLike[
     if found["flattered"]:
         absent += ("Networks may have learned from these exams: name their folders to compare "
                    "their test exams only.",)  # fmt: skip
-    tables = {"table_s1": ("", Frame(found["table"]))} if len(found["table"]) else {}
+    tables = {"table_s1": Shown(Frame(found["table"]))} if len(found["table"]) else {}
     figures = {
         f"figure_s2_{k}": (caption, figure)
         for k, (caption, figure) in enumerate(found["figures"].items(), 1)

@@ -19,7 +19,7 @@ from qmri_lake.errors import NotFoundError, QmriLakeError, Reason
 from qmri_lake.report.associations import association_table
 from qmri_lake.report.class_activation import cam_figure
 from qmri_lake.report.paper.classifiers import PICTURED, kinds
-from qmri_lake.report.paper.part import Part, Table
+from qmri_lake.report.paper.part import Part, Shown
 from qmri_lake.summary import counted
 from qmri_lake.surface.layout import BONES
 
@@ -69,14 +69,14 @@ def looking(
         "mostly anterior lateral."
     )
     figure = cam_figure(means, title="Where models of pain by thickness look")
-    tables: dict[str, tuple[str, Table]] = {}
+    tables: dict[str, Shown] = {}
     absent = []
     try:
         tested = thickness_models(knees, [one for one in guided if one["bone"].item() in _TESTED])
     except QmriLakeError as error:
         absent.append(f"No likelihood-ratio test: {error}")
     else:
-        tables["association"] = ("", association_table(tested, exams=exams))
+        tables["association"] = Shown(association_table(tested, exams=exams))
     return Part(note, tables, {"grad_cam": ("", figure)}, tuple(absent))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from qmri_lake.errors import QmriLakeError
 from qmri_lake.report.latex import tabular
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-__all__ = ["Frame", "Part", "Table", "attempt"]
+__all__ = ["Frame", "Part", "Shown", "Table", "attempt"]
 
 
 class Table(Protocol):
@@ -44,6 +44,15 @@ class Frame:
         return tabular(self.frame)
 
 
+class Shown(NamedTuple):
+    """A table under its heading."""
+
+    table: Table
+    heading: str = ""
+    folded: bool = False
+    """Whether the page shows it only when asked to."""
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
     """What is shown under one heading.
@@ -52,10 +61,10 @@ class Part:
     """
 
     note: str = ""
-    tables: Mapping[str, tuple[str, Table]] = field(default_factory=dict)
-    """By the name of its file, such as ``table_s2``: a heading, which may be "", and the table."""
+    tables: Mapping[str, Shown] = field(default_factory=dict)
+    """By the name of its file, such as ``table_s2``."""
     figures: Mapping[str, tuple[str, Figure]] = field(default_factory=dict)
-    """Likewise: a caption and the figure."""
+    """Likewise: a caption, which may be "", and the figure."""
     absent: tuple[str, ...] = ()
     title: str = ""
 
