@@ -57,7 +57,7 @@ def demo(
     from qmri_lake.ingestion import ingest
     from qmri_lake.masks.ingest import ingest_masks
     from qmri_lake.phantom import add_true_exams, write_archive
-    from qmri_lake.report import write_report
+    from qmri_lake.report import write_paper, write_report
 
     archive, url, size = out / "archive", str(out / "oai.lake"), shape(shape_)
     models = {task: out / "models" / task for task in ("bones", "cartilage", "oa", "pain")}
@@ -118,8 +118,24 @@ def demo(
             progress=progress,
         )
 
+    with part("the paper's tables and figures"):
+        with counting("parts") as progress:
+            paper = write_paper(
+                lake,
+                out / "paper",
+                oa=models["oa"],
+                pain=models["pain"],
+                search=out / "models" / "search",
+                bones=models["bones"],
+                cartilage=models["cartilage"],
+                title="Demo: synthetic knees",
+                progress=progress,
+            )
+        console.print(str(paper), soft_wrap=True)
+
     console.rule("done")
     console.print(f"report   {page}")
+    console.print(f"paper    {paper.page}")
     console.print(f"lake     {url}")
     console.print(f"catalog  {catalog}")
     console.print(f"models   {out / 'models'}")

@@ -92,7 +92,7 @@ def train_and_judge(
         failed |= bool(
             commands.search(
                 lake.url, out / "models" / "search", oa=models["oa"], epochs=least["pain"],
-                figure=out / "figure_s4.svg", **asked, **SEARCHED,
+                **asked, **SEARCHED,
             )
         )  # fmt: skip
     return failed

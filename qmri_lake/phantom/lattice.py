@@ -128,7 +128,8 @@ def build_lattice(
         distance = np.empty(own[0][box].shape, np.float32)
         near = values[(*box, cartilage)]
         for part in _slabs(len(distance)):
-            bone = function(*(axis[box][part] for axis in own), a)
+            px, py, pz = (axis[box][part] for axis in own)
+            bone = function(px, py, pz, a)
             distance[part], near[part] = bone.distance * scale, bone.cartilage * scale
         values[(*box, body)] = _unit_slope(distance, SPACING)
     tibial = apply(placement.tibia, x, y, z)

@@ -137,7 +137,7 @@ def test_demo__nothing_is_painted(demo: Demo, judge: Judge) -> None:
 
 
 def test_demo__figure_s4_says_how_much_was_searched(demo: Demo, judge: Judge) -> None:
-    title = "8 of 612" in (demo.folder / "figure_s4.svg").read_text()
+    title = "8 of 612" in (demo.folder / "paper" / "figures" / "figure_s4.svg").read_text()
     judge(
         "demo / Figure S4",
         required='its title says "8 of 612"',
