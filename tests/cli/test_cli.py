@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import signal
 import subprocess
@@ -299,19 +300,31 @@ def test_real_knee__as_a_user_types_it(
 @pytest.mark.timeout(600)
 def test_demo__small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     monkeypatch.chdir(tmp_path)
-    small = ["demo", "d", "--shape", "16x48x48", "--epochs", "1"]
-    assert main([*small, "--exams", "8"]) in (0, 1)  # networks that have learned nothing yet
+    # The fewest knees by their truth with which each set of patients has both classes.
+    small = ["demo", "d", "--epochs", "1", "--truth", "22", "--strategy", "thickness", "--shape"]
+    assert main([*small, "16x48x48", "--exams", "8"]) in (0, 1)  # networks have learned nothing yet
     printed = capsys.readouterr().out
-    for name in ("d/report.html", "d/oai.lake", "d/catalog.yaml", "CPU", "next:"):
+    for name in ("d/report.html", "d/paper/report.html", "d/oai.lake", "d/catalog.yaml", "next:"):
         assert name in printed
+    assert "added 22 exams made from truth" in printed
+    assert "8 of 612 models" in printed
+    of = {kind: printed.split(f"made_from == '{kind}': ")[1] for kind in ("delivered", "truth")}
+    assert of["delivered"].index("oa: ") < of["delivered"].index("pain: ")
+    assert re.search(r"oa: [0-9]+ test exams of [0-9]+ patients, [0-9]+ cases; AUC", of["truth"])
+    parts = [float(minutes) for minutes in re.findall(r"^ +([0-9.]+)  [0-9]+\. ", printed, re.M)]
+    assert len(parts) == len(re.findall(r"─ [0-9]+\. ", printed)) == 13
     # The three commands to try next do work.
     lines = printed.splitlines()
     for line in lines[lines.index("next:") + 1 :]:
         assert main(shlex.split(line)[1:]) == 0
     capsys.readouterr()
-    assert main([*small, "--exams", "9"]) in (0, 1)
+    before = {path: path.stat().st_mtime_ns for path in Path("d/models").rglob("card.json")}
+    assert len(before) == 4 + 3 + 3 + 8
+    assert main([*small, "16x48x48", "--exams", "9"]) in (0, 1)
     printed = capsys.readouterr().out
+    assert "added 0 exams made from truth; 22 were there before" in printed
     assert "added 1 dess series" in printed
     assert "segment_bones: 1 done" in printed or "segment_bones: 1 flagged" in printed
-    assert main([*small[:3], "16x48x50", "--exams", "9"]) == 2
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert main([*small, "16x48x50", "--exams", "9"]) == 2
     assert "Choose another folder" in capsys.readouterr().err
