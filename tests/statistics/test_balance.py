@@ -50,3 +50,11 @@ def test_balance__says_why_there_is_no_test() -> None:
     assert few.why == "fewer than two sets, or too few exams"
     with pytest.raises(InputError, match="3 values, 2 sets"):
         pearson_chi2(["f", "m", "f"], ["a", "b"])
+
+
+def test_manova__of_few_exams_is_a_number_without_a_warning() -> None:
+    # Eight exams of three sets and two measurements: there Hotelling's trace divides by zero.
+    values = np.random.default_rng(0).normal(size=(8, 2))
+    found = one_way_manova(values, ["a", "a", "a", "b", "b", "b", "c", "c"])
+    assert 0 < found.statistic < 1
+    assert 0 < found.p < 1
