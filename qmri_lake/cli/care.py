@@ -99,7 +99,8 @@ def failures(
     if found.empty:
         console.print("nothing failed")
         return 0
-    _show(found, counted(len(found), "exam"))
+    exams, steps = (counted(found[name].nunique(), name) for name in ("exam", "step"))
+    _show(found, f"{exams} in {steps}")
     return int((found["state"] == "failed").any())
 
 
