@@ -42,7 +42,7 @@ def main(url: str, bones: str = "", cartilage: str = "") -> None:
     ql.region_table(lake.cohort()).to_csv(f"{url}.regions.csv", index=False)
 
     # 6. What is odd or went wrong, a version to cite, and a page to look at.
-    print(lake.failures())
+    print(lake.failures().to_string(index=False))
     print(f"snapshot {lake.snapshot}")
     print(write_report(lake, f"{url}.report.html", cohort))
 
