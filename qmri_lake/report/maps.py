@@ -78,8 +78,9 @@ def map_atlas(sphere: xr.Dataset) -> Figure:
     Figure
         Polar angle to the right, azimuth downwards, as stored. Fixed colours: thickness 0 to 4 mm,
         T2 20 to 70 ms, bone shape by bone; values beyond have the end's colour. Denuded bone, bone
-        that is not articular, and articular bone without a value each have a colour of their own.
-        On bone shape a line runs around the articular area.
+        that is not articular, and articular bone without a value each have a colour of their own;
+        of a bone that could not be mapped the figure says so. On bone shape a line runs around the
+        articular area.
 
     Raises
     ------
@@ -240,6 +241,8 @@ def _atlas(
         for ax, (j, (biomarker, look)) in zip(row, enumerate(SHOWN.items()), strict=False):
             limits = BONE_SHAPE_RANGE[bone] if biomarker == "bone_shape" else look.limits
             ax.imshow(_background(maps[k, j], states), **where)
+            if states is not None and not _mapped(states):
+                ax.text(0.5, 0.5, "not mapped", ha="center", transform=ax.transAxes)
             shown = ax.imshow(
                 maps[k, j] if states is None or biomarker == "bone_shape"
                 else np.where(states == SURFACE_STATUS["covered"], maps[k, j], np.nan),
@@ -272,9 +275,16 @@ def _background(values: NDArray[Any], states: NDArray[Any] | None) -> NDArray[np
     plain = np.empty((*values.shape, 3))
     plain[:] = to_rgb(COLOURS["not articular"])
     if states is not None:
+        if not _mapped(states):
+            plain[:] = 1.0
         plain[states == SURFACE_STATUS["covered"]] = to_rgb(COLOURS["no value"])
         plain[states == SURFACE_STATUS["denuded"]] = to_rgb(COLOURS["denuded"])
     return plain
+
+
+def _mapped(states: NDArray[Any]) -> bool:
+    """Tell a bone that was mapped from one that is absent: each pixel of a map has a status."""
+    return bool(np.isin(states, list(SURFACE_STATUS.values())).any())
 
 
 def _outline(ax: Axes, states: NDArray[Any], polar_max: float) -> None:
