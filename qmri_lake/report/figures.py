@@ -18,7 +18,7 @@ from matplotlib.patheffects import withStroke
 from qmri_lake.report.t2 import BINS, EVERYWHERE
 from qmri_lake.tissues import BONE, CARTILAGE, NO_MASK
 
-__all__ = ["directions", "exam_figure", "histogram_figure", "kl_figure", "placed"]
+__all__ = ["dess_figure", "directions", "exam_figure", "histogram_figure", "kl_figure", "placed"]
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 TISSUE_COLOURS = {
@@ -45,7 +45,11 @@ def exam_figure(dess: xr.Dataset | None, msme: xr.Dataset) -> Figure:
     chosen = _fullest_slice(msme)
     fig = Figure(figsize=(11.5, 4.3), layout="constrained")
     axes = fig.subplots(1, 3)
-    _draw_dess(axes[0], dess, msme, chosen)
+    if dess is None:
+        axes[0].set_axis_off()
+        axes[0].text(0.5, 0.5, "no DESS", ha="center", transform=axes[0].transAxes)
+    else:
+        _draw_dess(axes[0], dess, _same_place(dess, msme, chosen))
     plane = msme[["image", "t2"]].isel(slice=chosen)
     image = _second_echo(plane["image"])
     t2 = plane["t2"].values
@@ -71,6 +75,24 @@ def exam_figure(dess: xr.Dataset | None, msme: xr.Dataset) -> Figure:
             axes[2].text(0.5, 0.5, "no T2 was accepted", ha="center", transform=axes[2].transAxes)
     bar = fig.colorbar(shown, ax=axes[2], shrink=0.85, extend="both")
     bar.set_label("T2 [ms]")
+    return fig
+
+
+def dess_figure(dess: xr.Dataset) -> Figure:
+    """Draw an exam that has no T2: three DESS slices with outlines of what is segmented.
+
+    Parameters
+    ----------
+    dess : Dataset
+        One exam of group ``dess``, without the ``exam`` dimension; lazy is fine.
+    """
+    count = int(dess["extent"].values[0]) if "extent" in dess else dess.sizes["slice"]
+    fig = Figure(figsize=(11.5, 4.3), layout="constrained")
+    # Through both compartments and between them, whichever side comes first.
+    for ax, share in zip(fig.subplots(1, 3), (0.3, 0.5, 0.7), strict=True):
+        index = int(share * count)
+        _draw_dess(ax, dess, index)
+        ax.set_title(f"{ax.get_title()}, slice {index}", fontsize=9)
     return fig
 
 
@@ -118,12 +140,7 @@ def kl_figure(table: pd.DataFrame, tissue: str) -> Figure:
     return fig
 
 
-def _draw_dess(ax: Axes, dess: xr.Dataset | None, msme: xr.Dataset, chosen: int) -> None:
-    if dess is None:
-        ax.set_axis_off()
-        ax.text(0.5, 0.5, "no DESS", ha="center", transform=ax.transAxes)
-        return
-    index = _same_place(dess, msme, chosen)
+def _draw_dess(ax: Axes, dess: xr.Dataset, index: int) -> None:
     names = [name for name in ("image", "bone", "cartilage") if name in dess]
     plane = dess[names].isel(slice=index).compute(scheduler="synchronous")
     image, spacing = plane["image"].values, _spacing(dess)[1:]
