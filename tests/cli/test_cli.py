@@ -86,7 +86,7 @@ def test_ingest__problems_are_listed_and_told_by_the_exit_code(
 def test_info__says_what_there_is(url: str, capsys: Capture) -> None:
     assert main(["info", url]) == 0
     printed = capsys.readouterr().out
-    for word in ("3 exams", "16 x 48 x 48", "Steps", "t2", "Last commits", "v1"):
+    for word in ("3 exams", "16 x 48 x 48", "Steps", "of these imported", "Last commits", "v1"):
         assert word in printed
     assert main(["info", url, "--ref", "v1"]) == 0
 
