@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -112,17 +114,19 @@ def test_train_segmentation__from_references_to_a_report(
     assert "Table S1" in (tmp_path / "models" / "report.html").read_text()
 
 
-def test_diagnose_oa_and_chronic_pain__from_maps_to_tables(tmp_path: Path) -> None:
+def test_diagnose_oa_chronic_pain_reproduce_paper__from_maps_to_tables(tmp_path: Path) -> None:
     lake = judged_lake(tmp_path / "oai.lake")
     rng = np.random.default_rng(0)
     add_regions(
         lake, {name: rng.normal(2, 0.2, len(lake)) for name in ("TrF", "MF", "LF", "MT", "LT")}
     )
-    oa, pain = tmp_path / "oa", tmp_path / "pain"
+    oa, pain = tmp_path / "study" / "oa", tmp_path / "study" / "pain"
 
-    def run(name: str, *folders: Path) -> str:
+    def run(
+        name: str, *folders: Path, settings: Sequence[str] = ("small", "1", "thickness")
+    ) -> str:
         done = subprocess.run(
-            [sys.executable, PIPELINES / name, lake.url, *folders, "small", "1", "thickness"],
+            [sys.executable, PIPELINES / name, lake.url, *folders, *settings],
             capture_output=True, text=True, check=False, timeout=240,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -142,3 +146,25 @@ def test_diagnose_oa_and_chronic_pain__from_maps_to_tables(tmp_path: Path) -> No
         assert all((folder / name).stat().st_size > 500 for name in names)
     said = ql.open_lake(lake.url, mode="r").load("prediction")
     assert np.isfinite(said.pain.sel(strategy="thickness", predictor="femur").values).sum() > 50
+    # The same models, in one report: trained already, they are opened.
+    settings = ["--preset", "small", "--epochs", "1", "--strategy", "thickness"]
+    printed = run("reproduce_paper.py", oa.parent, settings=[*settings, "--search", "none"])
+    assert "predict_oa: 60 already done" in printed
+    assert re.search(
+        r"Figure S1. From images to classifiers: .* no exam of 60 with dess/image", printed
+    )
+    assert "Figure S4. The search: No folder of a search was named." in printed
+    paper = oa.parent / "paper"
+    assert {file.stem for file in (paper / "tables").iterdir()} >= {
+        "table_1",
+        "table_s2",
+        "table_s3",
+    }
+    drawn = {"roc_oa", "roc_pain", "calibration_oa", "grad_cam"}
+    files = {file.name for file in (paper / "figures").iterdir()}
+    assert files >= {f"{name}{suffix}" for name in drawn for suffix in (".svg", ".pdf")}
+    page = (paper / "report.html").read_text()
+    assert "no exam of 60 with dess/image" in page
+    assert "Tibia + femur" in page
+    assert "89.9 (89.8" in page  # the paper's AUC of T2, all three bones
+    assert page.count("<img") == len(files) // 2

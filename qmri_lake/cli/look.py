@@ -1,4 +1,4 @@
-"""Commands that draw what a lake holds: view, atlas."""
+"""Commands that draw what a lake holds: view, atlas, paper."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from typing import Annotated
 
 import typer
 
-from qmri_lake.cli.options import LakeOption, RefOption
+from qmri_lake.cli.options import CohortOption, LakeOption, RefOption
 
-__all__ = ["atlas", "view"]
+__all__ = ["atlas", "paper", "view"]
 
 _ExamArgument = Annotated[
     str, typer.Argument(metavar="EXAM", help="Its key, such as 9000001-012m-right.")
+]
+
+_Models = Annotated[
+    Path, typer.Option(metavar="MODELS", help="Folder of the classifiers, of train oa or pain.")
 ]
 
 
@@ -61,6 +65,43 @@ def atlas(
     path.parent.mkdir(parents=True, exist_ok=True)
     map_atlas(opened.load("sphere", chosen)).savefig(path, dpi=150)
     console.print(f"wrote {path}")
+
+
+def paper(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the report.")],
+    lake: LakeOption,
+    oa: _Models,
+    pain: _Models,
+    search: Annotated[
+        Path | None, typer.Option(metavar="SEARCH", help="Of train search, for Figure S4.")
+    ] = None,
+    bones: Annotated[
+        Path | None, typer.Option(metavar="MODELS", help="Networks that made the bone masks.")
+    ] = None,
+    cartilage: Annotated[
+        Path | None, typer.Option(metavar="MODELS", help="Networks that made the cartilage masks.")
+    ] = None,
+    cohort: CohortOption = None,
+    title: Annotated[str, typer.Option(help="Of the page; default the lake's name.")] = "",
+    ref: RefOption = None,
+) -> None:
+    """Write every table and figure of the paper's supplement, its numbers beside this lake's.
+
+    A page, `report.html`, with LaTeX in `tables` and vector files in `figures`. Classifiers must
+    have been trained, and their predictions be in the lake: `pipelines/reproduce_paper.py` does all
+    of it. What the lake can't give is named, on the page and here.
+    """
+    from qmri_lake.cli.progress import console, counting
+    from qmri_lake.lake import open_lake
+    from qmri_lake.report import write_paper
+
+    opened = open_lake(lake, ref=ref, mode="r")
+    with counting("parts") as progress:
+        written = write_paper(
+            opened, out, oa=oa, pain=pain, search=search, bones=bones, cartilage=cartilage,
+            cohort=cohort, title=title, progress=progress,
+        )  # fmt: skip
+    console.print(f"wrote {written}")
 
 
 def _check_suffix(path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from qmri_lake.diagnosis.classifier import CARD, Classifier
 from qmri_lake.diagnosis.labels import PainRule
 from qmri_lake.diagnosis.recipes import DEPTHS, FROZEN, STARTS, Recipe, Start, recipe
 from qmri_lake.diagnosis.training import (
@@ -21,7 +22,7 @@ from qmri_lake.diagnosis.training import (
     run_models,
 )
 from qmri_lake.diagnosis.training_sets import Sets, draw
-from qmri_lake.errors import InputError
+from qmri_lake.errors import InputError, NotFoundError
 from qmri_lake.fusion import STRATEGIES
 from qmri_lake.segmentation.train import EpochDone
 from qmri_lake.surface.layout import BONES
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
     from qmri_lake.cohort import Cohort
     from qmri_lake.lake import Lake
 
-__all__ = ["RATES", "TOTAL", "Searched", "best_of_each_start", "search", "search_space"]
+__all__ = [
+    "RATES", "TOTAL", "Searched", "best_of_each_start", "read_search", "search", "search_space",
+]  # fmt: skip
 
 TOTAL = 612
 """Models in the whole search. [paper]"""
@@ -211,16 +214,46 @@ def search(
         epochs=epochs, workers=workers,
     )  # fmt: skip
     ended = run_models(training, models, cluster=cluster, progress=progress)
-    rows = [_row(model, done) for model, done in zip(models, ended, strict=True)]
-    return Searched(pd.DataFrame(rows, columns=list(COLUMNS)))
+    return _searched(
+        _row(model.place[0], model.place[1], model.recipe, done.classifier, done.error)
+        for model, done in zip(models, ended, strict=True)
+    )
 
 
-def _row(model: Model, done: ModelDone) -> dict[str, Any]:
-    card = {} if done.classifier is None else done.classifier.card
+def read_search(folder: str | os.PathLike[str]) -> Searched:
+    """Return what a search has found, of the models that it has trained so far.
+
+    Parameters
+    ----------
+    folder : path
+        What `search` was given as `out`.
+
+    Raises
+    ------
+    NotFoundError
+        No model there.
+    """
+    places = sorted(Path(folder).glob(f"*/*/*/{CARD}"))
+    if not places:
+        raise NotFoundError(
+            f"no {CARD}", expected="a folder of `search`, <strategy>/<bone>/<recipe>",
+            where=os.fspath(folder), todo="Search first: qmri-lake train search.",
+        )  # fmt: skip
+    found = [Classifier.open(place.parent) for place in places]
+    return _searched(_row(one.strategy, one.bone, one.recipe, one) for one in found)
+
+
+def _searched(rows: Iterable[dict[str, Any]]) -> Searched:
+    return Searched(pd.DataFrame(list(rows), columns=list(COLUMNS)))
+
+
+def _row(
+    strategy: str, bone: str, one: Recipe, classifier: Classifier | None, error: str = ""
+) -> dict[str, Any]:
+    card = {} if classifier is None else classifier.card
     numbers = {name: card.get(name, float("nan"))
                for name in ("validation_auc", "validation_loss", "best_epoch")}  # fmt: skip
-    one = model.recipe
     return {
-        "strategy": model.place[0], "bone": model.place[1], "start": one.start, "depth": one.depth,
-        "learning_rate": one.learning_rate, "frozen": one.frozen, **numbers, "error": done.error,
+        "strategy": strategy, "bone": bone, "start": one.start, "depth": one.depth,
+        "learning_rate": one.learning_rate, "frozen": one.frozen, **numbers, "error": error,
     }  # fmt: skip

@@ -71,7 +71,7 @@ def draw(
     """
     from qmri_lake.lake import open_lake
 
-    chosen = lake._cohort(cohort)
+    chosen = lake._cohort(cohort).require("sphere/map")  # nobody learns from, or tests, no map
     asked = {**asked, "cohort": [row.condition for row in chosen.rows_of_flow]}
     path, snapshot = out / ASKED, lake.snapshot
     if path.is_file():

@@ -11,7 +11,7 @@ import pandas as pd
 
 from qmri_lake.diagnosis.explained import GUIDED_TERM
 from qmri_lake.errors import InputError, NotFoundError, Reason, did_you_mean
-from qmri_lake.report.classifier_tables import escape_tex
+from qmri_lake.report.latex import escape_tex
 from qmri_lake.report.maps import ORDER
 from qmri_lake.report.published import CITATION, PAIN_P
 from qmri_lake.statistics.association import NestedModels

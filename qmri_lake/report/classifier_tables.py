@@ -15,11 +15,12 @@ import pandas as pd
 
 from qmri_lake.errors import InputError, NotFoundError, Reason, did_you_mean
 from qmri_lake.fusion import STRATEGIES
+from qmri_lake.report.latex import escape_tex
 from qmri_lake.report.published import CITATION
 
 __all__ = [
-    "COLUMNS", "METRICS", "PREDICTORS", "TITLES", "ClassifierTable", "classifier_table",
-    "escape_tex", "published_classifiers",
+    "COLUMNS", "METRICS", "PREDICTORS", "TITLES", "ClassifierTable", "cell", "classifier_table",
+    "published_classifiers",
 ]  # fmt: skip
 
 COLUMNS = ("strategy", "predictor", "metric", "mean", "low", "high")
@@ -184,12 +185,12 @@ class ClassifierTable:
                 ].set_index("predictor")
                 ours, paper = [], []
                 for predictor in PREDICTORS:
-                    cell: dict[Any, Any] = both.loc[predictor].to_dict()
-                    best, theirs = bool(cell["best"]), bool(cell["paper_best"])
-                    text = _cell(cell["mean"], cell["low"], cell["high"])
+                    row: dict[Any, Any] = both.loc[predictor].to_dict()
+                    best, theirs = bool(row["best"]), bool(row["paper_best"])
+                    text = cell(row["mean"], row["low"], row["high"])
                     ours.append(emphasis(text + "*" * best, best))
-                    text = _cell(cell["paper"], cell["paper_low"], cell["paper_high"])
-                    repaired = "\N{DAGGER}" * bool(cell["paper_repaired"])
+                    text = cell(row["paper"], row["paper_low"], row["paper_high"])
+                    repaired = "\N{DAGGER}" * bool(row["paper_repaired"])
                     paper.append(emphasis(text + repaired + "*" * theirs, theirs))
                 rows.append((title, word, ours, paper))
         return rows
@@ -323,17 +324,8 @@ def _known(given: Iterable[object], known: Mapping[str, object], what: str) -> N
             )  # fmt: skip
 
 
-def _cell(mean: float, low: float, high: float) -> str:
+def cell(mean: float, low: float, high: float) -> str:
+    """Spell a number in percent with its interval."""
     if math.isnan(mean):
         return _NONE
     return f"{mean:.1f} ({low:.1f}{_NONE}{high:.1f})"
-
-
-def escape_tex(text: str) -> str:
-    """Return text as LaTeX prints it."""
-    for plain, escaped in (
-        ("\\", r"\textbackslash "), ("%", r"\%"), ("&", r"\&"), ("_", r"\_"), ("#", r"\#"),
-        ("<", "$<$"), (">", "$>$"), (_NONE, "--"), ("\N{DAGGER}", r"\dag{}"),
-    ):  # fmt: skip
-        text = text.replace(plain, escaped)
-    return text

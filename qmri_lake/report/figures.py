@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
@@ -18,7 +19,10 @@ from matplotlib.patheffects import withStroke
 from qmri_lake.report.t2 import BINS, EVERYWHERE
 from qmri_lake.tissues import BONE, CARTILAGE, NO_MASK
 
-__all__ = ["dess_figure", "directions", "exam_figure", "histogram_figure", "kl_figure", "placed"]
+__all__ = [
+    "dess_figure", "directions", "draw_dess", "draw_t2", "exam_figure", "fullest_slice",
+    "histogram_figure", "kl_figure", "placed", "t2_box",
+]  # fmt: skip
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 TISSUE_COLOURS = {
@@ -29,6 +33,7 @@ BONE_COLOURS = {"femur": "#E69F00", "tibia": "#56B4E9", "patella": "#F0E442"}
 T2_RANGE = (20.0, 70.0)
 """ms, of the colour scale: the usual range of cartilage and a little more."""
 _MARGIN_MM = 8.0
+Box: TypeAlias = tuple[tuple[float, float], tuple[float, float]]
 
 
 def exam_figure(dess: xr.Dataset | None, msme: xr.Dataset) -> Figure:
@@ -42,36 +47,25 @@ def exam_figure(dess: xr.Dataset | None, msme: xr.Dataset) -> Figure:
     msme : Dataset
         The same exam of group ``msme``, with `t2`.
     """
-    chosen = _fullest_slice(msme)
+    chosen = fullest_slice(msme)
     fig = Figure(figsize=(11.5, 4.3), layout="constrained")
     axes = fig.subplots(1, 3)
-    if dess is None:
-        axes[0].set_axis_off()
-        axes[0].text(0.5, 0.5, "no DESS", ha="center", transform=axes[0].transAxes)
-    else:
-        _draw_dess(axes[0], dess, _same_place(dess, msme, chosen))
-    plane = msme[["image", "t2"]].isel(slice=chosen)
-    image = _second_echo(plane["image"])
-    t2 = plane["t2"].values
-    spacing = _spacing(msme)[1:]
-    _gray(axes[1], image, spacing)
+    draw_dess(axes[0], dess, msme, chosen)
+    draw_t2(axes[1], msme, chosen)
     directions(axes[1], msme["affine"].values)
-    shown = axes[1].imshow(t2, **placed(image.shape, spacing), **_t2_scale())
     axes[1].set_title("MSME, second echo, with T2", fontsize=9)
-    box = _zoom(np.isfinite(t2), spacing)
+    box = t2_box(msme, chosen)
+    shown = draw_t2(axes[2], msme, chosen, box)
     if box is not None:
         (top, bottom), (left, right) = box
         place = (left, top), right - left, bottom - top
         axes[1].add_patch(Rectangle(*place, fill=False, edgecolor="white", linewidth=0.8))
-        _gray(axes[2], image, spacing)
-        axes[2].imshow(t2, **placed(image.shape, spacing), **_t2_scale())
-        axes[2].set_xlim(left, right)
-        axes[2].set_ylim(bottom, top)
         axes[2].set_title("the same, enlarged", fontsize=9)
     else:
         # T2 of the whole slice needs no magnifier; without any T2 there is nothing to enlarge.
+        axes[2].clear()
         axes[2].set_axis_off()
-        if not np.isfinite(t2).any():
+        if not msme["t2"].isel(slice=chosen).notnull().any():
             axes[2].text(0.5, 0.5, "no T2 was accepted", ha="center", transform=axes[2].transAxes)
     bar = fig.colorbar(shown, ax=axes[2], shrink=0.85, extend="both")
     bar.set_label("T2 [ms]")
@@ -91,9 +85,27 @@ def dess_figure(dess: xr.Dataset) -> Figure:
     # Through both compartments and between them, whichever side comes first.
     for ax, share in zip(fig.subplots(1, 3), (0.3, 0.5, 0.7), strict=True):
         index = int(share * count)
-        _draw_dess(ax, dess, index)
+        _draw_slice(ax, dess, index)
         ax.set_title(f"{ax.get_title()}, slice {index}", fontsize=9)
     return fig
+
+
+def t2_box(msme: xr.Dataset, chosen: int) -> Box | None:
+    """Return mm ((top, bottom), (left, right)) around the T2 of a slice; None if it is no part."""
+    return _zoom(np.isfinite(msme["t2"].isel(slice=chosen).values), _spacing(msme)[1:])
+
+
+def draw_t2(ax: Axes, msme: xr.Dataset, chosen: int, box: Box | None = None) -> AxesImage:
+    """Draw T2 over the second echo of a slice, all of it or a box; return what has the colours."""
+    plane = msme[["image", "t2"]].isel(slice=chosen)
+    image, spacing = _second_echo(plane["image"]), _spacing(msme)[1:]
+    _gray(ax, image, spacing)
+    shown = ax.imshow(plane["t2"].values, **placed(image.shape, spacing), **_t2_scale())
+    if box is not None:
+        (top, bottom), (left, right) = box
+        ax.set_xlim(left, right)
+        ax.set_ylim(bottom, top)
+    return shown
 
 
 def histogram_figure(histograms: Mapping[str, np.ndarray[Any, Any]], exams: int) -> Figure:
@@ -140,7 +152,16 @@ def kl_figure(table: pd.DataFrame, tissue: str) -> Figure:
     return fig
 
 
-def _draw_dess(ax: Axes, dess: xr.Dataset, index: int) -> None:
+def draw_dess(ax: Axes, dess: xr.Dataset | None, msme: xr.Dataset, chosen: int) -> None:
+    """Draw the DESS slice through the middle of an MSME slice, with its masks."""
+    if dess is None:
+        ax.set_axis_off()
+        ax.text(0.5, 0.5, "no DESS", ha="center", transform=ax.transAxes)
+        return
+    _draw_slice(ax, dess, _same_place(dess, msme, chosen))
+
+
+def _draw_slice(ax: Axes, dess: xr.Dataset, index: int) -> None:
     names = [name for name in ("image", "bone", "cartilage") if name in dess]
     plane = dess[names].isel(slice=index).compute(scheduler="synchronous")
     image, spacing = plane["image"].values, _spacing(dess)[1:]
@@ -168,7 +189,7 @@ def _draw_dess(ax: Axes, dess: xr.Dataset, index: int) -> None:
         ax.legend(handles=handles, fontsize=6, loc="lower right", framealpha=0.6, handlelength=1)
 
 
-def _fullest_slice(msme: xr.Dataset) -> int:
+def fullest_slice(msme: xr.Dataset) -> int:
     """Return the slice with the most accepted T2, the middle one if none was accepted."""
     accepted = msme["t2"].notnull().sum(["row", "column"]).compute(scheduler="synchronous").values
     return int(accepted.argmax()) if accepted.any() else int(accepted.size // 2)
@@ -240,9 +261,7 @@ def _direction(vector: np.ndarray[Any, Any]) -> tuple[str, str]:
     return letters if vector[axis] > 0 else letters[::-1]
 
 
-def _zoom(
-    inside: np.ndarray[Any, Any], spacing: np.ndarray[Any, Any]
-) -> tuple[tuple[float, float], tuple[float, float]] | None:
+def _zoom(inside: np.ndarray[Any, Any], spacing: np.ndarray[Any, Any]) -> Box | None:
     """Return ((top, bottom), (left, right)) in mm around what is to be seen.
 
     None if that is nothing, or so much of the slice that enlarging shows no more.

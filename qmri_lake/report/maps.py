@@ -11,6 +11,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
@@ -21,7 +22,7 @@ from qmri_lake.surface.layout import POLAR_MAX
 
 __all__ = [
     "AROUND", "BONE_SHAPE_RANGE", "COLOURS", "ORDER", "SHOWN", "Look", "angles", "cohort_atlas",
-    "cohort_mean", "extend", "legend", "map_atlas", "one_bone", "one_exam", "title_of",
+    "cohort_mean", "draw_map", "extend", "legend", "map_atlas", "one_bone", "one_exam", "title_of",
 ]  # fmt: skip
 
 
@@ -239,17 +240,7 @@ def _atlas(
         where = {"extent": (0, POLAR_MAX[bone], 180, -180), "aspect": "auto"}
         states = None if status is None else status[k]
         for ax, (j, (biomarker, look)) in zip(row, enumerate(SHOWN.items()), strict=False):
-            limits = BONE_SHAPE_RANGE[bone] if biomarker == "bone_shape" else look.limits
-            ax.imshow(_background(maps[k, j], states), **where)
-            if states is not None and not _mapped(states):
-                ax.text(0.5, 0.5, "not mapped", ha="center", transform=ax.transAxes)
-            shown = ax.imshow(
-                maps[k, j] if states is None or biomarker == "bone_shape"
-                else np.where(states == SURFACE_STATUS["covered"], maps[k, j], np.nan),
-                cmap=look.colours, vmin=limits[0], vmax=limits[1], interpolation="nearest", **where,
-            )  # fmt: skip
-            if biomarker == "bone_shape" and states is not None:
-                _outline(ax, states, POLAR_MAX[bone])
+            shown = draw_map(ax, bone, biomarker, maps[k, j], states)
             bar = fig.colorbar(shown, ax=ax, extend=extend(biomarker), pad=0.02)
             bar.set_label(look.unit, fontsize=8)
             bar.ax.tick_params(labelsize=8)
@@ -268,6 +259,25 @@ def _atlas(
         names = {"too few exams, or not articular": COLOURS["not articular"]}
     legend(fig, names)
     return fig
+
+
+def draw_map(
+    ax: Axes, bone: str, biomarker: str, values: NDArray[Any], states: NDArray[Any] | None
+) -> AxesImage:
+    """Draw a map (azimuth, polar) in its biomarker's colours; return what a colour bar is of."""
+    look = SHOWN[biomarker]
+    limits = BONE_SHAPE_RANGE[bone] if biomarker == "bone_shape" else look.limits
+    where: dict[str, Any] = {"extent": (0, POLAR_MAX[bone], 180, -180), "aspect": "auto"}
+    ax.imshow(_background(values, states), **where)
+    if states is not None and not _mapped(states):
+        ax.text(0.5, 0.5, "not mapped", ha="center", transform=ax.transAxes)
+    if states is not None and biomarker != "bone_shape":
+        values = np.where(states == SURFACE_STATUS["covered"], values, np.nan)
+    shown = ax.imshow(values, cmap=look.colours, vmin=limits[0], vmax=limits[1],
+                      interpolation="nearest", **where)  # fmt: skip
+    if biomarker == "bone_shape" and states is not None:
+        _outline(ax, states, POLAR_MAX[bone])
+    return shown
 
 
 def _background(values: NDArray[Any], states: NDArray[Any] | None) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from qmri_lake.diagnosis.labels import label_oa
 from qmri_lake.errors import InputError
-from qmri_lake.report.classifier_tables import escape_tex
+from qmri_lake.report.latex import tabular
 from qmri_lake.report.published import OA_EXAMS, SPLITS
 from qmri_lake.segmentation.splits import SPLITS as NAMES
 from qmri_lake.statistics.balance import one_way_manova, pearson_chi2
@@ -65,19 +65,19 @@ class Table1:
             tests["why not"] = t["why"]
         return counts, tests
 
-    def to_text(self) -> str:
+    def text(self) -> str:
         """Lines of plain text."""
         return "\n\n".join(part.to_string(index=False) for part in self.shown())
 
-    def to_html(self) -> str:
+    def html(self) -> str:
         """Two HTML tables, without a page around them."""
         return "\n".join(part.to_html(index=False, border=0) for part in self.shown())
 
-    def to_latex(self) -> str:
+    def latex(self) -> str:
         """Two LaTeX tabulars, for booktabs."""
-        return "\n".join(_latex(part) for part in self.shown())
+        return "\n".join(tabular(part) for part in self.shown())
 
-    __str__ = to_text
+    __str__ = text
 
 
 def table_1(oa: Sequence[Cohort], bone: Sequence[Cohort] | None = None) -> Table1:
@@ -173,13 +173,3 @@ def _paper(part: str, group: str, name: str) -> str:
     p = SPLITS[name]
     women = 100 * p.women / (p.men + p.women)
     return f"{p.volumes} exams; {_mean(*p.age)}; {_mean(*p.bmi)}; {women:.0f} %"
-
-
-def _latex(table: pd.DataFrame) -> str:
-    def line(cells: Sequence[Any]) -> str:
-        text = " & ".join(escape_tex(str(cell)) for cell in cells)
-        return text.replace("chi2", r"$\chi^2$") + r" \\"
-
-    rows = [line(row) for row in table.itertuples(index=False, name=None)]
-    head = [rf"\begin{{tabular}}{{{'l' * table.shape[1]}}}", r"\toprule", line(list(table.columns))]
-    return "\n".join([*head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from qmri_lake.cohort import Cohort
     from qmri_lake.lake import Lake
 
-__all__ = ["SPLIT", "TABLE", "train_ensemble", "unseen_exams"]
+__all__ = ["SPLIT", "TABLE", "first_sets", "train_ensemble", "unseen_exams"]
 
 SPLIT = "split.json"
 TABLE = "split.csv"
@@ -177,6 +177,20 @@ def unseen_exams(models: str | os.PathLike[str]) -> tuple[Task, list[str]]:
     InputError
         No ``split.json`` there, or one that can't be read.
     """
+    task, sets = first_sets(models)
+    return task, list(sets["test"])
+
+
+def first_sets(models: str | os.PathLike[str]) -> tuple[Task, dict[str, list[str]]]:
+    """Return the task of an ensemble, and exam keys by set, of its first member.
+
+    Members for bones share their sets; those for cartilage share test alone.
+
+    Raises
+    ------
+    InputError
+        No ``split.json`` there, or one that can't be read.
+    """
     path = Path(models) / SPLIT
     if not path.is_file():
         raise InputError(
@@ -186,7 +200,8 @@ def unseen_exams(models: str | os.PathLike[str]) -> tuple[Task, list[str]]:
             reason=Reason.UNREADABLE_FILE,
         )
     known = _read_split(path)
-    return known["task"], list(next(iter(known["members"].values()))["test"])
+    first = next(iter(known["members"].values()))
+    return known["task"], {name: list(first[name]) for name in SPLITS}
 
 
 def _named(members: list[Recipe]) -> dict[str, Recipe]:

@@ -15,6 +15,7 @@ from qmri_lake.diagnosis.search import (
     TOTAL,
     Searched,
     best_of_each_start,
+    read_search,
     search,
     search_space,
 )
@@ -63,6 +64,12 @@ def test_search__a_part_and_the_rest_later(
     assert found.told == "2 of 612"
     assert found.models["start"].tolist() == ["random", "oa"]
     assert found.models["validation_auc"].between(0, 1).all()
+    again = read_search(out)
+    key = ["strategy", "bone", "start"]
+    pd.testing.assert_frame_equal(
+        again.models.sort_values(key, ignore_index=True),
+        found.models.sort_values(key, ignore_index=True),
+    )
     folder = out / "thickness" / "femur"
     assert {path.name for path in folder.iterdir()} == {
         "oa-18-0.001-none", "random-18-0.001-none"
@@ -111,6 +118,8 @@ def test_search__refuses(judged: Lake, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=r"no start 'imagnet'.*Did you mean imagenet"):
         search(judged, out=tmp_path / "a", starts=["imagnet"])
     assert not (tmp_path / "a").exists()
+    with pytest.raises(NotFoundError, match=r"no card.json.*Search first"):
+        read_search(tmp_path)
 
 
 def test_best_of_each_start__by_auc_then_loss() -> None:

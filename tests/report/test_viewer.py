@@ -18,25 +18,21 @@ from PIL import Image
 import qmri_lake as ql
 from qmri_lake.cli import main
 from qmri_lake.errors import NotFoundError
-from qmri_lake.phantom import Archive, write_archive
+from qmri_lake.phantom import Archive
 from qmri_lake.report.maps import ORDER, SHOWN, one_bone
 from qmri_lake.report.viewer import _STRIDE, write_view
 from qmri_lake.surface import directions, map_mesh
 from tests.report.test_report import _Checker
 
 
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
-    return write_archive(tmp_path_factory.mktemp("oai") / "a", exams=2, shape=(40, 96, 96))
+@pytest.fixture
+def archive(drawn_archive: Archive) -> Archive:
+    return drawn_archive
 
 
-@pytest.fixture(scope="module")
-def lake(archive: Archive, tmp_path_factory: pytest.TempPathFactory) -> ql.Lake:
-    path = tmp_path_factory.mktemp("lake") / "oai.lake"
-    lake = ql.ingest(archive.path, path, masks=archive.truth).lake
-    lake.run("t2")
-    lake.run("sphere")
-    return lake.refresh()
+@pytest.fixture
+def lake(drawn_lake: ql.Lake) -> ql.Lake:
+    return drawn_lake
 
 
 def exam_of(lake: ql.Lake, knee: str) -> str:
