@@ -39,10 +39,17 @@ def main(url: str, bones: str = "", cartilage: str = "") -> None:
 
         # 5. Thickness, volume and T2 of regions, for people.
         print(lake.run("region", both, cluster=workers))
+
+        # 6. Knees without multi-echo images, such as the left ones of the OAI: without T2.
+        others = set(cohort.exams["exam"]) - set(both.exams["exam"])
+        if others:
+            alone = cohort.of_exams(others, "without multi-echo images")
+            print(lake.run("sphere", alone, with_t2=False, cluster=workers))
+            print(lake.run("region", alone, with_t2=False, cluster=workers))
     ql.region_table(lake.cohort()).to_csv(f"{url}.regions.csv", index=False)
 
-    # 6. What is odd or went wrong, a version to cite, and a page to look at.
-    print(lake.failures())
+    # 7. What is odd or went wrong, a version to cite, and a page to look at.
+    print(lake.failures().to_string(index=False))
     print(f"snapshot {lake.snapshot}")
     print(write_report(lake, f"{url}.report.html", cohort))
 

@@ -34,7 +34,7 @@ def main(url: str, bones: str, cartilage: str) -> None:
         print(lake.run("t2", both, cluster=workers))
 
     # 5. What is odd or went wrong, a version to cite, and a page to look at.
-    print(lake.failures())
+    print(lake.failures().to_string(index=False))
     print(f"snapshot {lake.snapshot}")
     print(write_report(lake, f"{url}.report.html", cohort))
 

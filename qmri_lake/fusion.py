@@ -107,7 +107,7 @@ def merge(
         mean = xr.DataArray(np.array(_IMAGENET_MEAN, np.float32), dims="channel")
         merged = (merged - mean) / xr.DataArray(np.array(_IMAGENET_SD, np.float32), dims="channel")
     order = (..., "channel", "azimuth", "polar")
-    attributes = {
+    attributes = {  # none of the map's own: here NaN is 0, and nothing has a unit
         "long_name": f"spherical maps, {strategy}",
         "strategy": strategy,
         "channels": ", ".join(
@@ -117,7 +117,8 @@ def merge(
         "imagenet": int(imagenet),
     }
     image: xr.DataArray = merged.astype(np.float32).transpose(*order)
-    return image.rename("image").assign_attrs(attributes)
+    image.attrs = attributes
+    return image.rename("image")
 
 
 def _map_of(maps: xr.DataArray | xr.Dataset) -> xr.DataArray:
@@ -172,6 +173,8 @@ def read_bone_sphere(path: str | os.PathLike[str]) -> NDArray[np.float32]:
 
     Raises
     ------
+    NotFoundError
+        No such file.
     InputError
         A file that can't be read, without ``bone_sphere``, of another size, or whose channels
         differ: what they would mean is not known.
@@ -180,6 +183,8 @@ def read_bone_sphere(path: str | os.PathLike[str]) -> NDArray[np.float32]:
     from scipy.io.matlab import MatReadError
 
     name = Path(path).name
+    if not Path(path).is_file():
+        raise NotFoundError("no such file", expected="a .mat file", where=os.fspath(path))
     try:
         found = loadmat(path, variable_names=[_KEY])
     except (OSError, ValueError, NotImplementedError, MatReadError) as error:

@@ -29,6 +29,7 @@ from qmri_lake.storage import (
     open_root,
     translated_errors,
 )
+from qmri_lake.summary import counted
 from qmri_lake.variables import REGISTRY, sizes_of
 from qmri_lake.visits import store_visits
 from qmri_lake.writing import append_exams, declare, exam_count, group_sizes
@@ -69,12 +70,12 @@ class IngestResult:
 
     def __str__(self) -> str:
         parts = [f"{n} {group} series" for group, n in self.added.items() if n]
-        parts += [f"masks of {self.masks} exams"] if self.masks else []
-        parts += [f"{self.visits} clinical rows"] if self.visits else []
+        parts += [f"masks of {counted(self.masks, 'exam')}"] if self.masks else []
+        parts += [counted(self.visits, "clinical row")] if self.visits else []
         text = f"added {', '.join(parts) or 'nothing'}"
-        text += f"; {self.present} series were there before" if self.present else ""
-        text += f"; {len(self.repeats)} repeats left out" if self.repeats else ""
-        return f"{text}; {len(self.problems)} problems"
+        text += f"; {self.present} series there before" if self.present else ""
+        text += f"; {counted(len(self.repeats), 'repeat')} left out" if self.repeats else ""
+        return f"{text}; {counted(len(self.problems), 'problem')}"
 
 
 def problem_table(problems: Sequence[Problem]) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import pandas as pd
 from qmri_lake.status import STATE, read_messages, read_runs, read_status, status_steps
 from qmri_lake.storage import Node
 
-__all__ = ["count_states", "list_failures", "list_runs"]
+__all__ = ["count_imported", "count_states", "list_failures", "list_runs"]
 
 
 def count_states(root: Node, rows: np.ndarray[Any, Any], length: int) -> pd.DataFrame:
@@ -21,6 +21,13 @@ def count_states(root: Node, rows: np.ndarray[Any, Any], length: int) -> pd.Data
         state = read_status(root, step, length).state[rows]
         counts[step] = {name: int((state == value).sum()) for name, value in STATE.items()}
     return pd.DataFrame.from_dict(counts, orient="index", columns=list(STATE))
+
+
+def count_imported(root: Node, step: str, rows: np.ndarray[Any, Any], length: int) -> int:
+    """Count the exams at `rows` whose product was imported: no run replaces it unasked."""
+    status = read_status(root, step, length)
+    imports = [number for number, record in read_runs(root).items() if record["step"] == "import"]
+    return int((status.usable & np.isin(status.run, imports))[rows].sum())
 
 
 def list_failures(root: Node, exams: pd.Series[Any], steps: Sequence[str]) -> pd.DataFrame:

@@ -68,6 +68,11 @@ def test_merge__keeps_its_input_and_takes_a_group(maps: xr.DataArray) -> None:
     xr.testing.assert_equal(maps.compute(), before)
 
 
+def test_merge__has_no_attributes_of_what_it_is_made_of(maps: xr.DataArray) -> None:
+    image = merge(maps.assign_attrs(units="mm", fill_meaning="no value there"), "all")
+    assert set(image.attrs) == {"long_name", "strategy", "channels", "imagenet"}
+
+
 def test_merge__says_what_is_missing(maps: xr.DataArray) -> None:
     with pytest.raises(NotFoundError, match=r"no strategy 'al'.*Did you mean.*all"):
         merge(maps, "al")
@@ -102,6 +107,8 @@ def test_bone_sphere__what_is_odd_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.mat").write_text("not MATLAB " * 20)
     with pytest.raises(InputError, match=r"no \.mat file"):
         read_bone_sphere(tmp_path / "text.mat")
+    with pytest.raises(NotFoundError, match="no such file"):
+        read_bone_sphere(tmp_path / "nobody.mat")
     with pytest.raises(InputError, match="0 mm"):
         write_bone_sphere(tmp_path / "x.mat", np.zeros((224, 224)))
     with pytest.raises(InputError, match="9 x 9 values"):

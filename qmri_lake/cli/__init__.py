@@ -49,7 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = command().main(given or ["--help"], prog_name="qmri-lake", standalone_mode=False)
     except TyperException as error:
         where = getattr(getattr(error, "ctx", None), "command_path", "qmri-lake")
-        _say(f"error: {_one_line(error.format_message())} See `{where} --help`.")
+        said = _one_line(error.format_message()).rstrip(".")
+        if getattr(error, "option_name", "") in ("--lake", "-l"):
+            said += f"; the lake stands by itself: {where} LAKE"
+        _say(f"error: {said}. See `{where} --help`.")
         return NOT_DONE
     except Stopped as stop:
         _say(_one_line(stop))

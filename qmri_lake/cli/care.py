@@ -23,6 +23,7 @@ def info(
     """Show a lake: exams, arrays, what has been computed, its last commits."""
     from qmri_lake.cli.progress import console
     from qmri_lake.lake import open_lake
+    from qmri_lake.ledger import count_imported
     from qmri_lake.summary import (
         ago,
         array_sizes,
@@ -45,6 +46,10 @@ def info(
         _show(visits.reset_index(), "Exams by timepoint and knee")
     status = opened.status()
     if len(status):
+        rows = opened.cohort().rows
+        status["of these imported"] = [
+            count_imported(opened.root, str(step), rows, len(opened)) for step in status.index
+        ]
         shown = status.loc[:, (status != 0).any()]
         _show(shown.rename_axis(index="step").reset_index(), "Steps")
     history = opened.history(commits)
@@ -99,7 +104,8 @@ def failures(
     if found.empty:
         console.print("nothing failed")
         return 0
-    _show(found, counted(len(found), "exam"))
+    exams, steps = (counted(found[name].nunique(), name) for name in ("exam", "step"))
+    _show(found, f"{exams} in {steps}")
     return int((found["state"] == "failed").any())
 
 

@@ -207,13 +207,16 @@ def show_ingest(result: IngestResult) -> None:
 
 def show_problems(problems: Sequence[Problem]) -> None:
     """Print a table of problems, the first 50."""
+    from rich import box
     from rich.table import Table
 
     from qmri_lake.cli.progress import console
+    from qmri_lake.summary import counted
 
     if not problems:
         return
-    table = Table(title=f"{len(problems)} problems", title_justify="left")
+    ruled = console.is_terminal  # a log's lines are long, and no frame is to stand around them
+    table = Table(box=box.HEAVY_HEAD if ruled else box.SIMPLE_HEAD, pad_edge=ruled, show_edge=ruled)
     columns: list[tuple[str, dict[str, Any]]] = [
         ("reason", {"style": "yellow", "no_wrap": True}), ("where", {"overflow": "fold"}),
         ("found; expected", {}), ("what to do", {}),
@@ -223,6 +226,7 @@ def show_problems(problems: Sequence[Problem]) -> None:
     for problem in problems[:50]:
         said = "; ".join(part for part in (problem.found, problem.expected) if part)
         table.add_row(str(problem.reason), problem.where, said, problem.todo)
+    console.print(counted(len(problems), "problem"), style="italic")
     console.print(table)
     if len(problems) > 50:
         console.print(f"... and {len(problems) - 50} more: --problems FILE.csv keeps them all")

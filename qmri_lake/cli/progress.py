@@ -1,18 +1,25 @@
-"""Progress of long work as rich bars: listeners of runs and trainings, and counters."""
+"""Progress of long work as rich bars: listeners of runs and trainings, and counters.
+
+Where the output is no terminal but a file, bars become a line now and then.
+"""
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    Task,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -24,18 +31,59 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainingBar", "console", "counting", "reading", "run_bar", "training_bar"]
 
-console = Console(highlight=False, markup=False)
-"""Where commands print. Without a terminal it prints plain text, and no bars.
+_UNBROKEN = 10_000
+"""Columns of what is no terminal: a line of a log or a pipe is as long as what it says."""
+_EVERY = 30.0
+"""Seconds from one line to the next, where there are no bars. Short work says nothing."""
+
+
+class _Console(Console):
+    @property
+    def size(self) -> ConsoleDimensions:
+        found = super().size
+        asked_for = self.is_terminal or "COLUMNS" in os.environ
+        return found if asked_for else found._replace(width=_UNBROKEN)
+
+    @size.setter
+    def size(self, new_size: tuple[int, int]) -> None:
+        self._width, self._height = new_size
+
+
+console = _Console(highlight=False, markup=False)
+"""Where commands print. Without a terminal it prints plain text, and breaks no line, unless the
+environment says COLUMNS.
 
 Without markup: a path or a message may hold brackets, and they are to be seen.
 """
 
-_ERRORS = Console(stderr=True, highlight=False, markup=False)
+_ERRORS = _Console(stderr=True, highlight=False, markup=False)
+
+
+class _Bars(Progress):
+    """Bars in a terminal; elsewhere, what stands beside them, in a line every half minute."""
+
+    def __init__(self, *columns: Any, **options: Any) -> None:
+        super().__init__(*columns, **options)
+        self._said = time.monotonic()
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        super().update(task_id, **changes)
+        if self.disable and time.monotonic() - self._said >= _EVERY:
+            self._said = time.monotonic()
+            task = next(t for t in self.tasks if t.id == task_id)
+            self.console.print(" ".join(" ".join(self._words(task)).split()))
+
+    def _words(self, task: Task) -> Iterator[str]:
+        for column in self.columns:
+            if isinstance(column, TimeRemainingColumn):
+                yield f"{column(task)} left" if task.time_remaining is not None else ""
+            elif not isinstance(column, (SpinnerColumn, BarColumn, str)):
+                yield str(column(task))
 
 
 def _bar(*columns: Any) -> Progress:
     # On the error stream, so that a redirected result holds nothing but the result.
-    return Progress(*columns, console=_ERRORS, transient=True, disable=not _ERRORS.is_terminal)
+    return _Bars(*columns, console=_ERRORS, transient=True, disable=not _ERRORS.is_terminal)
 
 
 @contextmanager

@@ -21,6 +21,8 @@ _WAITING = {
     "ingest_dess": "these exams have no DESS series.",
     "register": "no cartilage mask on the MSME grid; carry one over by `run register`, import one "
     "by `ingest --masks`, or use `--set within=all`.",
+    "t2": "fit T2 by `run t2`. Exams without multi-echo images never get one: choose them by "
+    "`--cohort` and say `--set with_t2=false`.",
     "sphere": "make spherical maps by `run sphere`.",
 }
 """What a user can do for exams that wait for another step."""
@@ -63,11 +65,19 @@ def run(
     t2: fits T2 to the multi-echo images. Parameters: within=cartilage (default) or all,
     model=mono (default) or epg, skip_first_echo=true, bounds=0,100 (ms), r2_min=0.8.
 
+    sphere: maps each bone's shape, the cartilage's thickness and its T2 onto spheres. Parameters:
+    with_t2=true (false: shape and thickness alone), method=normal (default) or nearest, closing=5.0
+    (mm), articular=FILE.nc (a template of where healthy knees have cartilage).
+
+    region: averages thickness, volume and T2 over 22 regions of cartilage. Parameters:
+    with_t2=true, articular=FILE.nc.
+
     predict_oa, predict_pain: ask classifiers about spherical maps, and take their means over bones.
     Parameters: models=FOLDER (required; as train writes it).
     """
     from qmri_lake.cli.progress import console, run_bar
     from qmri_lake.lake import open_lake
+    from qmri_lake.ledger import count_imported
 
     values = parameters(set_ or [])
     opened = open_lake(lake, mode="r" if plan else "r+")
@@ -82,12 +92,20 @@ def run(
             listeners=[bar], **values,
         )  # fmt: skip
     console.print(str(result))
+    if result.up_to_date:
+        rows = opened.cohort(cohort).rows
+        imported = count_imported(opened.root, result.step, rows, len(opened))
+        if imported:
+            console.print(
+                f"{imported:,} of them imported, not computed: they stay as they are. `--variant "
+                "NAME` computes a second version beside them."
+            )
     if cohort and not len(opened.cohort(cohort)):
         console.print(f"no exam matches {cohort}")
     for needed in result.waiting:
         if hint := _WAITING.get(needed):
             console.print(f"waiting for {needed}: {hint}")
-    if result.failed:
+    if result.failed or result.counts.get("flagged"):
         console.print(f"why: qmri-lake failures {shlex.quote(lake)} --step {result.step}")
     return int(result.failed > 0)
 

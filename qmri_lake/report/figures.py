@@ -20,8 +20,8 @@ from qmri_lake.report.t2 import BINS, EVERYWHERE
 from qmri_lake.tissues import BONE, CARTILAGE, NO_MASK
 
 __all__ = [
-    "directions", "draw_dess", "draw_t2", "exam_figure", "fullest_slice", "histogram_figure",
-    "kl_figure", "placed", "t2_box",
+    "dess_figure", "directions", "draw_dess", "draw_t2", "exam_figure", "fullest_slice",
+    "histogram_figure", "kl_figure", "placed", "t2_box",
 ]  # fmt: skip
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
@@ -69,6 +69,24 @@ def exam_figure(dess: xr.Dataset | None, msme: xr.Dataset) -> Figure:
             axes[2].text(0.5, 0.5, "no T2 was accepted", ha="center", transform=axes[2].transAxes)
     bar = fig.colorbar(shown, ax=axes[2], shrink=0.85, extend="both")
     bar.set_label("T2 [ms]")
+    return fig
+
+
+def dess_figure(dess: xr.Dataset) -> Figure:
+    """Draw an exam that has no T2: three DESS slices with outlines of what is segmented.
+
+    Parameters
+    ----------
+    dess : Dataset
+        One exam of group ``dess``, without the ``exam`` dimension; lazy is fine.
+    """
+    count = int(dess["extent"].values[0]) if "extent" in dess else dess.sizes["slice"]
+    fig = Figure(figsize=(11.5, 4.3), layout="constrained")
+    # Through both compartments and between them, whichever side comes first.
+    for ax, share in zip(fig.subplots(1, 3), (0.3, 0.5, 0.7), strict=True):
+        index = int(share * count)
+        _draw_slice(ax, dess, index)
+        ax.set_title(f"{ax.get_title()}, slice {index}", fontsize=9)
     return fig
 
 
@@ -140,7 +158,10 @@ def draw_dess(ax: Axes, dess: xr.Dataset | None, msme: xr.Dataset, chosen: int) 
         ax.set_axis_off()
         ax.text(0.5, 0.5, "no DESS", ha="center", transform=ax.transAxes)
         return
-    index = _same_place(dess, msme, chosen)
+    _draw_slice(ax, dess, _same_place(dess, msme, chosen))
+
+
+def _draw_slice(ax: Axes, dess: xr.Dataset, index: int) -> None:
     names = [name for name in ("image", "bone", "cartilage") if name in dess]
     plane = dess[names].isel(slice=index).compute(scheduler="synchronous")
     image, spacing = plane["image"].values, _spacing(dess)[1:]

@@ -51,7 +51,7 @@ def write_report(
     cohort : Cohort or query, optional
         Which exams; default all.
     exams : int
-        How many exams with T2 are shown with pictures: the first of them, evenly spread.
+        How many exams are shown with pictures, evenly spread: DESS and T2, or DESS alone.
     title : str, optional
         Default: the name of the lake.
     models : sequence of paths
@@ -91,13 +91,14 @@ def write_report(
         visits=_html(_indexed(exams_by_visit(chosen.exams), "months")),
         steps=_html(_indexed(lake.status(chosen), "step")),
         failures=_failures(lake, chosen),
-        pictures=_pictures(lake, ready, exams),
+        pictures=_pictures(lake, chosen, exams),
         plots=_plots(lake, summary),
         tissues=_html(_by_tissue(summary.table), digits=1),
         per_exam=_html(_by_exam(summary.table), digits=1),
         outcomes=_html(_outcomes(summary)),
         segmentation=_segmentation(lake, chosen, models),
         maps=_maps(lake, chosen),
+        regions=_html(_by_region(chosen)),
         runs=_html(_runs(lake)),
         history=_html(_history(lake)),
     )
@@ -140,7 +141,7 @@ def _maps(lake: Lake, cohort: Cohort) -> dict[str, Any] | None:
         both = mapped.require("region/thickness")
         if len(both):
             table = map_agreement(lake.load("sphere", both), lake.load("region", both))
-            words = f"Means over maps and over their sources, {counted(len(both), 'exam')}"
+            words = f"Figure S3: means over maps and over sources, {counted(len(both), 'exam')}"
             figures[words] = figure_s3(table)
     if len(mapped) > 1:
         words = f"Mean maps of {counted(len(mapped), 'exam')}"
@@ -163,22 +164,34 @@ def _spread_over(cohort: Cohort, count: int) -> list[str]:
     return [str(exam) for exam in cohort.exams["exam"].iloc[places]]
 
 
-def _pictures(lake: Lake, ready: Cohort | None, count: int) -> list[dict[str, str]]:
-    """Draw `count` exams, evenly spread over the cohort."""
-    if ready is None or not len(ready) or not count:
+def _pictures(lake: Lake, cohort: Cohort, count: int) -> list[dict[str, str]]:
+    """Draw `count` exams, evenly spread over those of the cohort that have images."""
+    with_t2 = _having(lake, cohort, "msme/image", "msme/t2")
+    with_dess = _having(lake, cohort, "dess/image")
+    shown = cohort.of_exams(sorted(with_t2 | with_dess), "with images")
+    if not len(shown) or not count:
         return []
-    from qmri_lake.report.figures import exam_figure
+    from qmri_lake.report.figures import dess_figure, exam_figure
 
     grades = _grades(lake)
     found = []
-    for exam in _spread_over(ready, count):
-        has_dess = "dess" in lake.groups() and len(lake.select(exam=exam).require("dess/image"))
-        dess = lake.load("dess", exam=exam).isel(exam=0) if has_dess else None
-        figure = exam_figure(dess, lake.load("msme", exam=exam).isel(exam=0))
+    for exam in _spread_over(shown, count):
+        dess = lake.load("dess", exam=exam).isel(exam=0) if exam in with_dess else None
+        if exam in with_t2:
+            figure = exam_figure(dess, lake.load("msme", exam=exam).isel(exam=0))
+        elif dess is not None:
+            figure = dess_figure(dess)
         grade = grades.get(exam)
         title = exam if grade is None else f"{exam}, KL {grade:.0f}"
         found.append({"exam": title, "png": _png(figure)})
     return found
+
+
+def _having(lake: Lake, cohort: Cohort, *paths: str) -> set[str]:
+    """Return the exams of a cohort that have all of these variables."""
+    if not set(paths) <= set(lake.variables()):
+        return set()
+    return set(cohort.require(*paths).exams["exam"])
 
 
 def _plots(lake: Lake, summary: T2Summary) -> list[dict[str, str]]:
@@ -237,6 +250,34 @@ def _by_exam(table: pd.DataFrame) -> pd.DataFrame:
             "median": "median [ms]",
         }
     )  # fmt: skip
+
+
+def _by_region(cohort: Cohort) -> pd.DataFrame:
+    """Summarise regions of cartilage over exams; empty without region averages."""
+    if not _having(cohort.lake, cohort, "region/thickness"):
+        return pd.DataFrame()
+    from qmri_lake.surface.region_step import region_table
+    from qmri_lake.surface.regions import REGIONS
+
+    table = region_table(cohort)
+    shown = {"thickness [mm]": 2, "denuded [percent]": 1, "volume [mm3]": 0, "t2 [ms]": 1}
+    rows = []
+    for name, mine in table.groupby("region", sort=False):
+        values = {
+            column.replace("t2", "T2").replace("percent", "%"): _mean_and_sd(mine[column], digits)
+            for column, digits in shown.items()
+            if column in mine
+        }
+        count = int(mine["thickness [mm]"].notna().sum())
+        rows.append({"region": name, "where": REGIONS[str(name)], "exams": count, **values})
+    return pd.DataFrame(rows)
+
+
+def _mean_and_sd(values: pd.Series[Any], digits: int) -> str:
+    if not values.notna().any():
+        return "–"
+    spread = f" ± {values.std():,.{digits}f}" if values.count() > 1 else ""
+    return f"{values.mean():,.{digits}f}{spread}"
 
 
 def _outcomes(summary: T2Summary) -> pd.DataFrame:

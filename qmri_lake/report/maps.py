@@ -79,8 +79,9 @@ def map_atlas(sphere: xr.Dataset) -> Figure:
     Figure
         Polar angle to the right, azimuth downwards, as stored. Fixed colours: thickness 0 to 4 mm,
         T2 20 to 70 ms, bone shape by bone; values beyond have the end's colour. Denuded bone, bone
-        that is not articular, and articular bone without a value each have a colour of their own.
-        On bone shape a line runs around the articular area.
+        that is not articular, and articular bone without a value each have a colour of their own;
+        of a bone that could not be mapped the figure says so. On bone shape a line runs around the
+        articular area.
 
     Raises
     ------
@@ -268,6 +269,8 @@ def draw_map(
     limits = BONE_SHAPE_RANGE[bone] if biomarker == "bone_shape" else look.limits
     where: dict[str, Any] = {"extent": (0, POLAR_MAX[bone], 180, -180), "aspect": "auto"}
     ax.imshow(_background(values, states), **where)
+    if states is not None and not _mapped(states):
+        ax.text(0.5, 0.5, "not mapped", ha="center", transform=ax.transAxes)
     if states is not None and biomarker != "bone_shape":
         values = np.where(states == SURFACE_STATUS["covered"], values, np.nan)
     shown = ax.imshow(values, cmap=look.colours, vmin=limits[0], vmax=limits[1],
@@ -282,9 +285,16 @@ def _background(values: NDArray[Any], states: NDArray[Any] | None) -> NDArray[np
     plain = np.empty((*values.shape, 3))
     plain[:] = to_rgb(COLOURS["not articular"])
     if states is not None:
+        if not _mapped(states):
+            plain[:] = 1.0
         plain[states == SURFACE_STATUS["covered"]] = to_rgb(COLOURS["no value"])
         plain[states == SURFACE_STATUS["denuded"]] = to_rgb(COLOURS["denuded"])
     return plain
+
+
+def _mapped(states: NDArray[Any]) -> bool:
+    """Tell a bone that was mapped from one that is absent: each pixel of a map has a status."""
+    return bool(np.isin(states, list(SURFACE_STATUS.values())).any())
 
 
 def _outline(ax: Axes, states: NDArray[Any], polar_max: float) -> None:

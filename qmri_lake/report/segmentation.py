@@ -282,8 +282,8 @@ def _picked(table: pd.DataFrame) -> dict[str, str]:
 
 def _caption(kind: str, picked: Mapping[str, str]) -> str:
     if len(picked) == 1:
-        return f"{_TITLES[kind]}: the only exam"
-    return f"{_TITLES[kind]}: {', '.join(picked.values())} exam by mean MPTS"
+        return f"Figure S2, {_TITLES[kind].lower()}: the only exam"
+    return f"Figure S2, {_TITLES[kind].lower()}: {', '.join(picked.values())} exam by mean MPTS"
 
 
 def agreement_figure(

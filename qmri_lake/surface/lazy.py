@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qmri_lake.compute import one_exam_a_block
 from qmri_lake.errors import InputError, Reason, RunError
-from qmri_lake.pairs import VOLUME, check_same_exams, check_variables, check_whole
+from qmri_lake.pairs import VOLUME, check_same_exams, check_variables, check_whole, refuse_part
 from qmri_lake.variables import FIXED_SIZES, Variable
 
 __all__ = ["arguments", "check_with_t2", "each_exam", "no_bone", "product", "read_by"]
@@ -106,7 +106,7 @@ def each_exam(
         input_core_dims=[[str(d) for d in a.dims if d != "exam"] for a in inputs.values()],
         output_core_dims=[list(v.dims) for v in variables],
         kwargs={
-            "names": list(inputs), "kernel": kernel,
+            "names": list(inputs), "kernel": kernel, "where": where,
             "empty": [(v.shape(sizes), v.fill, v.dtype) for v in variables],
         },
         dask="parallelized",
@@ -137,23 +137,25 @@ def _dims(array: xr.DataArray, names: Mapping[str, str]) -> dict[str, str]:
 
 
 def _block(
-    *arrays: Any, names: list[str], kernel: Kernel, empty: list[tuple[Any, Any, str]]
+    *arrays: Any, names: list[str], kernel: Kernel, where: str, empty: list[tuple[Any, Any, str]]
 ) -> tuple[NDArray[Any], ...]:
     """Take a Dask block of any number of exams, one after another."""
     if arrays[0].ndim == 3:
-        return tuple(_inside(dict(zip(names, arrays, strict=True)), kernel))
+        return tuple(_inside(dict(zip(names, arrays, strict=True)), kernel, where))
     out = tuple(np.full((len(arrays[0]), *shape), fill, dtype) for shape, fill, dtype in empty)
     for row, exam in enumerate(zip(*arrays, strict=True)):
-        made = _inside(dict(zip(names, exam, strict=True)), kernel)
+        made = _inside(dict(zip(names, exam, strict=True)), kernel, where)
         for values, value in zip(out, made, strict=True):
             values[row] = value
     return out
 
 
-def _inside(exam: dict[str, Any], kernel: Kernel) -> Sequence[NDArray[Any]]:
+def _inside(exam: dict[str, Any], kernel: Kernel, where: str) -> Sequence[NDArray[Any]]:
     """Take one exam inside its own extent."""
     extent = exam.pop("extent", None)
     if extent is not None and (extent > 0).all():
+        if (extent > exam["bone"].shape).any():  # which starts at the first voxel, and ends early
+            raise refuse_part("DESS", where)
         box = tuple(slice(0, int(n)) for n in extent)
         exam["bone"], exam["cartilage"] = exam["bone"][box], exam["cartilage"][box]
     return kernel(**{**exam, "knee": str(np.asarray(exam["knee"]).item())})

@@ -127,7 +127,9 @@ def checked_affine(affine: ArrayLike, where: str, *, square: bool = True) -> Aff
     """
     matrix = np.asarray(affine, np.float64)
     fault = ""
-    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+    if matrix.shape != (4, 4):
+        fault = f"an affine of {' x '.join(map(str, matrix.shape)) or 'one number'}"
+    elif not np.isfinite(matrix).all():
         fault = "no finite affine"
     else:
         spacing = np.linalg.norm(matrix[:3, :3], axis=0)
@@ -162,6 +164,7 @@ def _masks(bone: Any, cartilage: Any, name: str) -> tuple[Any, Any]:
         if kind(given) not in "bui":
             raise InputError(
                 f"{what} of {given.dtype}", expected="a mask, or labels", where=name,
+                todo="If they are labels, say so: .astype(np.uint8).",
                 reason=Reason.UNREADABLE_VALUE,
             )  # fmt: skip
         top = 1 if kind(given) == "b" or not given.size else int(xp.max(given))

@@ -146,11 +146,15 @@ def spherical_map(
     flags = list(occupancy.odd)
     missing = int(np.isnan(seen.rho[window]).sum())
     if missing:
-        flags.append(f"{missing} pixels see no end of the {bone_name}: the field of view cuts it")
+        flags.append(
+            f"{missing} pixels see no end of the {bone_name}, {missing / SIZE**2:.1%} of its map: "
+            "the field of view cuts it"
+        )
     over = float(np.nansum((area * seen.thickness)[window]))
     if over < _ELSEWHERE * occupancy.volume:
         flags.append(
-            f"{over / occupancy.volume:.0%} of the cartilage lies where the map sees the bone"
+            f"only {over / occupancy.volume:.0%} of the cartilage lies where the map sees the "
+            f"{bone_name}"
         )
     return _dataset(made, seen.status, bone_name).assign_attrs(
         bone=bone_name,

@@ -59,11 +59,12 @@ def articular_template(
     seen = (status >= min(SURFACE_STATUS.values())) & (status <= max(SURFACE_STATUS.values()))
     covered = (status == SURFACE_STATUS["covered"]).sum("exam")
     area: xr.DataArray = covered >= share * seen.any(("azimuth", "polar")).sum("exam")
-    return (
-        (area & (covered > 0))
-        .rename("articular")
-        .assign_attrs(long_name="Articular area", exams=len(chosen), query=query, share=share)
-    )
+    template = (area & (covered > 0)).rename("articular")
+    # None of the status that it is made of: true and false are no flags.
+    template.attrs = {
+        "long_name": "Articular area", "exams": len(chosen), "query": query, "share": share,
+    }  # fmt: skip
+    return template
 
 
 def as_template(given: ArrayLike | xr.DataArray | str | os.PathLike[str]) -> NDArray[np.bool_]:

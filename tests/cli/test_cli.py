@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shlex
@@ -18,6 +19,8 @@ import pytest
 import qmri_lake as ql
 from qmri_lake.cli import main
 from qmri_lake.phantom import Archive, write_archive
+from qmri_lake.run import Committed, ExamDone, RunStarted
+from qmri_lake.steps import find_step
 from qmri_lake.storage import commit, open_root
 from qmri_lake.writing import Change
 from tests.conftest import Judge
@@ -84,7 +87,7 @@ def test_ingest__problems_are_listed_and_told_by_the_exit_code(
 def test_info__says_what_there_is(url: str, capsys: Capture) -> None:
     assert main(["info", url]) == 0
     printed = capsys.readouterr().out
-    for word in ("3 exams", "16 x 48 x 48", "Steps", "t2", "Last commits", "v1"):
+    for word in ("3 exams", "16 x 48 x 48", "Steps", "of these imported", "Last commits", "v1"):
         assert word in printed
     assert main(["info", url, "--ref", "v1"]) == 0
 
@@ -173,6 +176,77 @@ def test_run__says_what_exams_wait_for(archive: Archive, tmp_path: Path, capsys:
     assert "no exam matches timepoint == 7" in capsys.readouterr().out
 
 
+def test_run__says_what_was_imported_and_what_is_flagged(
+    archive: Archive, tmp_path: Path, capsys: Capture
+) -> None:
+    lake = str(tmp_path / "l.lake")
+    ql.ingest(archive.path, lake, masks=archive.truth)
+    assert main(["run", "register", "--lake", lake]) == 0
+    printed = capsys.readouterr().out
+    assert "3 already done" in printed
+    assert "3 of them imported, not computed" in printed
+    assert main(["run", "t2", "--lake", lake]) == 0
+    assert main(["run", "t2", "--lake", lake]) == 0
+    assert "imported" not in capsys.readouterr().out
+    assert main(["run", "region", "--lake", lake]) == 0  # so coarse that some have no notch
+    printed = capsys.readouterr().out
+    assert "flagged" in printed
+    assert "--step region" in printed
+
+
+def test_run__help_says_every_step_and_parameter(capsys: Capture) -> None:
+    assert main(["run", "--help"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    names = "segment_bones segment_cartilage check_masks register t2 sphere region predict_oa"
+    for name in (*names.split(), "predict_pain"):
+        assert name in printed
+        for parameter in inspect.signature(find_step(name).function).parameters.values():
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                assert f"{parameter.name}=" in printed, (name, parameter.name)
+
+
+def test_output__that_is_no_terminal_breaks_no_line(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.delenv("COLUMNS")
+    lake = str(tmp_path / "l.lake")
+    assert main(["ingest", str(archive.path), "--lake", lake]) == 0
+    assert main(["run", "t2", "--lake", lake]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert next(line for line in lines if line.startswith("added")).endswith("; 0 problems")
+    assert next(line for line in lines if line.startswith("waiting for register:")).endswith(
+        "or use `--set within=all`."
+    )
+
+
+def test_progress__is_a_line_now_and_then_where_there_is_no_terminal(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    from qmri_lake.cli import progress
+
+    with progress.counting("exams") as count:
+        count(1, 3)
+    assert capsys.readouterr().err == ""  # short work says nothing
+    monkeypatch.setattr(progress, "_EVERY", 0.0)
+    with progress.counting("exams") as count:
+        count(1, 3)
+    assert capsys.readouterr().err == "exams 1/3\n"
+    with progress.run_bar() as listen:
+        listen(RunStarted("t2", 1, 2))
+        listen(ExamDone("9000001-000m-right", "flagged", "odd"))
+        listen(Committed("ABC", 1))
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == "t2 1/2 1 flagged"
+    assert last == "t2 1/2 1 flagged 1 committed"
+
+
+def test_errors__a_lake_that_stands_by_itself(url: str, capsys: Capture) -> None:
+    assert main(["failures", "--lake", url]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "the lake stands by itself: qmri-lake failures LAKE. See" in said
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_run__stopped_by_a_signal_keeps_what_has_arrived(tmp_path: Path, name: str) -> None:
     lake = array_lake(tmp_path / "l.lake", 40, (6, 160, 160))
@@ -185,7 +259,7 @@ def test_run__stopped_by_a_signal_keeps_what_has_arrived(tmp_path: Path, name: s
     process.send_signal(getattr(signal, name))
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said.startswith("stopped; what was committed is safe")
+    assert said.splitlines()[-1].startswith("stopped; what was committed is safe")
     done = int(lake.refresh().status()["done"].get("t2", 0))
     assert str(lake.run("t2")).startswith(f"t2: {40 - done} done")
 

@@ -50,6 +50,17 @@ def test_map_atlas__shows_each_map_and_each_state(sphere: xr.Dataset) -> None:
     assert str(exam.exam.item()) in figure.get_suptitle()
 
 
+def test_map_atlas__says_of_an_absent_bone_that_it_was_not_mapped(sphere: xr.Dataset) -> None:
+    exam = sphere.isel(exam=0).copy(deep=True)
+    exam["map"][0], exam["surface_status"][0] = np.nan, 255  # the patella, as step sphere has it
+    panels = [ax for ax in ql.report.map_atlas(exam).axes if len(ax.images) == 2]
+    said = {ax.get_title(): [text.get_text() for text in ax.texts] for ax in panels}
+    assert {title for title, words in said.items() if words == ["not mapped"]} == {
+        "patella: bone shape", "patella: cartilage thickness", "patella: T2",
+    }  # fmt: skip
+    assert (panels[-1].images[0].get_array() == 1).all()  # not the colour of bone
+
+
 def test_map_atlas__wants_one_exam(sphere: xr.Dataset) -> None:
     with pytest.raises(InputError, match="3 exams; expected one"):
         ql.report.map_atlas(sphere)

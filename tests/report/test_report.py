@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import qmri_lake as ql
-from qmri_lake.phantom import Archive, write_archive
+from qmri_lake.phantom import Archive, exams, knee, write_archive
 from qmri_lake.report import write_report
 from qmri_lake.report.figures import _direction, _same_place
 from qmri_lake.report.t2 import BINS, EVERYWHERE, summarise_t2
 from qmri_lake.tissues import CARTILAGE
-from tests.fixtures import array_lake
+from tests.fixtures import array_lake, knee_lake
 
 PNG = b"\x89PNG\r\n"
 
@@ -123,9 +123,24 @@ def test_write_report__names_no_person_and_no_place(
 
 def test_write_report__without_t2_says_what_to_do(archive: Archive, tmp_path: Path) -> None:
     lake = ql.ingest(archive.path, tmp_path / "oai.lake").lake
-    text = write_report(lake, tmp_path / "r.html").read_text(encoding="utf-8")
+    text = write_report(lake, tmp_path / "r.html", exams=2).read_text(encoding="utf-8")
     assert "qmri-lake run t2" in text
-    assert "<img" not in text
+    checker = _Checker()
+    checker.feed(text)
+    assert len(checker.images) == 2  # DESS alone
+    assert all(alt.startswith("Slices of") and png.startswith(PNG) for alt, png in checker.images)
+
+
+def test_write_report__averages_regions(tmp_path: Path) -> None:
+    lake = knee_lake(tmp_path / "l.lake", [knee(exam, shape=(40, 96, 96)) for exam in exams(2)])
+    lake.run("region")
+    text = write_report(lake, tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "Regions of cartilage" in text
+    table = ql.region_table(lake.cohort())
+    mine = table[table["region"] == "cMF"]["thickness [mm]"]
+    assert f"{mine.mean():.2f} ± {mine.std():.2f}" in text
+    for name in ql.surface.REGIONS:
+        assert f"<td>{name}</td>" in text
 
 
 def test_write_report__empty_cohort(lake: ql.Lake, tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ def test_spherical_map__bad_input_is_an_error_and_never_zeros() -> None:
         spherical_map(bone, cartilage, np.diag([0.7, 0.0, 0.4, 1.0]), **RIGHT)
     with pytest.raises(InputError, match="no finite affine"):
         spherical_map(bone, cartilage, np.full((4, 4), np.nan), **RIGHT)
+    with pytest.raises(InputError, match="an affine of 3 x 4"):
+        spherical_map(bone, cartilage, affine[:3], **RIGHT)
     with pytest.raises(InputError, match="on one grid"):
         spherical_map(bone[1:], cartilage, affine, **RIGHT)
     with pytest.raises(InputError, match="knee 'middle'"):
@@ -100,7 +102,7 @@ def test_spherical_map__cartilage_elsewhere_is_flagged() -> None:
     p = places(affine, shape)
     far = (np.linalg.norm(p, axis=-1) > 24) & (p[..., 2] < -15)
     found = spherical_map(bone, cartilage | far, affine, **RIGHT)
-    assert "of the cartilage lies where the map sees the bone" in found.flag
+    assert "of the cartilage lies where the map sees the femur" in found.flag
     assert float(found.thickness.max()) < 2.5  # what is not on the bone is not measured
 
 

@@ -192,6 +192,8 @@ def test_session__refuses(lake: ql.Lake) -> None:
         ql.spherical_maps(dess, msme.isel(exam=slice(None, None, -1)))
     with pytest.raises(InputError, match="a part of the DESS"):
         ql.spherical_maps(dess.isel(slice=slice(2, None)), msme)
+    with pytest.raises(InputError, match="a part of the DESS"):  # which ends before its extent
+        ql.spherical_maps(dess.isel(slice=slice(0, 20)), msme).compute()
     with pytest.raises(NotFoundError, match="no variable 't2' in msme"):
         ql.spherical_maps(dess, msme.drop_vars("t2"))
     never = dess.assign(bone=xr.full_like(dess["bone"], NO_MASK))
