@@ -36,7 +36,7 @@ SEEDS = (0, 1, 2)
 """Of the split, and of the models that learn on it."""
 LOOKED_THROUGH = ("femur", "tibia")
 """Bones whose thickness the paper looks at through models of pain."""
-EPOCHS = {"oa": 8, "pain": 8, "shuffled": 4}
+EPOCHS = {"oa": 6, "pain": 6, "shuffled": 4}
 KEY = {"strategy": "thickness", "predictor": "ptf"}
 QUADRANTS = ("posterior lateral", "anterior lateral", "anterior medial", "posterior medial")
 """Of azimuths from -180 degrees on, 90 degrees each."""
