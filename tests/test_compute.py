@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -33,6 +34,13 @@ def test_cluster__stills_its_workers_before_it_closes(
         assert client.submit(sum, [1, 2]).result() == 3
     assert beating == [True] * workers + [False] * workers
     assert capfd.readouterr().err == ""
+
+
+def test_cluster__lets_its_workers_keep_freed_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "MALLOC_TRIM_THRESHOLD_"
+    monkeypatch.delenv(name, raising=False)  # Dask leaves its own in the process that started one
+    with ql.cluster("cpu") as client:
+        assert set(client.run(os.environ.get, name).values()) == {None}
 
 
 def test_map_telling__finishes_the_others_before_it_raises() -> None:

@@ -292,6 +292,7 @@ def _store_tables(lake: Lake, chosen: Sequence[Exam], seed: int) -> tuple[int, t
 
 def _write_truth(fork: icechunk.ForkSession, task: _TruthTask) -> Outcome:
     """Evaluate one knee and write its truth; the work of one task."""
+    load_own_steps()  # a worker has declared nothing yet
     outcome = Outcome(task.row, task.exam, {}, fork)
     root = open_root(fork.store, "r+")
     at = set_up(task.truth, task.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,24 +37,52 @@ def planted_lake(
     Cartilage is 2.2 mm and random hills; a case's is up to 1.2 mm thinner around an azimuth of 90
     degrees, which is medial. T2 is nowhere; without `maps` all else is.
     """
-    lake = create_lake(str(path))
     rng = np.random.default_rng(seed)
     case = (rng.permutation(count) < count // 2).astype(int)
+    lake = _lake_of_knees(path, count)
+    if maps:
+        made = (planted_maps(np.random.default_rng([seed, row]), thin) for row, thin in
+                enumerate(case))  # fmt: skip
+        lake = _with_maps(lake, made)
+    return lake, pd.Series(case, index=[str(exam) for exam in lake.exams["exam"]])
+
+
+def hurting_lake(path: Path, count: int, *, seed: int = 0) -> tuple[Lake, pd.Series]:
+    """`count` patients with a right knee each, whose pain a place explains better than a mean.
+
+    The medial half is up to 1.2 mm thinner around two azimuths, 45 (in front) and 135 degrees
+    (behind), by depths that are drawn apart. Only the one in front hurts: its depth is the log odds
+    of pain. Group ``region`` has means of the femur: 15 degrees around 0 (TrF), medial and lateral.
+    """
+    rng = np.random.default_rng([seed, 1])
+    front, back = rng.uniform(0, 1, (2, count))
+    hurts = (rng.random(count) < 1 / (1 + np.exp(-8 * (front - 0.5)))).astype(int)
+    lake = _lake_of_knees(path, count)
+    made = [
+        planted_maps(np.random.default_rng([seed, row]), (front[row], back[row]), at=(45, 135))
+        for row in range(count)
+    ]
+    lake = _with_maps(lake, iter(made))
+    femur = np.stack([maps[2, 1] for maps, _ in made])
+    parts = {"TrF": abs(azimuths()) < 15, "MF": azimuths() >= 15, "LF": azimuths() <= -15}
+    means = {name: np.nanmean(femur[:, rows], axis=(1, 2)) for name, rows in parts.items()}
+    return add_regions(lake, means), pd.Series(hurts, index=[str(e) for e in lake.exams["exam"]])
+
+
+def _lake_of_knees(path: Path, count: int) -> Lake:
+    lake = create_lake(str(path))
     keys = pd.DataFrame(
         {"patient": 9000001 + np.arange(count), "timepoint": 0, "knee": ["right"] * count}
     )
     commit(lake.repo, lambda session: append_exams(session, keys), "Add exams")
-    lake = add_maps(lake.refresh())
+    return add_maps(lake.refresh())
 
-    label = pd.Series(case, index=[str(exam) for exam in lake.exams["exam"]])
-    if not maps:
-        return lake, label
 
+def _with_maps(lake: Lake, made: Iterator[tuple[np.ndarray, np.ndarray]]) -> Lake:
     def build(session):
         root = open_root(session.store, "r+")
         change = Change(runs={4: {"step": "sphere", "parameters": {}, "version": "1"}})
-        for row in range(count):
-            knee, status = planted_maps(np.random.default_rng([seed, row]), case[row])
+        for row, (knee, status) in enumerate(made):
             root["sphere/map"][row] = knee
             root["sphere/surface_status"][row] = status
             change.set_small("sphere/map_status", row, np.zeros(3, np.uint8))
@@ -61,19 +90,25 @@ def planted_lake(
         change(session)
 
     commit(lake.repo, build, "Add maps")
-    return lake.refresh(), label
+    return lake.refresh()
 
 
-def planted_maps(rng: np.random.Generator, thin: int) -> tuple[np.ndarray, np.ndarray]:
-    """Maps (bone, biomarker, azimuth, polar) and what their pixels are, thin or not."""
+def planted_maps(
+    rng: np.random.Generator, thin: float | Sequence[float], *, at: float | Sequence[float] = 90
+) -> tuple[np.ndarray, np.ndarray]:
+    """Maps (bone, biomarker, azimuth, polar) and what their pixels are; `thin` from 0 to 1."""
     hills = ndimage.gaussian_filter(rng.normal(size=(SIZE, SIZE)), 12, mode=("wrap", "nearest"))
     hills = 2.2 + rng.normal(0, 0.15) + 0.25 * hills / hills.std()
     maps = np.full((3, 3, SIZE, SIZE), np.nan, np.float32)
     status = np.full((3, SIZE, SIZE), 3, np.uint8)
     for k, bone in enumerate(("patella", "tibia", "femur")):
         around, down = azimuths()[:, None], polar_angles(bone)[None, :]
-        patch = np.exp(-(((around - 90) / 45) ** 2) - ((down - 40) / 20) ** 2)
-        thickness = np.clip(hills - thin * 1.2 * patch, 0.1, None)
+        wide = 45 if np.ndim(at) == 0 else 25
+        thickness = np.array(hills)
+        for depth, place in zip(np.atleast_1d(thin), np.atleast_1d(at), strict=True):
+            patch = np.exp(-(((around - place) / wide) ** 2) - ((down - 40) / 20) ** 2)
+            thickness -= depth * 1.2 * patch
+        thickness = np.clip(thickness, 0.1, None)
         status[k, :, down[0] < ARTICULAR_TO] = 1
         maps[k, 0] = 30.0
         maps[k, 1] = np.where(status[k] == 1, thickness, np.nan)

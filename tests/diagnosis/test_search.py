@@ -43,7 +43,7 @@ def test_search_space__is_34_a_model_and_612_in_all(preset: str) -> None:
     assert all(one.frozen == "none" for one in space.values() if one.start == "random")
     assert {one.task for one in space.values()} == {"pain"}
     from_oa = [one for one in space.values() if one.start == "oa"]
-    expected = (50, 1e-5) if preset == "paper" else (18, 1e-3)
+    expected = (50, 1e-5) if preset == "paper" else (18, 1e-4)
     assert {(one.depth, one.learning_rate) for one in from_oa} == {expected}
 
 
@@ -57,7 +57,7 @@ def test_search__a_part_and_the_rest_later(
     out = tmp_path / "search"
     part = {
         "oa": oa_models, "preset": "small", "strategies": "thickness", "bones": "femur",
-        "starts": ["oa", "random"], "depths": [18], "learning_rates": [1e-3], "epochs": 1,
+        "starts": ["oa", "random"], "depths": [18], "learning_rates": [1e-4], "epochs": 1,
         "frozen": ["none"],
     }  # fmt: skip
     found = search(judged, out=out, **part)
@@ -72,16 +72,16 @@ def test_search__a_part_and_the_rest_later(
     )
     folder = out / "thickness" / "femur"
     assert {path.name for path in folder.iterdir()} == {
-        "oa-18-0.001-none", "random-18-0.001-none"
+        "oa-18-0.0001-none", "random-18-0.0001-none"
     }  # fmt: skip
-    weights = [folder / f"{start}-18-0.001-none" / "model.pth" for start in ("random", "oa")]
+    weights = [folder / f"{start}-18-0.0001-none" / "model.pth" for start in ("random", "oa")]
     trained = [path.stat().st_mtime_ns for path in weights]
     with pytest.raises(RunError, match=r"a training.json; expected an empty folder"):
         search(judged, out=out, **part)
     figure = tmp_path / "s4.png"
     command = ["train", "search", "--lake", judged.url, "--out", str(out), "--oa", str(oa_models),
                "--preset", "small", "--strategy", "thickness", "--bone", "femur", "--depth", "18",
-               "--learning-rate", "0.001", "--start", "oa", "--start", "random",
+               "--learning-rate", "0.0001", "--start", "oa", "--start", "random",
                "--frozen", "none", "--frozen", "all", "--epochs", "1", "--resume",
                "--figure", str(figure)]  # fmt: skip
     assert main(command) == 0

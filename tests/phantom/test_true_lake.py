@@ -226,3 +226,12 @@ def test_phantom_truth__by_the_command_line(
     assert capsys.readouterr().out.startswith("added 1 exam made from truth and ")
     assert main(command) == 0
     assert "1 were there before" in capsys.readouterr().out
+
+
+def test_add_true_exams__by_a_worker_process(tmp_path: Path) -> None:
+    """A process that has only just started knows no variable of any step."""
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as workers:
+        made = add_true_exams(str(tmp_path / "l"), exams=1, shape=(16, 48, 48), cluster=workers)
+    assert (made.added, made.failed) == (1, 0), made.lake.failures().to_string()

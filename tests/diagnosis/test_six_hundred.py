@@ -1,0 +1,276 @@
+"""What classifiers reach on 600 synthetic knees, where they look, and what that explains."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import qmri_lake as ql
+from qmri_lake.diagnosis.classifier import Classifier
+from qmri_lake.diagnosis.labels import Labelled, label_oa, label_pain
+from qmri_lake.diagnosis.loader import SphereImages
+from qmri_lake.diagnosis.recipes import recipe
+from qmri_lake.diagnosis.train import train_classifier
+from qmri_lake.splitting import CohortSplit, read_split
+from qmri_lake.statistics import bootstrap_roc
+from tests.conftest import Judge
+from tests.diagnosis import six_hundred
+from tests.diagnosis.planted import hurting_lake, trained_on
+from tests.diagnosis.six_hundred import counted, spent
+
+pytestmark = [pytest.mark.accept, pytest.mark.timeout(4 * 3600)]
+
+SEEDS = (0, 1, 2)
+"""Of the split, and of the models that learn on it."""
+LOOKED_THROUGH = ("femur", "tibia")
+"""Bones whose thickness the paper looks at through models of pain."""
+EPOCHS = {"oa": 5, "pain": 4, "shuffled": 3}
+KEY = {"strategy": "thickness", "predictor": "ptf"}
+QUADRANTS = ("posterior lateral", "anterior lateral", "anterior medial", "posterior medial")
+"""Of azimuths from -180 degrees on, 90 degrees each."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the lake and its models are: a folder that is kept goes on where it stopped."""
+    kept = os.environ.get("QMRI_LAKE_SIX_HUNDRED")
+    return Path(kept) if kept else tmp_path_factory.mktemp("six_hundred")
+
+
+@pytest.fixture(scope="module")
+def lake(folder: Path) -> ql.Lake:
+    return six_hundred.build(folder)
+
+
+@pytest.fixture(scope="module")
+def trained(lake: ql.Lake, folder: Path) -> Path:
+    """Models of OA and of pain that start from them, a folder a seed: ``oa-0``, ``pain-0``."""
+    models = folder / "models"
+    for task in ("oa", "pain"):
+        with counted(folder, f"models of {task}"):
+            for seed in SEEDS:
+                ql.diagnosis.train_classifiers(
+                    lake, task, preset="small", out=models / f"{task}-{seed}",
+                    oa=models / f"oa-{seed}" if task == "pain" else None,
+                    strategies=["thickness"], cohort=six_hundred.chosen(lake), seed=seed,
+                    epochs=EPOCHS[task], resume=True,
+                )  # fmt: skip
+    return models
+
+
+def test_six_hundred__oa(lake: ql.Lake, trained: Path, folder: Path, judge: Judge) -> None:
+    cohort = six_hundred.chosen(lake)
+    true = six_hundred.true_thickness(cohort)
+    found, tissue, words = [], [], []
+    for seed, sets, auc, told in evaluated(lake, trained, "oa"):
+        train, test = label_oa(sets.train), label_oa(sets.test)
+        model = make_pipeline(StandardScaler(), LogisticRegression())
+        model.fit(true.loc[train.cohort.exams["exam"]], train.label)
+        score = model.predict_proba(true.loc[test.cohort.exams["exam"]])[:, 1]
+        tissue.append(float(roc_auc_score(test.label, score)))
+        found.append(auc)
+        sizes = "/".join(str(len(part)) for part in sets)
+        words.append(f"{told} against {tissue[-1]:.3f} (seed {seed}, {sizes})")
+    mean, regression = float(np.mean(found)), float(np.mean(tissue))
+    minutes = spent(folder)
+    judge(
+        "600 knees / OA by thickness, mean of three bones",
+        required="mean of 3 seeds: AUC >= 0.85, within 0.05 of logistic regression on the true "
+        "thickness of six regions",
+        measured=f"{mean:.3f}, regression {regression:.3f}: {'; '.join(words)}; "
+        f"{sum(minutes.values()):.0f} CPU-minutes: "
+        + ", ".join(f"{part} {value:.1f}" for part, value in minutes.items()),
+        passed=mean >= 0.85 and mean >= regression - 0.05,
+    )
+
+
+def test_six_hundred__pain(lake: ql.Lake, trained: Path, judge: Judge) -> None:
+    found, words = [], []
+    for seed, sets, auc, told in evaluated(lake, trained, "pain"):
+        sizes = "/".join(str(len(part)) for part in sets)
+        found.append(auc)
+        words.append(f"{told} (seed {seed}, {sizes})")
+    judge(
+        "600 knees / chronic pain by thickness, mean of three bones",
+        required="mean of 3 seeds: AUC >= 0.62",
+        measured=f"{np.mean(found):.3f}: {'; '.join(words)}",
+        passed=bool(np.mean(found) >= 0.62),
+    )
+
+
+def evaluated(
+    lake: ql.Lake, trained: Path, task: str
+) -> Iterator[tuple[int, CohortSplit, float, str]]:
+    """Predict the test exams of each seed; yield its sets, the AUC of all bones, and that told."""
+    for seed in SEEDS:
+        models = trained / f"{task}-{seed}"
+        sets = read_split(lake, models / "split.json")
+        assert not lake.run(f"predict_{task}", sets.test, models=str(models)).failed
+        table = ql.diagnosis.evaluate(sets.test, task, last_visit=False).results
+        row = table.set_index(["strategy", "predictor", "metric"]).loc[(*KEY.values(), "auc")]
+        yield (
+            seed,
+            sets,
+            float(row["mean"]),
+            f"{row['mean']:.3f} ({row['low']:.2f}-{row['high']:.2f})",
+        )
+
+
+class Looks(NamedTuple):
+    """Where models look, of mean CAMs; a row a seed and bone."""
+
+    presence: pd.DataFrame
+    """seed, bone, medial: share of the mass."""
+    absence: pd.DataFrame
+    """The femur's alone: share of the mass in each of `QUADRANTS`, a row a seed."""
+
+
+@pytest.fixture(scope="module")
+def looks(lake: ql.Lake, trained: Path) -> Looks:
+    """Look through the models of pain at the test exams that they tell rightly."""
+    presence, absence = [], []
+    for seed in SEEDS:
+        models = trained / f"pain-{seed}"
+        test = label_pain(read_split(lake, models / "split.json").test)
+        sphere = lake.load("sphere", test.cohort)[["map", "surface_status"]].compute()
+        said = ql.predict(sphere, str(models))["pain"].sel(strategy="thickness").compute()
+        for bone in LOOKED_THROUGH:
+            cams = ql.diagnosis.cams(sphere, Classifier.open(models / "thickness" / bone))
+            mean = ql.diagnosis.mean_cams(cams, test.label, said.sel(predictor=bone).values)
+            medial = float(mean["medial_share"].sel(finding="presence"))
+            presence.append({"seed": seed, "bone": bone, "medial": medial})
+            if bone == "femur":
+                absence.append(quadrants(mean["mean"].sel(finding="absence")))
+    return Looks(pd.DataFrame(presence), pd.DataFrame(absence, columns=list(QUADRANTS)))
+
+
+def quadrants(cam: xr.DataArray) -> list[float]:
+    """Return which part of the mass of a CAM lies in each of `QUADRANTS`."""
+    each = cam.sum("polar").groupby_bins("azimuth", [-180, -90, 0, 90, 180]).sum()
+    return [float(v) for v in each / each.sum()]
+
+
+def test_six_hundred__presence_of_pain_is_medial(looks: Looks, judge: Judge) -> None:
+    medial = float(looks.presence["medial"].mean())
+    each = looks.presence.groupby("bone")["medial"]
+    judge(
+        "600 knees / Grad-CAM of pain by thickness, presence",
+        required="mean of 3 seeds, femur and tibia: at least 0.6 of its mass on the medial half",
+        measured=f"{medial:.2f}: "
+        + "; ".join(f"{bone} {', '.join(f'{v:.2f}' for v in values)}" for bone, values in each),
+        passed=medial >= 0.6,
+    )
+
+
+def test_six_hundred__absence_of_pain_is_in_front(looks: Looks, judge: Judge) -> None:
+    """Pain falls with wear in front, which the femur has thinnest on the trochlea's lateral side.
+
+    The tibia has nothing that speaks against pain but medial cartilage that is whole.
+    """
+    where = looks.absence.mean()
+    judge(
+        "600 knees / Grad-CAM of pain by thickness, absence",
+        required="mean of 3 seeds: of the femur's quadrants the anterior lateral one, where the "
+        "phantom wears what goes without pain, has the largest part",
+        measured=", ".join(f"{name} {value:.2f}" for name, value in where.items()),
+        passed=bool(where.notna().all() and where.idxmax() == "anterior lateral"),
+    )
+
+
+class Shuffled(NamedTuple):
+    """What models reach, and where they look, whose labels were shuffled before the training."""
+
+    auc: pd.DataFrame
+    """mean, low, high: a row a seed."""
+    medial: pd.Series
+    """Share of the mass of both findings' CAMs, of all test exams; a row a seed and bone."""
+
+
+@pytest.fixture(scope="module")
+def shuffled(lake: ql.Lake, trained: Path, folder: Path) -> Shuffled:
+    """Train on labels of OA that were dealt out anew, to those who test too."""
+    aucs, shares = [], []
+    labelled = label_oa(six_hundred.chosen(lake))
+    keys = [str(key) for key in labelled.cohort.exams["exam"]]
+    for seed in SEEDS:
+        label = pd.Series(np.random.default_rng(seed).permutation(labelled.label), keys)
+        sets = read_split(lake, trained / f"oa-{seed}" / "split.json")
+        sphere = lake.load("sphere", sets.test)[["map", "surface_status"]].compute()
+        scores = []
+        for bone in LOOKED_THROUGH:
+            images = [
+                SphereImages(part, label, strategy="thickness", bone=bone, size=64,
+                             cache=folder / "models" / "shuffled-cache")
+                for part in sets
+            ]  # fmt: skip
+            with counted(folder, "models of shuffled labels"):
+                model = train_classifier(
+                    images[0], images[1], recipe("oa", "small"),
+                    folder / "models" / f"shuffled-{seed}" / bone, seed=seed,
+                    epochs=EPOCHS["shuffled"], resume=True,
+                )  # fmt: skip
+            scores.append(model.predict(images[2]))
+            mean = ql.diagnosis.cams(sphere, model)["cam"].mean("exam")
+            shares.append(float(ql.diagnosis.medial_share(mean).mean("finding")))
+        test = label.loc[list(images[2].exams)].to_numpy()
+        patient = sets.test.exams["patient"].to_numpy()
+        found = bootstrap_roc(test, np.mean(scores, axis=0), patient=patient).table()
+        aucs.append(found.set_index("metric").loc["auc", ["mean", "low", "high"]])
+    return Shuffled(pd.DataFrame(aucs), pd.Series(shares))
+
+
+def test_six_hundred__shuffled_labels_are_not_told(shuffled: Shuffled, judge: Judge) -> None:
+    auc = shuffled.auc
+    judge(
+        "600 knees / labels shuffled before the training, OA by thickness of femur and tibia",
+        required="the 95 % interval of the AUC holds 0.5, with each of 3 seeds",
+        measured="; ".join(f"{r.mean:.3f} ({r.low:.2f}-{r.high:.2f})" for r in auc.itertuples()),
+        passed=bool(((auc["low"] <= 0.5) & (auc["high"] >= 0.5)).all()),
+    )
+
+
+def test_six_hundred__shuffled_labels_are_looked_for_anywhere(
+    shuffled: Shuffled, judge: Judge
+) -> None:
+    share = float(shuffled.medial.mean())
+    judge(
+        "600 knees / Grad-CAM with labels shuffled",
+        required="mean of 3 seeds, femur and tibia: 0.5 +- 0.1 of its mass on the medial half",
+        measured=f"{share:.2f}: {', '.join(f'{value:.2f}' for value in shuffled.medial)}",
+        passed=abs(share - 0.5) <= 0.1,
+    )
+
+
+def test_planted__guided_thickness_explains_pain(tmp_path: Path, judge: Judge) -> None:
+    """Two places of the medial half are thinned alike, and one of them hurts."""
+    found, words = [], []
+    for seed in range(10):
+        lake, label = hurting_lake(tmp_path / f"{seed}.lake", 300, seed=seed)
+        classifier, test = trained_on(lake, label, tmp_path / f"{seed}", seed=seed, epochs=6)
+        labelled = Labelled(lake.cohort().of_exams(test.exams, "test"), test.label, "pain")
+        knees = ql.diagnosis.unseen_knees(labelled, [classifier])
+        sphere = lake.load("sphere", knees.cohort)
+        guided = ql.diagnosis.guided_thickness(sphere, ql.diagnosis.cams(sphere, classifier))
+        tested = ql.diagnosis.thickness_models(knees, [guided])["femur"]
+        auc = roc_auc_score(test.label, classifier.predict(test))
+        found.append(tested.p)
+        words.append(f"{tested.p:.1g} (AUC {auc:.2f}, {tested.left_out} of {len(knees)} left out)")
+    rejected = sum(p < 0.05 for p in found)
+    judge(
+        "DL-guided thickness / pain planted in one of two places, likelihood ratio, 10 seeds",
+        required="models of pain, CAMs, guided thickness, nested models: p < 0.05 in at least "
+        "9 of 10",
+        measured=f"{rejected} of 10; p {', '.join(words)}",
+        passed=rejected >= 9,
+    )
