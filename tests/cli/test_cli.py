@@ -392,13 +392,6 @@ def test_demo__small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Ca
     for line in lines[lines.index("next:") + 1 :]:
         assert main(shlex.split(line)[1:]) == 0
     capsys.readouterr()
-    before = {path: path.stat().st_mtime_ns for path in Path("d/models").rglob("card.json")}
-    assert len(before) == 4 + 3 + 3 + 8
-    assert main([*small, "16x48x48", "--exams", "9"]) in (0, 1)
-    printed = capsys.readouterr().out
-    assert "added 0 exams made from truth; 22 were there before" in printed
-    assert "added 1 dess series" in printed
-    assert "segment_bones: 1 done" in printed or "segment_bones: 1 flagged" in printed
-    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert len(list(Path("d/models").rglob("card.json"))) == 4 + 3 + 3 + 8
     assert main([*small, "16x48x50", "--exams", "9"]) == 2
     assert "Choose another folder" in capsys.readouterr().err

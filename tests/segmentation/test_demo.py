@@ -52,11 +52,15 @@ class Demo:
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     folder = tmp_path_factory.mktemp("demo")
+    return Demo(folder / "d", _run(folder))
+
+
+def _run(folder: Path) -> str:
     command = [sys.executable, "-c", "from qmri_lake.cli import main; raise SystemExit(main())"]
     done = subprocess.run([*command, "demo", "d"], cwd=folder, capture_output=True, text=True,
                           check=False)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    return Demo(folder / "d", done.stdout)
+    return done.stdout
 
 
 def _mean(scores: pd.DataFrame, tissue: str) -> float:
@@ -143,6 +147,22 @@ def test_demo__figure_s4_says_how_much_was_searched(demo: Demo, judge: Judge) ->
         required='its title says "8 of 612"',
         measured="it does" if title else "it does not",
         passed=title and "8 of 612 models" in demo.printed,
+    )
+
+
+def test_demo__again_trains_and_computes_nothing(demo: Demo, judge: Judge) -> None:
+    before = {path: path.stat().st_mtime_ns for path in demo.folder.rglob("card.json")}
+    printed = _run(demo.folder.parent)
+    after = {path: path.stat().st_mtime_ns for path in demo.folder.rglob("card.json")}
+    steps = re.findall(r"^(\w+): (.*) \([0-9.]+ s\)", printed, re.M)
+    again = [name for name, told in steps if " done" in told.replace("already done", "")]
+    judge(
+        "demo / started again",
+        required="no model trained, no exam computed again",
+        measured=f"{len(before)} models, "
+        + ("untouched" if before == after else "trained again")
+        + f"; computed again: {', '.join(again) or 'nothing'} of {len(steps)} runs",
+        passed=before == after and not again and len(steps) > 8,
     )
 
 
