@@ -95,7 +95,10 @@ def metrics(cohort: Cohort, task: Literal["oa", "pain"], rule: PainRule = "chron
         tables[f"{number}_{name}".rstrip("_")] = Shown(table, heading, folded=bool(name))
         of_kinds[f"{words or 'all'} (n = {len(tested):,})"] = table
         if not name:
-            figures = _curves(found, task)
+            try:
+                figures = _curves(found, task)
+            except QmriLakeError as error:
+                absent.append(f"No ROC and calibration curves: {error}")
     if len(of_kinds) > 1:
         shown = Shown(
             Frame(_aucs(of_kinds)), "AUC [%] of all three bones together, by kind of knee"
