@@ -132,8 +132,8 @@ _SMALL = replace(  # all of this is ours [A]
     patience=8,
 )
 _SMALL_PAIN_RATE = 1e-4
-"""Of small models that start from one of OA: a tenth, as what they know is soon learned over. On
-synthetic knees 1e-3 loses it, and half as many exams have a label. [assumption]"""
+"""Of small models that start from one of OA: a tenth of its rate, since fewer exams have a label
+and what the model knows is to be kept. [assumption]"""
 
 
 def recipe(task: str, preset: str = "paper") -> Recipe:
