@@ -1,0 +1,12 @@
+"""A delivery that the pipelines of images share."""
+
+from __future__ import annotations
+
+import pytest
+
+from qmri_lake.phantom import Archive, write_archive
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
+    return write_archive(tmp_path_factory.mktemp("oai") / "a", exams=2, shape=(16, 48, 48))

@@ -1,0 +1,59 @@
+"""The pipelines that train networks and segment by them, run as scripts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import qmri_lake as ql
+from qmri_lake.phantom import Archive
+from tests.segmentation.networks import tiny, write_network
+
+PIPELINES = Path(__file__).parents[2] / "pipelines"
+
+
+def test_segment__from_images_to_t2_in_cartilage(archive: Archive, tmp_path: Path) -> None:
+    lake = tmp_path / "oai.lake"
+    ql.ingest(str(archive.path), str(lake))
+    for task in ("bones", "cartilage"):
+        for seed in (0, 1):
+            write_network(tmp_path / task / f"{seed}", tiny(task), seed)
+    arguments = [str(lake), str(tmp_path / "bones"), str(tmp_path / "cartilage")]
+    done = subprocess.run(
+        [sys.executable, PIPELINES / "segment.py", *arguments],
+        capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    # Networks that nobody has trained draw no knee: flagged, and not dropped.
+    for step in ("segment_bones", "segment_cartilage", "check_masks"):
+        assert f"{step}: 2 flagged" in done.stdout
+    opened = ql.open_lake(str(lake), mode="r")
+    dess = opened.load("dess")
+    assert dess.bone.shape == dess.cartilage_uncertainty.shape == (2, 16, 48, 48)
+    assert opened.load("msme").t2.shape[0] == 2
+    assert Path(f"{lake}.report.html").is_file()
+
+
+def test_train_segmentation__from_references_to_a_report(
+    training_lake: ql.Lake, tmp_path: Path
+) -> None:
+    lake = str(shutil.copytree(training_lake.url, tmp_path / "oai.lake"))
+    arguments = [lake, str(tmp_path / "models"), "small", "1", "1"]
+    done = subprocess.run(
+        [sys.executable, PIPELINES / "train_segmentation.py", *arguments],
+        capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "bone_3d-1 1/1 loss" in done.stdout
+    assert "cartilage_2d-1 validation DSC" in done.stdout
+    for task, name in (("bones", "bone"), ("cartilage", "cartilage")):
+        split = json.loads((tmp_path / "models" / task / "split.json").read_text())
+        test = next(iter(split["members"].values()))["test"]
+        opened = ql.open_lake(lake, mode="r")
+        assert set(opened.cohort().require(f"dess/{name}").exams["exam"]) == set(test)
+    assert "Table S1" in (tmp_path / "models" / "report.html").read_text()
