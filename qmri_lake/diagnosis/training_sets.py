@@ -71,7 +71,7 @@ def draw(
     """
     from qmri_lake.lake import open_lake
 
-    chosen = lake._cohort(cohort).require("sphere/map")  # nobody learns from, or tests, no map
+    chosen = lake._cohort(cohort)
     asked = {**asked, "cohort": [row.condition for row in chosen.rows_of_flow]}
     path, snapshot = out / ASKED, lake.snapshot
     if path.is_file():
@@ -89,6 +89,7 @@ def draw(
         if sets is not None:
             _refuse_other_sets(_resolved(lake, labelled, sets, oa, asked["seed"]), drawn, out)
     else:
+        chosen = chosen.require("sphere/map")  # nobody learns from, or tests, no map
         labelled = labelled_for(chosen, asked["task"], rule).require_both_classes()
         drawn = _resolved(lake, labelled, sets, oa, asked["seed"])
         save_split(drawn, out / SPLIT)
