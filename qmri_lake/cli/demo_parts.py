@@ -6,7 +6,7 @@ import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["Parts"]
+__all__ = ["Parts", "cpu_minutes"]
 
 
 class Parts:
@@ -27,20 +27,20 @@ class Parts:
         from qmri_lake.cli.progress import console
 
         console.rule(f"{len(self.minutes) + 1}. {title}")
-        before = _cpu_minutes()
-        yield lambda: _cpu_minutes() - before
-        self.minutes[title] = _cpu_minutes() - before
+        before = cpu_minutes()
+        yield lambda: cpu_minutes() - before
+        self.minutes[title] = cpu_minutes() - before
 
     def show(self) -> None:
         """Print the CPU-minutes of this process, in all and of each part."""
         from qmri_lake.cli.progress import console
 
-        console.print(f"CPU      {_cpu_minutes():.1f} minutes:")
+        console.print(f"CPU      {cpu_minutes():.1f} minutes:")
         for number, (title, minutes) in enumerate(self.minutes.items(), start=1):
             console.print(f"{minutes:>9.1f}  {number}. {title}")
 
 
-def _cpu_minutes() -> float:
+def cpu_minutes() -> float:
     """Process time of this process and of those it has waited for, in minutes."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(u.ru_utime + u.ru_stime for u in used) / 60

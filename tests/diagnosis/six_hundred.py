@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 import qmri_lake as ql
+from qmri_lake.cli.demo_parts import cpu_minutes
 from qmri_lake.cohort import Cohort
 from qmri_lake.phantom import exams as exams_of
 from qmri_lake.phantom import write_archive
@@ -139,13 +139,13 @@ def _networks(folder: Path) -> Path:
 @contextmanager
 def counted(folder: Path, part: str) -> Iterator[None]:
     """Add the CPU-minutes of what is done inside to ``cpu.json``."""
-    before = _cpu_minutes()
+    before = cpu_minutes()
     try:
         yield
     finally:
         folder.mkdir(parents=True, exist_ok=True)
         known = spent(folder)
-        known[part] = known.get(part, 0.0) + _cpu_minutes() - before
+        known[part] = known.get(part, 0.0) + cpu_minutes() - before
         (folder / "cpu.json").write_text(json.dumps(known), encoding="utf-8")
 
 
@@ -153,8 +153,3 @@ def spent(folder: Path) -> dict[str, float]:
     """Return the CPU-minutes of each part."""
     file = folder / "cpu.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-
-
-def _cpu_minutes() -> float:
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(u.ru_utime + u.ru_stime for u in used) / 60

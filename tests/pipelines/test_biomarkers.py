@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 
 import qmri_lake as ql
 from qmri_lake.phantom import Archive
-
-PIPELINES = Path(__file__).parents[2] / "pipelines"
+from tests.pipelines.scripts import run_script
 
 
 def test_biomarkers__from_masks_to_maps(archive: Archive, tmp_path: Path) -> None:
@@ -22,11 +19,7 @@ def test_biomarkers__from_masks_to_maps(archive: Archive, tmp_path: Path) -> Non
     series = {path.parent for path in delivery.rglob("0*") if path.is_file()}
     shutil.rmtree(max(sorted(series), key=lambda folder: len(list(folder.iterdir()))))
     ql.ingest(str(delivery), str(lake), masks=str(archive.truth))
-    done = subprocess.run(
-        [sys.executable, PIPELINES / "biomarkers.py", str(lake)],
-        capture_output=True, text=True, check=False, timeout=240,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    done = run_script("biomarkers.py", str(lake))
     assert done.stderr == ""
     assert done.stdout.count("sphere: 1 done") == 2  # with T2, and without
     # In so few voxels one of the femurs shows no groove between its condyles.

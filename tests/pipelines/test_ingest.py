@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import qmri_lake as ql
 from qmri_lake.phantom import Archive
-
-PIPELINES = Path(__file__).parents[2] / "pipelines"
+from tests.pipelines.scripts import run_script
 
 
 def test_ingest__from_a_delivery_to_a_report(archive: Archive, tmp_path: Path) -> None:
     lake = tmp_path / "oai.lake"
     arguments = [str(archive.path), str(lake), str(archive.truth)]
-    done = subprocess.run(
-        [sys.executable, PIPELINES / "ingest.py", *arguments],
-        capture_output=True, text=True, check=False, timeout=240,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    done = run_script("ingest.py", *arguments)
     assert "t2: 2 done" in done.stdout
     assert done.stderr == ""
     opened = ql.open_lake(str(lake), mode="r")

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import qmri_lake as ql
 from qmri_lake.phantom import Archive
+from tests.pipelines.scripts import run_script
 from tests.segmentation.networks import tiny, write_network
-
-PIPELINES = Path(__file__).parents[2] / "pipelines"
 
 
 def test_segment__from_images_to_t2_in_cartilage(archive: Archive, tmp_path: Path) -> None:
@@ -22,11 +19,7 @@ def test_segment__from_images_to_t2_in_cartilage(archive: Archive, tmp_path: Pat
         for seed in (0, 1):
             write_network(tmp_path / task / f"{seed}", tiny(task), seed)
     arguments = [str(lake), str(tmp_path / "bones"), str(tmp_path / "cartilage")]
-    done = subprocess.run(
-        [sys.executable, PIPELINES / "segment.py", *arguments],
-        capture_output=True, text=True, check=False, timeout=240,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    done = run_script("segment.py", *arguments)
     assert "Traceback" not in done.stderr
     # Networks that nobody has trained draw no knee: flagged, and not dropped.
     for step in ("segment_bones", "segment_cartilage", "check_masks"):
@@ -43,11 +36,7 @@ def test_train_segmentation__from_references_to_a_report(
 ) -> None:
     lake = str(shutil.copytree(training_lake.url, tmp_path / "oai.lake"))
     arguments = [lake, str(tmp_path / "models"), "small", "1", "1"]
-    done = subprocess.run(
-        [sys.executable, PIPELINES / "train_segmentation.py", *arguments],
-        capture_output=True, text=True, check=False, timeout=240,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    done = run_script("train_segmentation.py", *arguments)
     assert "Traceback" not in done.stderr
     assert "bone_3d-1 1/1 loss" in done.stdout
     assert "cartilage_2d-1 validation DSC" in done.stdout

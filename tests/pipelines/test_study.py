@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +11,7 @@ import numpy as np
 import qmri_lake as ql
 from tests.diagnosis.judged import judged_lake
 from tests.diagnosis.planted import add_regions
-
-PIPELINES = Path(__file__).parents[2] / "pipelines"
+from tests.pipelines.scripts import run_script
 
 
 def test_diagnose_oa_chronic_pain_reproduce_paper__from_maps_to_tables(tmp_path: Path) -> None:
@@ -28,11 +25,7 @@ def test_diagnose_oa_chronic_pain_reproduce_paper__from_maps_to_tables(tmp_path:
     def run(
         name: str, *folders: Path, settings: Sequence[str] = ("small", "1", "thickness")
     ) -> str:
-        done = subprocess.run(
-            [sys.executable, PIPELINES / name, lake.url, *folders, *settings],
-            capture_output=True, text=True, check=False, timeout=240,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        done = run_script(name, lake.url, *folders, *settings)
         return done.stdout
 
     printed = run("diagnose_oa.py", oa)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import resource
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import pandas as pd
 import pytest
 
 import qmri_lake as ql
+from qmri_lake.cli.demo_parts import cpu_minutes
 from qmri_lake.errors import InputError
 from qmri_lake.segmentation.network import find_networks
 from qmri_lake.segmentation.scores import score_exams
@@ -251,9 +251,9 @@ def test_demo__maps_and_t2_use_predicted_masks(demo: Demo, judge: Judge) -> None
 def test_all_members__small(demo: Demo, task: str, judge: Judge) -> None:
     """The two networks of the demo and all others: five losses, three 2D and three 3D."""
     folder = demo.folder / "models" / task
-    before = _cpu_minutes()
+    before = cpu_minutes()
     networks = train_ensemble(demo.lake, task, preset="small", out=folder, resume=True)
-    minutes = _cpu_minutes() - before
+    minutes = cpu_minutes() - before
     lake, missed = demo.lake, []
     test = lake.cohort().of_exams(unseen_exams(folder)[1], "unseen")
     for network in networks:
@@ -281,8 +281,3 @@ def test_all_members__small(demo: Demo, task: str, judge: Judge) -> None:
         passed=len(networks) == {"bones": 5, "cartilage": 6}[task],
     )
     assert not missed, "; ".join(missed)
-
-
-def _cpu_minutes() -> float:
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(u.ru_utime + u.ru_stime for u in used) / 60

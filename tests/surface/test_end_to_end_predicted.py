@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import resource
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import qmri_lake as ql
+from qmri_lake.cli.demo_parts import cpu_minutes
 from qmri_lake.phantom import exams, write_archive
 from qmri_lake.segmentation.recipes import Recipe, recipes
 from qmri_lake.segmentation.splits import split_by_patient
@@ -53,9 +53,9 @@ def _train(folder: Path) -> Path:
 
 
 def test_predicted_masks__to_regions(tmp_path: Path, judge: Judge) -> None:
-    before = _cpu_minutes()
+    before = cpu_minutes()
     models = _train(tmp_path / "train")
-    trained = _cpu_minutes() - before
+    trained = cpu_minutes() - before
     archive = write_archive(tmp_path / "archive", exams=30, shape=SHAPE, seed=1)
     lake = ql.ingest(archive.path, str(tmp_path / "oai.lake")).lake
     for task in ("bones", "cartilage"):
@@ -69,12 +69,7 @@ def test_predicted_masks__to_regions(tmp_path: Path, judge: Judge) -> None:
         "end to end / six compartments of 30 synthetic knees, predicted masks, 120 x 288 x 288",
         required="slope 0.90 to 1.10, r above 0.90 over articular area; covered, and T2: printed",
         measured="; ".join(words for words, *_ in found.values())
-        + f"; {_cpu_minutes() - before:.0f} CPU-minutes, {trained:.0f} of them to train",
+        + f"; {cpu_minutes() - before:.0f} CPU-minutes, {trained:.0f} of them to train",
         passed=0.9 <= slope <= 1.1 and r > 0.9,
     )
     judge_maps(judge, "predicted masks, 120 x 288 x 288", lake, 0.05)
-
-
-def _cpu_minutes() -> float:
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(u.ru_utime + u.ru_stime for u in used) / 60
