@@ -71,16 +71,11 @@ def chain_counts(
     classifiers : mapping, optional
         How many there are, by task: ``oa`` and ``pain``.
     """
-    known = cohort.lake.variables()
-
-    def count(*paths: str) -> int:
-        return len(cohort.require(*paths)) if all(path in known for path in paths) else 0
-
     names = tuple(OA_EXAMS)
     return ChainCounts(
-        dess=count("dess/bone", "dess/cartilage"),
-        msme=count("msme/t2"),
-        maps=count("sphere/map"),
+        dess=len(cohort.require("dess/bone", "dess/cartilage")),
+        msme=len(cohort.require("msme/t2")),
+        maps=len(cohort.require("sphere/map")),
         oa=dict(zip(names, map(len, oa), strict=False)),
         pain=dict(zip(names, map(len, pain), strict=False)),
         classifiers=classifiers,
@@ -89,9 +84,6 @@ def chain_counts(
 
 def drawable(cohort: Cohort) -> str | None:
     """Return the first exam that has all that Figure S1 shows, a right knee before a left one."""
-    known = cohort.lake.variables()
-    if any(path not in known for path in NEEDED):
-        return None
     exams = cohort.require(*NEEDED).exams
     if exams.empty:
         return None
@@ -124,8 +116,7 @@ def figure_s1(lake: Lake, exam: str, counts: ChainCounts) -> Figure:
         The exam lacks something.
     """
     chosen = lake.select(exam=exam)
-    known = lake.variables()
-    absent = [path for path in NEEDED if path not in known or not len(chosen.require(path))]
+    absent = [path for path in NEEDED if not len(chosen.require(path))]
     if absent:
         raise NotFoundError(
             f"no {', '.join(absent)} of {exam}", expected="an exam with images, masks, T2 and maps",

@@ -7,14 +7,13 @@ import io
 import json
 import os
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from qmri_lake.report.page import write_page
+from qmri_lake.report.page import heading, write_page
 from qmri_lake.report.t2 import T2Summary, summarise_t2
 from qmri_lake.summary import array_sizes, counted, exams_by_visit, human_size, stored_bytes
 
@@ -77,13 +76,7 @@ def write_report(
     return write_page(
         "report.html",
         out,
-        title=title or Path(lake.url).name,
-        url=Path(lake.url).name,
-        ref=lake.ref or "the newest commit",
-        snapshot=lake.snapshot,
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        exams=len(chosen),
-        patients=chosen.patients,
+        **heading(lake, chosen, title),
         size=human_size(stored_bytes(lake)),
         sizes=array_sizes(lake),
         with_t2=0 if ready is None else len(ready),

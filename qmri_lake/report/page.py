@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qmri_lake import __version__
 
-__all__ = ["write_page"]
+if TYPE_CHECKING:
+    from qmri_lake.cohort import Cohort
+    from qmri_lake.lake import Lake
+
+__all__ = ["heading", "write_page"]
+
+
+def heading(lake: Lake, cohort: Cohort, title: str) -> dict[str, Any]:
+    """Return what every page about a lake begins with: its name and version, and how many exams."""
+    name = Path(lake.url).name
+    return {
+        "title": title or name,
+        "url": name,
+        "ref": lake.ref or "the newest commit",
+        "snapshot": lake.snapshot,
+        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "exams": len(cohort),
+        "patients": cohort.patients,
+    }
 
 
 def write_page(template: str, out: str | os.PathLike[str], **values: Any) -> Path:

@@ -7,14 +7,13 @@ import io
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from qmri_lake.report.page import write_page
+from qmri_lake.report.page import heading, write_page
 from qmri_lake.report.paper.part import Frame, Part, attempt
 from qmri_lake.report.published import CITATION
 from qmri_lake.summary import counted
@@ -29,7 +28,6 @@ __all__ = ["Paper", "write_paper"]
 
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "statsmodels", "torch", "tensorflow", "xarray",
              "zarr", "icechunk", "dask")  # fmt: skip
-_STARTED = "training.json"
 
 
 @dataclass(frozen=True)
@@ -106,6 +104,7 @@ def write_paper(
         A split that can't be read.
     """
     from qmri_lake.diagnosis.ensemble import open_classifiers
+    from qmri_lake.diagnosis.training_sets import SPLIT
     from qmri_lake.report.paper.classifiers import metrics, searched, sets
     from qmri_lake.report.paper.images import agreement, chain, segmentation
     from qmri_lake.report.paper.looking import looking
@@ -114,7 +113,7 @@ def write_paper(
     chosen = lake._cohort(cohort)
     models = {task: open_classifiers(folder, task=task)
               for task, folder in (("oa", oa), ("pain", pain))}  # fmt: skip
-    oa_sets, pain_sets = (read_split(lake, Path(folder) / "split.json") for folder in (oa, pain))
+    oa_sets, pain_sets = (read_split(lake, Path(folder) / SPLIT) for folder in (oa, pain))
     rule = _rule(pain)
     networks = [folder for folder in (bones, cartilage) if folder is not None]
     making: dict[str, Callable[[], Part]] = {
@@ -141,13 +140,7 @@ def write_paper(
     page = write_page(
         "paper.html",
         folder / "report.html",
-        title=title or Path(lake.url).name,
-        url=Path(lake.url).name,
-        ref=lake.ref or "the newest commit",
-        snapshot=lake.snapshot,
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        exams=len(chosen),
-        patients=chosen.patients,
+        **heading(lake, chosen, title),
         rule=rule,
         synthetic=_synthetic(chosen),
         parts=parts,
@@ -163,8 +156,9 @@ def write_paper(
 def _rule(pain: str | os.PathLike[str]) -> Any:
     """Return the rule of pain that the classifiers have learned."""
     from qmri_lake.asked import read_asked
+    from qmri_lake.diagnosis.training_sets import ASKED
 
-    return read_asked(Path(pain) / _STARTED, {}, needed=("rule",), what="a training")["rule"]
+    return read_asked(Path(pain) / ASKED, {}, needed=("rule",), what="a training")["rule"]
 
 
 def _write(
