@@ -37,10 +37,10 @@ CAM_STATUS: Mapping[str, int] = MappingProxyType({"mapped": 0, "zero": 1, "no_ma
 """Of a CAM: there is one; nothing in the image speaks for the finding, so that it is 0 everywhere;
 the exam has no map to look at."""
 
-LAYER_OF: Mapping[int, str] = MappingProxyType({224: "layer4", 64: "layer3"})
+LAYER_OF: Mapping[int, str] = MappingProxyType({224: "layer4", 64: "layer2"})
 """The convolutional block that is looked at, by pixels of an image's side. The last one [paper] has
-7 x 7 pixels for images of 224, but 2 x 2 for images of 64, which places nothing: on planted maps
-its CAMs lay where chance put them. There it is the one before, 4 x 4. [assumption]"""
+7 x 7 pixels for images of 224, but 2 x 2 for images of 64, which places nothing. There it is the
+one with 8 x 8. [assumption]"""
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
 _ONE_AT_A_TIME = threading.Lock()
 
@@ -66,9 +66,13 @@ def grad_cam(
 ) -> Cams:
     """Compute the class activation maps of images by Grad-CAM (Selvaraju 2017).
 
-    ReLU(sum_k a_k A_k), where A_k are the channels of a convolutional block and a_k the mean over
-    its pixels of the gradient of a finding's logit. [paper] It is interpolated linearly to the grid
-    of the maps: around the sphere, for their first row is the last one's neighbour. [assumption]
+    ReLU(sum_k g_k A_k), where A_k are the channels of a convolutional block and g_k the gradient of
+    a finding's logit by them. After the last block a ResNet averages over pixels, so that there g_k
+    is the same at all of them, and this is Grad-CAM as published. [paper] At a block before, where
+    a finding may be told by which pixel is active, Grad-CAM's mean of g_k over pixels forgets just
+    that; here each has its own (HiResCAM, Draelos 2020). [assumption] It is interpolated linearly
+    to the grid of the maps: around the sphere, for their first row is the last one's neighbour.
+    [assumption]
 
     Parameters
     ----------
@@ -295,14 +299,26 @@ def _activations(
 @functools.lru_cache(maxsize=3)
 def _looking(classifier: Classifier, layer: str, device: str) -> Any:
     """Return MONAI's Grad-CAM of a classifier; of a few, they stay for the next block of exams."""
+    import torch
     from monai.visualize.class_activation_maps import GradCAM
+
+    class ByPixel(GradCAM):
+        def compute_map(
+            self, x: Any, class_idx: Any = None, retain_graph: bool = False, layer_idx: int = -1,
+            **kwargs: Any,
+        ) -> Any:  # fmt: skip
+            _, active, gradient = self.nn_module(
+                x, class_idx=class_idx, retain_graph=retain_graph, **kwargs
+            )
+            speaks = gradient[layer_idx] * active[layer_idx]
+            return torch.relu(speaks.sum(1, keepdim=True))
 
     model = classifier.model().requires_grad_(False).to(device)
     # Gradients start at this layer: nothing before it is kept for them, or computed.
     model.get_submodule(layer).register_forward_pre_hook(
         lambda _, inputs: (inputs[0].requires_grad_(),)
     )
-    return GradCAM(
+    return ByPixel(
         nn_module=model, target_layers=layer, upsampler=lambda _: _on_maps, postprocessing=_as_it_is
     )
 

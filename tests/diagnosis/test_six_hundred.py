@@ -38,8 +38,7 @@ LOOKED_THROUGH = ("femur", "tibia")
 EPOCHS = {"oa": 5, "pain": 4, "shuffled": 3}
 KEY = {"strategy": "thickness", "predictor": "ptf"}
 KNEES = 1000
-"""In which pain is planted: of 300, half of them to learn from, models told pain (AUC .69 to .86),
-but looked everywhere, and the test rejected in 3 of 10 seeds."""
+"""In which pain is planted, half of them to learn from."""
 QUADRANTS = ("posterior lateral", "anterior lateral", "anterior medial", "posterior medial")
 """Of azimuths from -180 degrees on, 90 degrees each."""
 
