@@ -303,15 +303,10 @@ def _looking(classifier: Classifier, layer: str, device: str) -> Any:
     from monai.visualize.class_activation_maps import GradCAM
 
     class ByPixel(GradCAM):
-        def compute_map(
-            self, x: Any, class_idx: Any = None, retain_graph: bool = False, layer_idx: int = -1,
-            **kwargs: Any,
-        ) -> Any:  # fmt: skip
-            _, active, gradient = self.nn_module(
-                x, class_idx=class_idx, retain_graph=retain_graph, **kwargs
-            )
-            speaks = gradient[layer_idx] * active[layer_idx]
-            return torch.relu(speaks.sum(1, keepdim=True))
+        def compute_map(self, x: Any, class_idx: Any = None, **options: Any) -> Any:  # type: ignore[override]
+            at = options.pop("layer_idx", -1)
+            _, active, gradient = self.nn_module(x, class_idx=class_idx, **options)
+            return torch.relu((gradient[at] * active[at]).sum(1, keepdim=True))
 
     model = classifier.model().requires_grad_(False).to(device)
     # Gradients start at this layer: nothing before it is kept for them, or computed.
