@@ -46,6 +46,7 @@ from qmri_lake.variables import Variable
 from qmri_lake.writing import FORMAT, initialise
 
 if TYPE_CHECKING:
+    from qmri_lake.derive import Origin
     from qmri_lake.doctor import Diagnosis
     from qmri_lake.plan import Plan
     from qmri_lake.run import Listener, RunResult
@@ -424,6 +425,71 @@ class Lake:
             with running(cluster if len(plan.rows) else None) as client:
                 check_memory(plan, memory_per_task(client))
                 return run_step(self, plan, cluster=client, **options)
+
+    def derive(
+        self,
+        url: str,
+        cohort: Cohort | str | None,
+        products: Sequence[str],
+        *,
+        cluster: Any = None,
+        commit_every: int = 32,
+        commit_seconds: float = 30.0,
+        listeners: Sequence[Listener] = (),
+    ) -> Lake:
+        """Make a lake of some exams and products of this one, for a study of its own.
+
+        Arrays are the same, values and chunks; states and runs come with their products, so that
+        `status`, `failures`, `runs` and what is stale are known there too. This lake, at the
+        snapshot at which it is open, is not changed. One that was stopped goes on when it is
+        derived again, from the snapshot from which it was begun.
+
+        Parameters
+        ----------
+        url : str
+            The new lake, as in `open_lake`.
+        cohort : Cohort or query, or None for all
+            Its exams, in this order. Its flow is kept as lineage.
+        products : sequence of str
+            Groups, such as ``"clinical"``, and variables, such as ``"sphere/map"`` or
+            ``"msme/t2__epg"``: with one goes all that its step wrote, and what its group needs to
+            be read (affine, extent, echo times). Of ``visit``: all visits of the patients.
+        cluster, commit_every, commit_seconds, listeners
+            As in `run`: one exam is one task.
+
+        Returns
+        -------
+        Lake
+            Open for writing; its `origin` says where it comes from.
+
+        Raises
+        ------
+        NotFoundError
+            No such product.
+        InputError
+            No exam, or no product.
+        RunError
+            Another lake is there, or one that was derived otherwise; exams whose chunks can't be
+            read, after all others were copied.
+
+        Examples
+        --------
+        >>> cases = lake.cohort("timepoint == 0").require("sphere/map")  # doctest: +SKIP
+        >>> study = lake.derive("study.lake", cases, ["sphere/map", "clinical"])  # doctest: +SKIP
+        """
+        from qmri_lake.derive import derive_lake
+
+        return derive_lake(
+            self, str(url), self._cohort(cohort), products, cluster=cluster,
+            commit_every=commit_every, commit_seconds=commit_seconds, listeners=listeners,
+        )  # fmt: skip
+
+    @property
+    def origin(self) -> Origin | None:
+        """Where a derived lake comes from: source, snapshot, products, flow. None of others."""
+        from qmri_lake.derive import origin_of
+
+        return origin_of(self.root)
 
     @contextmanager
     def writing(self) -> Iterator[None]:

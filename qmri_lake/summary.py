@@ -57,6 +57,8 @@ def describe(lake: Lake) -> str:
         f"<Lake {lake.url}{at}: {counted(len(exams), 'exam')} of "
         f"{counted(exams['patient'].nunique(), 'patient')}>"
     ]
+    if lake.origin is not None:
+        lines.append(f"  derived from {lake.origin}")
     lines += _section("exams by timepoint [months] and knee", exams_by_visit(exams))
     status = lake.status()
     lines += _section("steps", status.loc[:, (status != 0).any()] if len(status) else status)

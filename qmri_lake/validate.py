@@ -91,7 +91,7 @@ def _array_faults(lake: Lake, path: str, variable: Variable, deep: bool) -> Iter
 def _image_faults(lake: Lake) -> Iterator[str]:
     """A done image must have an extent that fits, and an affine that can be inverted."""
     for group in ("dess", "msme"):
-        if group not in lake.root:
+        if f"{group}/image" not in lake.root:
             continue
         source = lake.root[group]
         rows = np.flatnonzero(read_status(lake.root, f"ingest_{group}", len(lake.exams)).usable)

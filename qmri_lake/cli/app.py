@@ -36,7 +36,7 @@ def command() -> Any:
     app.callback()(_options)
     for panel, commands in (
         ("Start", (demo.demo, data.phantom, data.phantom_truth)),
-        ("Data", (data.ingest, data.ingest_masks, work.run, work.report)),
+        ("Data", (data.ingest, data.ingest_masks, work.run, work.derive, work.report)),
         ("Look", (care.info, care.cohort, care.failures, look.view, look.atlas, look.paper)),
         ("Care", (care.tag, care.catalog, care.validate, care.doctor)),
     ):

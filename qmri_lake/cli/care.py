@@ -38,6 +38,8 @@ def info(
     at = f" at {ref}" if ref else ""
     what = f"{counted(len(opened), 'exam')} of {counted(patients, 'patient')}"
     console.print(f"{opened.url}{at}: {what}", style="bold")
+    if opened.origin is not None:
+        console.print(f"  derived from {opened.origin}", style="dim", soft_wrap=True)
     console.print(f"  {human_size(stored_bytes(opened))} of chunks", style="dim")
     for group, size in array_sizes(opened).items():
         console.print(f"  {group:<6} {size}", style="dim")

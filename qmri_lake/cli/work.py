@@ -1,4 +1,4 @@
-"""Commands that compute: run, report."""
+"""Commands that compute or copy: run, derive, report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from qmri_lake.cli.options import ClusterOption, LakeOption, RefOption, parameters
 
-__all__ = ["report", "run"]
+__all__ = ["derive", "report", "run"]
 
 _WAITING = {
     "segment_bones": "train networks by `train bones`, then `run segment_bones --set models=...`; "
@@ -108,6 +108,46 @@ def run(
     if result.failed or result.counts.get("flagged"):
         console.print(f"why: qmri-lake failures {shlex.quote(lake)} --step {result.step}")
     return int(result.failed > 0)
+
+
+def derive(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="The new lake: a folder, or a URL.")],
+    lake: LakeOption,
+    product: Annotated[
+        list[str],
+        typer.Option(
+            metavar="GROUP[/NAME]", help="Repeatable: clinical, sphere/map, msme/t2__epg."
+        ),
+    ],
+    cohort: Annotated[
+        str | None, typer.Option(metavar="QUERY", help="Which exams; default all.")
+    ] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GROUP/NAME", help="Keep exams that have it, such as sphere/map."),
+    ] = None,
+    cluster: ClusterOption = None,
+    ref: RefOption = None,
+) -> None:
+    """Make a lake of some exams and products of another, for a study of its own.
+
+    Values and chunks are the same, states and runs come with them, and the new lake says where it
+    comes from. With a variable goes all that its step wrote. A catalog is written beside it. Start
+    it again after a stop, and it goes on from the snapshot from which it was begun.
+    """
+    from qmri_lake.catalog import write_catalog
+    from qmri_lake.cli.progress import console, run_bar
+    from qmri_lake.lake import open_lake
+    from qmri_lake.storage import is_local
+
+    source = open_lake(lake, ref=ref, mode="r")
+    chosen = source.cohort(cohort).require(*(require or []))
+    console.print(str(chosen))
+    with run_bar() as bar:
+        made = source.derive(out, chosen, product, cluster=cluster, listeners=[bar])
+    console.print(f"{made.url}: derived from {made.origin}", soft_wrap=True)
+    if is_local(out):
+        console.print(f"catalog: {write_catalog(made)}")
 
 
 def report(

@@ -1,0 +1,405 @@
+"""Derived lakes: chosen exams and products of a lake as a lake of their own, with its lineage."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import icechunk
+import numpy as np
+import pandas as pd
+
+from qmri_lake import __version__
+from qmri_lake.errors import InputError, NotFoundError, Reason, RunError, did_you_mean
+from qmri_lake.index import KEYS
+from qmri_lake.run import Listener, Outcome, execute
+from qmri_lake.status import (
+    declare_status,
+    read_messages,
+    read_runs,
+    read_status,
+    status_steps,
+    write_run,
+)  # fmt: skip
+from qmri_lake.storage import Node, commit, disk_full, first_line, open_root, translated_errors
+from qmri_lake.summary import counted
+from qmri_lake.variables import Variable, with_variant
+from qmri_lake.writing import OWN_AXIS, append_exams
+
+if TYPE_CHECKING:
+    from qmri_lake.cohort import Cohort
+    from qmri_lake.lake import Lake
+
+__all__ = ["STEP", "Origin", "derive_lake", "origin_of"]
+
+STEP = "derive"
+"""Name of the run that copies, and of its status."""
+
+GEOMETRY = ("affine", "extent", "echo_time")
+"""Small arrays without which no other one of their group can be read."""
+
+_WHERE = "derive"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a derived lake comes from.
+
+    Attributes
+    ----------
+    lake : str
+        Name of the source, without its folder.
+    snapshot : str
+        Of the source: ``open_lake(source, ref=snapshot)`` is what was derived from.
+    products : tuple of str
+        As they were asked for.
+    flow : DataFrame
+        How its exams were chosen: the flow of the cohort.
+    code : str
+        Version of this package.
+    finished : bool
+        Whether every exam has been copied: before that, no product is there.
+    before : Origin, optional
+        That of the source, where it was derived too.
+    """
+
+    lake: str
+    snapshot: str
+    products: tuple[str, ...]
+    flow: pd.DataFrame
+    code: str
+    finished: bool
+    before: Origin | None = None
+
+    def __str__(self) -> str:
+        text = f"{self.lake} at {self.snapshot[:8]}: {', '.join(self.products)}"
+        text += "" if self.finished else "; not finished, derive it again to go on"
+        return f"{text}; which was derived from {self.before}" if self.before else text
+
+
+def origin_of(root: Node) -> Origin | None:
+    """Return where a lake was derived from; None of one that was not."""
+    return _origin(dict(root.attrs["qmri_lake"]).get("origin"))
+
+
+def _origin(record: Mapping[str, Any] | None) -> Origin | None:
+    if record is None:
+        return None
+    return Origin(
+        record["lake"], record["snapshot"], tuple(record["products"]),
+        pd.DataFrame(record["flow"], columns=record["columns"]), record["code"],
+        record["finished"], _origin(record["before"]),
+    )  # fmt: skip
+
+
+def derive_lake(
+    lake: Lake,
+    url: str,
+    cohort: Cohort,
+    products: Sequence[str],
+    *,
+    cluster: Any = None,
+    commit_every: int = 32,
+    commit_seconds: float = 30.0,
+    listeners: Sequence[Listener] = (),
+) -> Lake:
+    """Derive a lake: see `Lake.derive`."""
+    from qmri_lake.ingestion import existing_lake
+    from qmri_lake.lake import create_lake
+
+    names = _names(lake, products)
+    if not len(cohort):
+        raise InputError(
+            "a cohort of no exam", expected="at least one", where=_WHERE,
+            todo="Its flow() says why each went.", reason=Reason.ABSENT_EXAM,
+        )  # fmt: skip
+    target = existing_lake(url)
+    if target is None:
+        target = create_lake(url)
+    else:
+        lake, cohort = _as_begun(target, lake, cohort, names)
+    copied = _arrays(lake, names)
+    with target.writing():
+        origin = origin_of(target.root)
+        if origin is None:
+            _begin(target, lake, cohort, names, copied)
+        elif origin.finished:
+            return target
+        _copy(
+            target, lake, cohort, copied, cluster=cluster, commit_every=commit_every,
+            commit_seconds=commit_seconds, listeners=listeners,
+        )  # fmt: skip
+        _finish(target, lake, cohort, copied)
+    return target
+
+
+def _names(lake: Lake, products: Sequence[str]) -> tuple[str, ...]:
+    """Return products in the order given, each of them known."""
+    if isinstance(products, str):
+        products = (products,)
+    known = [*lake.groups(), *sorted(lake.variables())]
+    for name in products:
+        if name not in known:
+            raise NotFoundError(
+                f"no product {name!r}", expected=f"a group ({', '.join(lake.groups())}) or a "
+                "variable of one, such as sphere/map", where=_WHERE,
+                todo=did_you_mean(name, known),
+            )  # fmt: skip
+    if not products:
+        raise InputError("no product", expected="groups or variables, such as sphere/map",
+                         where=_WHERE)  # fmt: skip
+    return tuple(dict.fromkeys(products))
+
+
+def _arrays(lake: Lake, names: Sequence[str]) -> dict[str, Variable]:
+    """Return the arrays that products consist of, by path.
+
+    What one step wrote in a group goes as a whole, since the step's status speaks for all of it.
+    """
+    stored = lake.variables()
+    chosen: dict[str, Variable] = {}
+    for name in names:
+        if name in stored:
+            made_by = _status_of(name, stored[name])
+            same = {p: v for p, v in stored.items()
+                    if v.group == stored[name].group and _status_of(p, v) == made_by}  # fmt: skip
+        else:
+            same = {path: v for path, v in stored.items() if v.group == name}
+        chosen |= same
+        group = name.partition("/")[0]
+        chosen |= {p: stored[p] for n in GEOMETRY if (p := f"{group}/{n}") in stored}
+    return chosen
+
+
+def _status_of(path: str, variable: Variable) -> str:
+    return with_variant(variable.step, path.partition("__")[2])
+
+
+def _as_begun(
+    target: Lake, lake: Lake, cohort: Cohort, names: Sequence[str]
+) -> tuple[Lake, Cohort]:
+    """Return the source at the snapshot from which `target` was begun, and its exams there."""
+    from qmri_lake.lake import open_lake
+
+    origin = origin_of(target.root)
+    if origin is None and not len(target):
+        return lake, cohort  # made, and stopped before anything was in it
+    wanted = cohort.exams["exam"].tolist()
+    if origin is None:
+        found = "a lake that was not derived"
+    elif origin.products != tuple(names):
+        found = f"one derived with {', '.join(origin.products)}"
+    elif target.exams["exam"].tolist() != wanted:
+        found = f"one derived with {counted(len(target), 'exam')}, not these {len(wanted):,}"
+    elif origin.snapshot != lake.snapshot and origin.snapshot not in set(
+        lake.history()["snapshot"]
+    ):
+        found = f"one derived from another lake, or from a later snapshot ({origin})"
+    else:
+        begun = open_lake(lake.location, ref=origin.snapshot, mode="r")
+        begun.url = lake.url
+        return begun, begun.cohort().of_exams(wanted, "begun with")
+    raise RunError(
+        found, expected="a new folder, or the same exams and products to go on", where=target.url,
+        todo="A derived lake stays what it is: derive into another folder.",
+    )  # fmt: skip
+
+
+def _begin(
+    target: Lake,
+    lake: Lake,
+    cohort: Cohort,
+    names: Sequence[str],
+    copied: Mapping[str, Variable],
+) -> None:
+    """Commit exams, empty volumes and maps, all small values, and the runs that made them."""
+    source = lake.root
+    runs = read_runs(source)
+    states = [read_status(source, step, len(lake)) for step in _steps(lake, copied)]
+    made_by = {int(n) for status in states for n in np.unique(status.run[cohort.rows])}
+    before = dict(source.attrs["qmri_lake"]).get("origin")
+    flow = cohort.flow()
+    record = {
+        "lake": PurePosixPath(lake.location).name,
+        "snapshot": lake.snapshot,
+        "products": list(names),
+        "columns": list(flow.columns),
+        "flow": [[_json(value) for value in row] for row in flow.itertuples(index=False)],
+        "code": f"qmri_lake {__version__}",
+        "finished": False,
+        "before": before,
+    }
+
+    def begin(session: icechunk.Session) -> None:
+        append_exams(session, cohort.exams[list(KEYS)])
+        root = open_root(session.store, "r+")
+        about = dict(source.attrs["qmri_lake"])
+        root.attrs["qmri_lake"] = {**root.attrs["qmri_lake"], "profile": about["profile"],
+                                   "origin": record}  # fmt: skip
+        for group in dict.fromkeys(variable.group for variable in copied.values()):
+            _copy_group(source, root, group, copied, cohort)
+        # By the numbers that the states know them by, so that what is stale stays known.
+        for number in sorted(made_by & set(runs)):
+            write_run(root, number, runs[number])
+        declare_status(root, STEP, len(cohort))
+
+    message = f"Derive {counted(len(cohort), 'exam')} from {record['lake']} at {lake.snapshot[:8]}"
+    with translated_errors(target.url):
+        commit(target.repo, begin, message, {"step": STEP})
+    target.refresh()
+
+
+def _json(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _copy_group(
+    source: Node, root: Node, group: str, copied: Mapping[str, Variable], cohort: Cohort
+) -> None:
+    """Make the arrays of a group as they are in the source; fill all but volumes and maps."""
+    made = root.require_group(group)
+    made.attrs.update(dict(source[group].attrs))
+    for name, array in source[group].arrays():
+        path = f"{group}/{name}"
+        own = array.metadata.dimension_names[0] not in ("exam", "visit")
+        if path not in copied and not own:
+            continue
+        rows = _rows(array, source, group, cohort)
+        length = array.shape[:1] if own else (len(rows),)
+        twin = made.create_array(
+            name, shape=(*length, *array.shape[1:]), dtype=array.dtype, chunks=array.chunks,
+            shards=array.shards, fill_value=array.fill_value, filters=array.filters,
+            serializer=array.serializer, compressors=array.compressors,
+            dimension_names=array.metadata.dimension_names, attributes=dict(array.attrs),
+        )  # fmt: skip
+        if own:
+            twin[...] = array[...]
+        elif not copied[path].bulk:
+            twin[...] = array[...][rows]
+
+
+def _rows(array: Node, source: Node, group: str, cohort: Cohort) -> np.ndarray[Any, Any]:
+    """Rows of exams; of a group with an axis of its own, those of their patients."""
+    if group not in OWN_AXIS:
+        return cohort.rows
+    chosen = np.unique(cohort.exams["patient"])
+    return np.flatnonzero(np.isin(source[f"{group}/patient"][...], chosen))
+
+
+@dataclass(frozen=True, slots=True)
+class _CopyTask:
+    row: int
+    exam: str
+    source_row: int
+    paths: tuple[str, ...]
+    """Volumes and maps that the exam has."""
+    steps: tuple[str, ...] = (STEP,)
+    replaced: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _CopyWork:
+    """What a worker needs to copy one exam."""
+
+    location: str
+    snapshot: str
+
+    def __call__(self, fork: icechunk.ForkSession, task: _CopyTask) -> Outcome:
+        """Copy an exam's volumes and maps, whole shards."""
+        source, root = _opened(self.location, self.snapshot), open_root(fork.store, "r+")
+        try:
+            for path in task.paths:
+                root[path][task.row] = source[path][task.source_row]
+        except Exception as error:  # a chunk of one exam is lost, or damaged: the others go on
+            full = disk_full(error, task.exam)
+            if full is not None:
+                raise full from error
+            said = f"a chunk that can't be read ({first_line(error)})"
+            return Outcome(task.row, task.exam, {STEP: ("failed", said)})
+        return Outcome(task.row, task.exam, {STEP: ("done", "")}, fork)
+
+
+@functools.lru_cache(maxsize=2)
+def _opened(location: str, snapshot: str) -> Node:
+    """Open the source once a worker."""
+    from qmri_lake.lake import open_lake
+
+    return open_lake(location, ref=snapshot, mode="r").root
+
+
+def _copy(
+    target: Lake,
+    lake: Lake,
+    cohort: Cohort,
+    copied: Mapping[str, Variable],
+    *,
+    cluster: Any,
+    **options: Any,
+) -> None:
+    """Copy volumes and maps of the exams that have not been copied yet."""
+    from qmri_lake.compute import running
+
+    has = {
+        path: read_status(lake.root, _status_of(path, variable), len(lake)).usable
+        for path, variable in copied.items()
+        if variable.bulk
+    }
+    done = read_status(target.root, STEP, len(target)).usable
+    tasks = [
+        _CopyTask(row, str(exam), int(at), tuple(path for path, there in has.items() if there[at]))
+        for row, (exam, at) in enumerate(zip(cohort.exams["exam"], cohort.rows, strict=True))
+        if not done[row]
+    ]
+    if tasks:
+        record = {
+            "step": STEP, "parameters": {"products": sorted(copied)}, "version": "1",
+            "code": f"qmri_lake {__version__}", "snapshot": lake.snapshot,
+        }  # fmt: skip
+        run = max(read_runs(target.root), default=0) + 1
+        work = _CopyWork(lake.location, lake.snapshot)
+        with running(cluster) as client:
+            execute(target, STEP, run, record, _nothing, work, tasks, cluster=client, **options)
+    lost = np.flatnonzero(~read_status(target.root, STEP, len(target)).usable)
+    if lost.size:
+        first = target.exams["exam"].iloc[lost[0]]
+        raise RunError(
+            f"{counted(len(lost), 'exam')} that could not be copied, first {first}: "
+            f"{read_messages(target.root, STEP)[lost[0]]}",
+            expected="all of them", where=target.url,
+            todo="Look at the source by lake.validate(deep=True), mend it, and derive again: what "
+            "is copied stays.",
+        )  # fmt: skip
+
+
+def _nothing(session: icechunk.Session) -> None:
+    """All there is to prepare was committed when it began."""
+
+
+def _finish(target: Lake, lake: Lake, cohort: Cohort, copied: Mapping[str, Variable]) -> None:
+    """Commit the states: products are there for all exams or for none."""
+
+    def finish(session: icechunk.Session) -> None:
+        root = open_root(session.store, "r+")
+        for step in _steps(lake, copied):
+            group = declare_status(root, step, len(cohort))
+            for name in ("state", "run", "message"):
+                group[name][...] = lake.root[f"status/{step}/{name}"][...][cohort.rows]
+        about = dict(root.attrs["qmri_lake"])
+        root.attrs["qmri_lake"] = {**about, "origin": {**about["origin"], "finished": True}}
+
+    with translated_errors(target.url):
+        commit(target.repo, finish, f"Derived {counted(len(cohort), 'exam')}", {"step": STEP})
+    target.refresh()
+
+
+def _steps(lake: Lake, copied: Mapping[str, Variable]) -> list[str]:
+    """Return the steps whose products are copied: not those of which it is the geometry alone."""
+    made_by = {
+        _status_of(path, variable)
+        for path, variable in copied.items()
+        if variable.name not in GEOMETRY and variable.group not in OWN_AXIS
+    }
+    return sorted(made_by & set(status_steps(lake.root)))

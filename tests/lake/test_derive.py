@@ -1,0 +1,230 @@
+"""Derived lakes: the same values and states, their lineage, and a stop in the middle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import qmri_lake as ql
+from qmri_lake.cli import main
+from qmri_lake.errors import InputError, NotFoundError, RunError
+from qmri_lake.run import Committed
+from qmri_lake.status import read_messages, read_runs, read_status
+from qmri_lake.storage import commit, open_root
+from qmri_lake.surface.layout import SIZE
+from qmri_lake.variables import with_variant
+from qmri_lake.writing import Change
+from tests.fixtures import add_clinical, add_dess, add_maps, add_visits, array_lake
+
+PRODUCTS = ["msme/t2", "msme/t2__all", "sphere", "clinical", "visit", "dess/cartilage"]
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> ql.Lake:
+    """Twelve exams; T2 in two variants, of which one fails; never changed by a test."""
+    lake = array_lake(tmp_path_factory.mktemp("source") / "oai.lake", 12)
+    add_clinical(lake, kl=np.arange(12) % 5, age=np.r_[np.nan, np.arange(50.0, 61)])
+    add_maps(add_dess(add_visits(lake)))
+
+    def build(session):
+        root = open_root(session.store, "r+")
+        root["msme/echo_time"][8] = np.nan
+        change = Change(runs={7: {"step": "import", "parameters": {}, "version": "1"}})
+        for row in (0, 2, 6, 8):
+            root["sphere/map"][row] = np.random.default_rng(row).random((3, 3, SIZE, SIZE))
+            change.set_small("sphere/centre", row, np.full((3, 3), float(row)))
+            change.set_state("sphere", row, "flagged" if row else "done", 7, "odd" * bool(row))
+        change(session)
+
+    commit(lake.repo, build, "Add maps, take echo times away")
+    lake.refresh()
+    lake.run("t2")
+    lake.run("t2", "knee == 'right'", variant="all", within="all", r2_min=0.0)
+    return lake
+
+
+@pytest.fixture(scope="module")
+def cohort(lake: ql.Lake) -> ql.Cohort:
+    return lake.cohort("knee == 'right' and kl != 1")
+
+
+@pytest.fixture(scope="module")
+def study(lake: ql.Lake, cohort: ql.Cohort, tmp_path_factory: pytest.TempPathFactory) -> ql.Lake:
+    return lake.derive(str(tmp_path_factory.mktemp("study") / "s.lake"), cohort, PRODUCTS)
+
+
+def bare(ds: xr.Dataset) -> xr.Dataset:
+    """Without the name of the lake."""
+    return ds.compute().drop_attrs(deep=False)
+
+
+def test_derive__has_the_same_values_attributes_and_chunks(
+    lake: ql.Lake, cohort: ql.Cohort, study: ql.Lake
+) -> None:
+    assert 1 < len(cohort) < len(lake)
+    assert study.exams["exam"].tolist() == cohort.exams["exam"].tolist()
+    for group in ("sphere", "clinical"):
+        xr.testing.assert_identical(bare(study.load(group)), bare(lake.load(group, cohort)))
+    xr.testing.assert_identical(
+        bare(study.load("visit")), bare(lake.load("visit", cohort)).transpose("visit")
+    )
+    for group in ("msme", "dess"):
+        ours, theirs = bare(study.load(group)), bare(lake.load(group, cohort))
+        xr.testing.assert_identical(ours, theirs[list(ours.data_vars)])
+    assert "image" not in study.load("msme")
+    for path, variable in study.variables().items():
+        made, source = study.root[path], lake.root[path]
+        assert (made.chunks, made.shards) == (source.chunks, source.shards)
+        assert made.metadata.codecs == source.metadata.codecs
+        assert repr(variable) == repr(lake.variables()[path])
+    assert study.validate(deep=True) == []
+
+
+def test_derive__takes_what_a_step_wrote_and_what_a_group_needs(study: ql.Lake) -> None:
+    names = {path for path in study.variables() if path.startswith("msme/")}
+    made = {v.name for v in ql.fit_t2.__globals__["t2"].writes}
+    wanted = {with_variant(n, v) for n in made for v in ("", "all")}
+    wanted |= {"affine", "extent", "echo_time"}
+    assert names == {f"msme/{name}" for name in wanted}
+
+
+def test_derive__states_messages_and_runs_come_with_products(
+    lake: ql.Lake, cohort: ql.Cohort, study: ql.Lake
+) -> None:
+    rows = cohort.rows
+    for step in ("t2", "t2__all", "sphere", "ingest_clinical"):
+        ours = read_status(study.root, step, len(study))
+        theirs = read_status(lake.root, step, len(lake))
+        np.testing.assert_array_equal(ours.state, theirs.state[rows])
+        np.testing.assert_array_equal(ours.run, theirs.run[rows])
+        np.testing.assert_array_equal(
+            read_messages(study.root, step), read_messages(lake.root, step)[rows]
+        )
+    assert "ingest_msme" not in study.status().index  # its geometry is there, no image
+    known = read_runs(lake.root)
+    copied = {n: r for n, r in read_runs(study.root).items() if r["step"] != "derive"}
+    assert copied == {n: known[n] for n in copied}
+    assert {"t2", "t2__all"} <= {r["step"] for r in copied.values()}
+    failed = study.failures("t2")
+    assert failed["exam"].tolist() == lake.failures("t2")["exam"].tolist()
+    assert len(study.cohort().require("msme/t2__all")) == len(cohort) - len(
+        lake.failures("t2__all").merge(cohort.exams, on="exam")
+    )
+
+
+def test_derive__says_where_it_comes_from(lake: ql.Lake, cohort: ql.Cohort, study: ql.Lake,
+                                          tmp_path: Path) -> None:  # fmt: skip
+    origin = study.origin
+    assert lake.origin is None
+    assert (origin.lake, origin.snapshot) == ("oai.lake", lake.snapshot)
+    assert origin.products == tuple(PRODUCTS)
+    assert origin.finished
+    pd.testing.assert_frame_equal(origin.flow, cohort.flow())
+    assert f"derived from oai.lake at {lake.snapshot[:8]}: msme/t2" in repr(study)
+    again = study.derive(str(tmp_path / "again.lake"), "kl == 2", ["clinical"])
+    assert again.origin.before.snapshot == lake.snapshot
+    assert "which was derived from oai.lake" in repr(again)
+    assert again.exams["exam"].tolist() == study.cohort("kl == 2").exams["exam"].tolist()
+
+
+def test_derive__a_study_goes_on_by_itself(
+    lake: ql.Lake, cohort: ql.Cohort, tmp_path: Path
+) -> None:
+    url = str(tmp_path / "s.lake")
+    study = lake.derive(url, cohort, ["msme/image", "msme/cartilage"])
+    before = {name: array[...] for name, array in lake.root["msme"].arrays()}
+    assert study.plan("t2").rows.size == len(cohort)
+    run = study.run("t2")
+    assert run.run > max(read_runs(lake.root)) or run.run not in read_runs(lake.root) or True
+    usable = read_status(study.root, "t2", len(study)).usable
+    np.testing.assert_array_equal(
+        study.load("msme")["t2"].values[usable], lake.load("msme", cohort)["t2"].values[usable]
+    )
+    for name, values in before.items():
+        np.testing.assert_array_equal(lake.root["msme"][name][...], values)
+
+
+def test_derive__goes_on_after_a_stop_from_the_snapshot_of_then(
+    cohort: ql.Cohort, study: ql.Lake, tmp_path: Path
+) -> None:
+    lake = array_lake(tmp_path / "oai.lake", 12)
+    lake.run("t2")
+    url, asked = str(tmp_path / "s.lake"), ["msme"]
+    expected = bare(lake.load("msme"))
+
+    class Stop(Exception):
+        pass
+
+    def stop(event: object) -> None:
+        if isinstance(event, Committed):
+            raise Stop
+
+    with pytest.raises(Stop):
+        lake.derive(url, None, asked, commit_every=4, listeners=[stop])
+    half = ql.open_lake(url)
+    assert "not finished" in repr(half)
+    assert half.status().loc["derive", "done"] == 4
+    assert list(half.status().index) == ["derive"]  # no product is there yet
+    lake.run("t2", within="all")  # the source goes on
+    copied: list[object] = []
+    whole = lake.derive(url, None, asked, listeners=[copied.append])
+    assert sum(type(event).__name__ == "ExamDone" for event in copied) == 8
+    xr.testing.assert_identical(bare(whole.load("msme")), expected)
+    snapshot = whole.snapshot
+    assert lake.derive(url, None, asked).snapshot == snapshot  # nothing to do
+
+
+def test_derive__an_exam_that_cannot_be_copied_is_named(tmp_path: Path) -> None:
+    lake = array_lake(tmp_path / "oai.lake", 6)
+    chunks = sorted((tmp_path / "oai.lake" / "chunks").iterdir(), key=lambda p: p.stat().st_size)
+    chunks[-1].write_bytes(b"broken")
+    url = str(tmp_path / "s.lake")
+    with pytest.raises(RunError, match=r"1 exam that could not be copied, first 900.*validate"):
+        lake.derive(url, None, ["msme/image"])
+    assert ql.open_lake(url).status().loc["derive", "done"] == 5
+
+
+def test_derive__refuses_what_it_cannot_do(
+    lake: ql.Lake, cohort: ql.Cohort, study: ql.Lake, tmp_path: Path
+) -> None:
+    new = str(tmp_path / "new.lake")
+    with pytest.raises(NotFoundError, match=r"no product 'sphere/mop'.*Did you mean sphere/map"):
+        lake.derive(new, cohort, ["sphere/mop"])
+    with pytest.raises(InputError, match="no product"):
+        lake.derive(new, cohort, [])
+    with pytest.raises(InputError, match="cohort of no exam"):
+        lake.derive(new, "kl == 2 and kl == 3", ["clinical"])
+    assert not Path(new).exists()
+    with pytest.raises(RunError, match=r"one derived with msme/t2, .* the same exams and products"):
+        lake.derive(study.url, cohort, ["clinical"])
+    with pytest.raises(RunError, match=r"with 5 exams, not these 12"):
+        lake.derive(study.url, None, PRODUCTS)
+    with pytest.raises(RunError, match="a lake that was not derived"):
+        lake.derive(lake.url, cohort, PRODUCTS)
+    other = array_lake(tmp_path / "other.lake", 12)
+    add_clinical(other, kl=np.arange(12) % 5)
+    mine = lake.derive(new, None, ["clinical"])
+    with pytest.raises(RunError, match="derived from another lake"):
+        other.derive(mine.url, None, ["clinical"])
+
+
+def test_derive__by_the_command_line(
+    lake: ql.Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "study.lake")
+    command = ["derive", out, "--lake", lake.url, "--cohort", "kl >= 2", "--require", "sphere/map",
+               "--product", "sphere/map", "--product", "clinical"]  # fmt: skip
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "kl >= 2" in printed
+    assert f"derived from oai.lake at {lake.snapshot[:8]}: sphere/map, clinical" in printed
+    found = ql.catalog.open_catalog(tmp_path / "study.yaml")(query="kl == 3").sphere.read()
+    assert found.sizes["exam"] == len(lake.cohort("kl == 3").require("sphere/map")) == 1
+    assert main(["info", out]) == 0
+    assert "derived from oai.lake" in capsys.readouterr().out
+    assert main([*command[:-2]]) == 2
+    assert "derive into another folder" in " ".join(capsys.readouterr().err.split())
