@@ -127,7 +127,7 @@ _SMALL = replace(  # all of this is ours [A]
     start="random",
     learning_rate=1e-3,
     weight_decay=1e-4,
-    batch=32,
+    batch=16,
     epochs=30,
     patience=8,
 )

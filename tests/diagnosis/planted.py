@@ -156,7 +156,7 @@ def trained_on(
                      bone=bone, size=64, cache=folder.parent / "cache")
         for part in parts
     ]  # fmt: skip
-    small = replace(recipe("oa", "small"), batch=16, epochs=epochs)
+    small = replace(recipe("oa", "small"), epochs=epochs)
     return train_classifier(sets[0], sets[1], small, folder, seed=seed), sets[2]
 
 

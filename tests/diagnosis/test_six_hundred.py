@@ -35,7 +35,7 @@ SEEDS = (0, 1, 2)
 """Of the split, and of the models that learn on it."""
 LOOKED_THROUGH = ("femur", "tibia")
 """Bones whose thickness the paper looks at through models of pain."""
-EPOCHS = {"oa": 5, "pain": 4, "shuffled": 3}
+EPOCHS = {"oa": 4, "pain": 4, "shuffled": 3}
 KEY = {"strategy": "thickness", "predictor": "ptf"}
 KNEES = 1000
 """In which pain is planted, half of them to learn from."""
