@@ -178,7 +178,9 @@ class OutcomeRule:
         later, reached_later = first(known & (months > self.within)), first(reached & after)
         window = f"{self.within} months"
         by_replacement = (
-            _BY_REPLACEMENT if self.replaced == "case" else f"replaced within {window}, not so yet"
+            _BY_REPLACEMENT
+            if self.replaced == "case"
+            else f"replaced within {window}, {self.test} not seen"
         )
         verdicts = [
             (gone <= 0, "replaced at the exam"),
@@ -188,7 +190,7 @@ class OutcomeRule:
             (gone <= self.within, by_replacement),
             (np.isfinite(followed), _CONTROL),
             (~np.isfinite(later), f"not followed for {end} months"),
-            (reached_later == later, f"unseen at {window}, and so at the next visit"),
+            (reached_later == later, f"unseen at {window}, {self.test} seen after"),
         ]
         return np.select(
             [holds for holds, _ in verdicts],
