@@ -223,6 +223,20 @@ class Cohort:
         kept = self._keep(keep, f"{name}: {rule}: {judged.told}", judged.why)
         return kept._with(name, AddedColumn(str(rule), judged.value[keep].astype(np.int64), (0, 1)))
 
+    def match(
+        self,
+        outcome: str,
+        on: Sequence[str] = ("age", "bmi", "sex"),
+        *,
+        ratio: int = 2,
+        seed: int = 0,
+        caliper: Mapping[str, float] | None = None,
+    ) -> Cohort:
+        """Keep cases and their matched controls; see `qmri_lake.matching.match`."""
+        from qmri_lake.matching import match
+
+        return match(self, outcome, on, ratio=ratio, seed=seed, caliper=caliper)
+
     def _with(self, name: str, column: AddedColumn) -> Cohort:
         return replace(self, added={**self.added, name: column})
 
