@@ -100,14 +100,15 @@ class Cohort:
             The query can't be parsed, names no column, or compares words with numbers.
         """
         tree = language.parse(query)
-        self._columns(language.names(tree))  # a name that is none, before any part is looked at
+        parts = language.clauses(tree)
+        columns = self._columns(language.names(tree))
         cohort = self
-        for part in language.clauses(tree):
-            cohort = cohort._keep_where(part)
+        for part in parts:
+            cohort = cohort._keep_where(part, columns)
         return cohort
 
-    def _keep_where(self, part: ast.expr) -> Cohort:
-        mine = self._columns(language.names(part))
+    def _keep_where(self, part: ast.expr, columns: dict[str, pd.Series[Any]]) -> Cohort:
+        mine = {name: column.loc[pd.Index(self.rows)] for name, column in columns.items()}
         answer = language.evaluate(part, mine)
         keep = answer.fillna(False).to_numpy(dtype=bool)
         missing = answer.isna().to_numpy(dtype=bool)
@@ -257,10 +258,11 @@ class Cohort:
 
     def _columns(self, names: Sequence[str]) -> dict[str, pd.Series[Any]]:
         """Read columns of the exams, of the lake or added ones, by the exams' rows."""
-        known = dict.fromkeys(self._column_names())
-        for name in names:
-            if name not in known:
-                raise language.unknown_column(name, known)
+        if self.added:  # else the lake says itself which columns there are
+            known = dict.fromkeys(self._column_names())
+            for name in names:
+                if name not in known:
+                    raise language.unknown_column(name, known)
         stored = self.lake.columns([name for name in names if name not in self.added])
         return {
             name: pd.Series(self.added[name].values, self.rows, dtype="Int64")

@@ -109,7 +109,7 @@ def match(
     single = complete._keep(
         np.isin(left, drawn), f"one exam a patient, drawn with seed {seed}",
         _told((len(left) - len(free), "control", "of a case's patient"),
-              (len(free) - len(drawn), "exam", "more of a patient")),
+              (len(free) - len(drawn), "more exam", "of a patient")),
     )  # fmt: skip
 
     number = _sets(table.loc[drawn], case[drawn], names, ratio, calipers)
@@ -258,7 +258,7 @@ def _assign(
     allowed = np.ones(cost.shape[1:], bool)
     for column in np.flatnonzero(np.isfinite(limits)):
         apart = cdist(cases[:, [column]], controls[:, [column]], "cityblock")
-        allowed &= apart <= limits[column]
+        allowed &= apart <= limits[column] + 1e-9  # 31.1 - 28.8 is more than 2.3 in floats
     # A second control for one case costs more than any change of who goes to whom, and a pair that
     # is not allowed more than all of that, the same at every turn: it is no control, whose ever.
     turn = (cost[0].max(where=allowed, initial=0.0) + 1.0) * len(cases) * ratio

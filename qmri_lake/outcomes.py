@@ -172,10 +172,9 @@ class OutcomeRule:
         # What is measured of a prosthesis says nothing of the knee.
         own = months < pd.Series(gone[row.to_numpy()], seen.index)
         known, reached = seen["known"] & own, seen["reached"] & own
-        at, after = months == 0, months > 0
         end = self.within - self.tolerance
-        followed = first(known & after & (months >= end) & (months <= self.within))
-        later, reached_later = first(known & (months > self.within)), first(reached & after)
+        followed = first(known & months.between(end, self.within))
+        later, reached_later = first(known & (months > self.within)), first(reached & (months > 0))
         window = f"{self.within} months"
         by_replacement = (
             _BY_REPLACEMENT
@@ -184,8 +183,8 @@ class OutcomeRule:
         )
         verdicts = [
             (gone <= 0, "replaced at the exam"),
-            (~np.isfinite(first(known & at)), f"without {self.column} at the exam"),
-            (np.isfinite(first(reached & at)), f"with {self.test} at the exam"),
+            (~np.isfinite(first(known & (months == 0))), f"without {self.column} at the exam"),
+            (np.isfinite(first(reached & (months == 0))), f"with {self.test} at the exam"),
             (reached_later <= self.within, _CASE),
             (gone <= self.within, by_replacement),
             (np.isfinite(followed), _CONTROL),

@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
 
 import qmri_lake as ql
 from qmri_lake.cohort import AddedColumn, Cohort
@@ -120,7 +122,7 @@ def test_match__the_flow_counts_everybody(cohort, people):
     other = int((ill & (people["case"] == 0)).sum())
     more = len(people) - other - people["patient"].nunique()
     assert flow["why"].iloc[1] == (
-        f"{other} controls of a case's patient, {more} exams more of a patient"
+        f"{other} controls of a case's patient, {more} more exams of a patient"
     )
     left = flow["exams"].iloc[1] - 3 * _ill(people)
     assert flow["why"].iloc[2] == f"{left} controls left over"
@@ -244,6 +246,31 @@ def test_assign__distances_count_in_standard_deviations():
     which, whom = _assign(np.array([[60.0, 28.0]]), np.array([[61.0, 28.0], [60.0, 28.9]]),
                           np.array([9.0, 4.5]), np.full(2, np.inf), 1)  # fmt: skip
     assert (which.tolist(), whom.tolist()) == ([0], [0])
+
+
+@pytest.mark.parametrize(("caliper", "pairs"), [(2.3, 1), (2.2, 0), (0, 0)])
+def test_assign__a_caliper_holds_what_it_says(caliper, pairs):
+    which, _ = _assign(np.array([[28.8]]), np.array([[31.1]]), np.ones(1), np.array([caliper]), 1)
+    assert len(which) == pairs
+    which, _ = _assign(np.array([[28.8]]), np.array([[28.8]]), np.ones(1), np.array([caliper]), 1)
+    assert len(which) == 1
+
+
+def test_match__no_other_choice_is_nearer_in_standard_deviations(cohort):
+    """One exam a patient, so nothing is drawn: against scipy on the whole, stratum by stratum."""
+    one = cohort.where("timepoint == 24 and knee == 'left'")
+    everybody = _table(one._with("matched_set", one.added["case"]))
+    spread = everybody[["age", "bmi"]].std(ddof=0)
+    table = _table(one.match("case", ratio=2))
+    pairs = table[table["case"] == 1].merge(table[table["case"] == 0], on="matched_set")
+    apart = [(pairs[f"{name}_x"] - pairs[f"{name}_y"]) / spread[name] for name in spread.index]
+    least = 0.0
+    for _, stratum in everybody.groupby("sex"):
+        z = stratum[["age", "bmi"]] / spread
+        case = stratum["case"] == 1
+        cost = cdist(np.repeat(z[case].to_numpy(), 2, axis=0), z[~case].to_numpy())
+        least += cost[linear_sum_assignment(cost)].sum()
+    assert np.hypot(*apart).sum() == pytest.approx(least)
 
 
 @pytest.mark.parametrize(
