@@ -101,6 +101,14 @@ def test_match__sets_are_what_is_promised(cohort, people, ratio, seed):
     )
 
 
+def test_match__on_words_alone_takes_whom_the_seed_says(cohort):
+    one, other = (_table(cohort.match("case", on="sex", ratio=1, seed=seed)) for seed in (0, 1))
+    for table in (one, other):
+        assert (table.groupby("matched_set")["sex"].nunique() == 1).all()
+    controls = [set(table.loc[table["case"] == 0, "patient"]) for table in (one, other)]
+    assert controls[0] != controls[1]
+
+
 def test_match__balances(cohort):
     names = ["case", "age", "bmi", "sex"]
     before, after = cohort.table(names), cohort.match("case").table(names)
