@@ -26,6 +26,7 @@ __all__ = [
     "create_lake",
     "diagnosis",
     "errors",
+    "falls_to",
     "fit_t2",
     "fusion",
     "ingest",
@@ -35,6 +36,7 @@ __all__ = [
     "open_lake",
     "phantom",
     "predict",
+    "reaches",
     "read_dicom",
     "read_mask",
     "region_means",
@@ -77,6 +79,7 @@ if TYPE_CHECKING:
     from qmri_lake.masks.files import read_mask
     from qmri_lake.masks.ingest import ingest_masks
     from qmri_lake.oai.dicom import read_dicom
+    from qmri_lake.outcomes import falls_to, reaches
     from qmri_lake.registration import register
     from qmri_lake.relaxometry.step import fit_t2
     from qmri_lake.segmentation.step import segment
@@ -113,6 +116,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "masks.files": ["read_mask"],
         "masks.ingest": ["ingest_masks"],
         "oai.dicom": ["read_dicom"],
+        "outcomes": ["falls_to", "reaches"],
         "registration": ["register"],
         "relaxometry.step": ["fit_t2"],
         "segmentation.step": ["segment"],

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+import keyword
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from qmri_lake import query as language
-from qmri_lake.errors import NotFoundError, did_you_mean
+from qmri_lake.errors import InputError, NotFoundError, did_you_mean
+from qmri_lake.outcomes import OutcomeRule
 from qmri_lake.status import STATE, read_status
 from qmri_lake.steps import load_own_steps
 from qmri_lake.summary import counted
@@ -20,7 +23,7 @@ from qmri_lake.variables import REGISTRY, Variable, with_variant
 if TYPE_CHECKING:
     from qmri_lake.lake import Lake
 
-__all__ = ["Cohort"]
+__all__ = ["AddedColumn", "Cohort"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +37,33 @@ class FlowRow:
     why: str
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class AddedColumn:
+    """A column that a cohort has beside those of its lake: a whole number for each of its exams."""
+
+    description: str
+    """One line of prose."""
+    values: NDArray[np.int64]
+    """(exam,), in the order of the cohort's rows; none is missing."""
+    valid_range: tuple[int, int]
+    """Inclusive; (0, 1) of an outcome."""
+
+    def __post_init__(self) -> None:
+        self.values.flags.writeable = False
+
+
 @dataclass(frozen=True, eq=False)
 class Cohort:
     """Exams of a lake, chosen by conditions; immutable, each method returns a new one.
 
-    Made by ``lake.cohort(query)``. ``rows`` are positions on the exam axis.
+    Made by ``lake.cohort(query)``. ``rows`` are positions on the exam axis. ``added`` are columns
+    of its own, by name: outcomes and matched sets. Queries and tables know them as any other.
     """
 
     lake: Lake
     rows: np.ndarray[Any, np.dtype[np.intp]]
     rows_of_flow: tuple[FlowRow, ...]
+    added: Mapping[str, AddedColumn] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.rows.flags.writeable = False
@@ -81,14 +101,14 @@ class Cohort:
         """
         tree = language.parse(query)
         parts = language.clauses(tree)
-        columns = self.lake.columns(language.names(tree))
+        columns = self._columns(language.names(tree))
         cohort = self
         for part in parts:
             cohort = cohort._keep_where(part, columns)
         return cohort
 
     def _keep_where(self, part: ast.expr, columns: dict[str, pd.Series[Any]]) -> Cohort:
-        mine = {name: column.iloc[self.rows] for name, column in columns.items()}
+        mine = {name: column.loc[pd.Index(self.rows)] for name, column in columns.items()}
         answer = language.evaluate(part, mine)
         keep = answer.fillna(False).to_numpy(dtype=bool)
         missing = answer.isna().to_numpy(dtype=bool)
@@ -109,8 +129,7 @@ class Cohort:
         Exams whose value is missing stay, since nothing is known against them.
         """
         tree = language.parse(query)
-        columns = self.lake.columns(language.names(tree))
-        mine = {name: column.iloc[self.rows] for name, column in columns.items()}
+        mine = self._columns(language.names(tree))
         out = language.evaluate(tree, mine).fillna(False).to_numpy(dtype=bool)
         return self._keep(~out, f"exclude {ast.unparse(tree)}", f"{int(out.sum()):,} {reason}")
 
@@ -173,7 +192,84 @@ class Cohort:
         patients = np.unique(self.lake.patients[rows]).size
         dropped = int((~keep).sum())
         row = FlowRow(condition, len(rows), patients, dropped, why if dropped else "")
-        return replace(self, rows=rows, rows_of_flow=(*self.rows_of_flow, row))
+        added = {n: replace(c, values=c.values[keep]) for n, c in self.added.items()}
+        return replace(self, rows=rows, rows_of_flow=(*self.rows_of_flow, row), added=added)
+
+    def with_outcome(self, name: str, rule: OutcomeRule) -> Cohort:
+        """Add an outcome as a column of 1 (case) and 0 (control); exams without one leave.
+
+        The flow says how many left under which reason.
+
+        Parameters
+        ----------
+        name : str
+            Of the column: ``cohort.where("incident_oa == 1")``, ``cohort.table(["incident_oa"])``.
+        rule : OutcomeRule
+            Such as ``ql.reaches("kl", 2, within=48)``.
+
+        Raises
+        ------
+        InputError
+            A name that is a column already or can't be asked for in a query; no rule; a lake
+            without visits; a value that the rule's column can't have.
+        QueryError
+            Visits have no such column as the rule asks for.
+        """
+        self._refuse_name(name, "with_outcome")
+        if not isinstance(rule, OutcomeRule):
+            raise InputError(f"a rule that is a {type(rule).__name__}", where="with_outcome",
+                             expected='one such as ql.reaches("kl", 2, within=48)')  # fmt: skip
+        judged = rule.judge(self)
+        keep = ~np.isnan(judged.value)
+        kept = self._keep(keep, f"{name}: {rule}: {judged.told}", judged.why)
+        return kept._with(name, AddedColumn(str(rule), judged.value[keep].astype(np.int64), (0, 1)))
+
+    def match(
+        self,
+        outcome: str,
+        on: Sequence[str] = ("age", "bmi", "sex"),
+        *,
+        ratio: int = 2,
+        seed: int = 0,
+        caliper: Mapping[str, float] | None = None,
+    ) -> Cohort:
+        """Keep cases and their matched controls; see `qmri_lake.matching.match`."""
+        from qmri_lake.matching import match
+
+        return match(self, outcome, on, ratio=ratio, seed=seed, caliper=caliper)
+
+    def _with(self, name: str, column: AddedColumn) -> Cohort:
+        return replace(self, added={**self.added, name: column})
+
+    def _refuse_name(self, name: str, where: str) -> None:
+        """Refuse the name of a new column that is one already, or that a query can't ask for."""
+        word = name.isidentifier() and not keyword.iskeyword(name) and "__" not in name
+        if not word or name == "missing":
+            raise InputError(
+                f"the name {name!r}", expected="letters, digits and single underscores, "
+                "no word of the query language", where=where,
+            )  # fmt: skip
+        if name in self._column_names():
+            raise InputError(f"a column {name!r} that is there already", expected="a new name",
+                             where=where)  # fmt: skip
+
+    def _column_names(self) -> list[str]:
+        return list(dict.fromkeys((*self.lake.column_names(), *self.added)))
+
+    def _columns(self, names: Sequence[str]) -> dict[str, pd.Series[Any]]:
+        """Read columns of the exams, of the lake or added ones, by the exams' rows."""
+        if self.added:  # else the lake says itself which columns there are
+            known = dict.fromkeys(self._column_names())
+            for name in names:
+                if name not in known:
+                    raise language.unknown_column(name, known)
+        stored = self.lake.columns([name for name in names if name not in self.added])
+        return {
+            name: pd.Series(self.added[name].values, self.rows, dtype="Int64")
+            if name in self.added
+            else stored[name].iloc[self.rows]
+            for name in names
+        }
 
     def flow(self) -> pd.DataFrame:
         """How many exams and patients were left after each condition, and why the rest went."""
@@ -183,11 +279,10 @@ class Cohort:
         )
 
     def table(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """Keys and clinical columns of the exams, one row each."""
-        names = self.lake.column_names() if columns is None else columns
-        known = self.lake.columns([names] if isinstance(names, str) else names)
-        data = pd.DataFrame({name: column.iloc[self.rows] for name, column in known.items()})
-        return data.reset_index(drop=True)
+        """Keys, clinical columns and added ones of the exams, one row each."""
+        names = self._column_names() if columns is None else columns
+        mine = self._columns([names] if isinstance(names, str) else names)
+        return pd.DataFrame(mine).reset_index(drop=True)
 
     def __repr__(self) -> str:
         head = f"<Cohort: {counted(len(self), 'exam')} of {counted(self.patients, 'patient')}>"

@@ -24,7 +24,15 @@ from qmri_lake.status import (
     status_steps,
     write_run,
 )  # fmt: skip
-from qmri_lake.storage import Node, commit, disk_full, first_line, open_root, translated_errors
+from qmri_lake.storage import (
+    Node,
+    commit,
+    create_array,
+    disk_full,
+    first_line,
+    open_root,
+    translated_errors,
+)
 from qmri_lake.summary import counted
 from qmri_lake.variables import Variable, with_variant
 from qmri_lake.writing import OWN_AXIS, append_exams
@@ -194,6 +202,8 @@ def _as_begun(
         found = f"one derived with {', '.join(origin.products)}"
     elif target.exams["exam"].tolist() != wanted:
         found = f"one derived with {counted(len(target), 'exam')}, not these {len(wanted):,}"
+    elif other := _other_columns(target, cohort):
+        found = f"one derived with another {' and '.join(other)}"
     elif origin.snapshot != lake.snapshot and origin.snapshot not in set(
         lake.history()["snapshot"]
     ):
@@ -206,6 +216,18 @@ def _as_begun(
         found, expected="a new folder, or the same exams and products to go on", where=target.url,
         todo="A derived lake stays what it is: derive into another folder.",
     )  # fmt: skip
+
+
+def _other_columns(target: Lake, cohort: Cohort) -> list[str]:
+    """Return the columns of the cohort's own that the derived lake has not, or has otherwise."""
+    root = target.root
+    return [
+        name
+        for name, column in cohort.added.items()
+        if f"clinical/{name}" not in root
+        or root[f"clinical/{name}"].attrs["long_name"] != column.description
+        or not np.array_equal(root[f"clinical/{name}"][...], column.values)
+    ]
 
 
 def _begin(
@@ -241,6 +263,7 @@ def _begin(
                                    "origin": record}  # fmt: skip
         for group in dict.fromkeys(variable.group for variable in copied.values()):
             _copy_group(source, root, group, copied, cohort)
+        _add_columns(root, cohort)
         # By the numbers that the states know them by, so that what is stale stays known.
         for number in sorted(made_by & set(runs)):
             write_run(root, number, runs[number])
@@ -279,6 +302,18 @@ def _copy_group(
             twin[...] = array[...]
         elif not copied[path].bulk:
             twin[...] = array[...][rows]
+
+
+def _add_columns(root: Node, cohort: Cohort) -> None:
+    """Store the columns of the cohort's own, outcomes and matched sets, beside clinical ones."""
+    for name, column in cohort.added.items():
+        variable = Variable(
+            "clinical", name, (), "int32", column.description, fill_meaning="no value",
+            valid_range=column.valid_range,
+        )  # fmt: skip
+        group = root.require_group(variable.group)
+        create_array(group, variable, name, len(cohort), {})
+        group[name][...] = column.values
 
 
 def _rows(array: Node, source: Node, group: str, cohort: Cohort) -> np.ndarray[Any, Any]:

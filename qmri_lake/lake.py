@@ -449,7 +449,8 @@ class Lake:
         url : str
             The new lake, as in `open_lake`.
         cohort : Cohort or query, or None for all
-            Its exams, in this order. Its flow is kept as lineage.
+            Its exams, in this order. Its flow is kept as lineage; columns of its own, outcomes and
+            matched sets, join group ``clinical``.
         products : sequence of str
             Groups, such as ``"clinical"``, and variables, such as ``"sphere/map"`` or
             ``"msme/t2__epg"``: with one goes all that its step wrote, and what its group needs to

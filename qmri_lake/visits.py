@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from qmri_lake.lake import Lake
     from qmri_lake.oai.clinical import ClinicalTables
 
-__all__ = ["store_visits"]
+__all__ = ["read_visits", "store_visits"]
 
 STEP = "ingest_clinical"
 
 _COLUMNS = tuple(v for v in REGISTRY.group("clinical") if v.step == STEP)
 """What a visit says of an exam; steps may add columns that no table has."""
+
+_NAMES = tuple(v.name for v in REGISTRY.group("visit") if v.name not in KEYS)
 
 _NOTES = {
     "bmi_carried_forward": "visits have the BMI of an earlier one",
@@ -61,7 +63,7 @@ def store_visits(
 
     tables = read_tables(source, scan_dates=scan_dates)
     notes = tuple(f"{n:,} {_NOTES[k]}" for k, n in tables.counts.items() if n and k in _NOTES)
-    stored = _stored_visits(lake.root)
+    stored = read_visits(lake.root, _NAMES)
     visits, corrected = _merge(stored, _known(tables))
     given = len(tables.visits) > 0 and not _same(stored, visits)
     if not len(visits):
@@ -78,7 +80,7 @@ def store_visits(
         if given:
             declare(root, REGISTRY.group("visit"))
             # Merged again: when another commit came first, its rows stay too.
-            write_table(root, "visit", _merge(_stored_visits(root), _known(tables))[0])
+            write_table(root, "visit", _merge(read_visits(root, _NAMES), _known(tables))[0])
         declare(root, _COLUMNS)
         change(session)
 
@@ -90,15 +92,23 @@ def store_visits(
     return rows, notes, tables.problems
 
 
-def _stored_visits(root: Node) -> pd.DataFrame:
-    """Read the stored rows, missing values as NaN; no rows where nothing is stored."""
+def read_visits(root: Node, names: Sequence[str]) -> pd.DataFrame:
+    """Read the keys and the columns named of all rows; no rows where nothing is stored.
+
+    Returns
+    -------
+    DataFrame
+        patient, timepoint [months], knee, and a column of floats a name, flags as their numbers,
+        NaN where a value is missing.
+    """
     columns = {}
-    for variable in REGISTRY.group("visit"):
+    for name in (*KEYS, *names):
+        variable = REGISTRY[f"visit/{name}"]
         values = root[variable.path][:] if variable.path in root else np.empty(0)
-        if variable.name not in KEYS:
+        if name not in KEYS:
             missing = values == variable.fill
             values = np.where(missing, np.nan, values.astype(np.float64))
-        columns[variable.name] = values
+        columns[name] = values
     return _typed(pd.DataFrame(columns))
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from qmri_lake.errors import InputError, NotFoundError
 from qmri_lake.index import KEYS
 from qmri_lake.summary import counted
+from qmri_lake.visits import read_visits
 
 if TYPE_CHECKING:
     from qmri_lake.cohort import Cohort
@@ -21,6 +22,7 @@ __all__ = ["Labelled", "PainRule", "label_oa", "label_pain"]
 PainRule = Literal["chronic", "frequent_12m", "persistent"]
 Missing = Literal["exclude", "raise"]
 
+_ANSWERS = ("pain_months_12m", "pain_any_12m", "pain_most_days_12m", "replaced")
 _CHRONIC_MONTHS = 6
 _RUNNING = (12, 24)
 """Months between two visits running: at least 12, or they ask about the same months twice."""
@@ -170,20 +172,12 @@ def _chronic(rows: pd.DataFrame) -> tuple[NDArray[np.float64], dict[str, NDArray
 
 def _visits(cohort: Cohort) -> pd.DataFrame:
     """Return the rows of the cohort's patients, answers as numbers, NaN where there is none."""
-    if "visit/patient" not in cohort.lake.variables():
+    if "visit/patient" not in cohort.lake.root:
         raise InputError(
             "a lake without visits", expected="group visit", where="label_pain",
             todo="Ingest the clinical tables.",
         )  # fmt: skip
-    declared = cohort.lake.variables()
-    columns = {}
-    for name in (*KEYS, "pain_months_12m", "pain_any_12m", "pain_most_days_12m", "replaced"):
-        values = np.asarray(cohort.lake.root[f"visit/{name}"][:])
-        if name not in KEYS:
-            fill = declared[f"visit/{name}"].fill
-            values = np.where(values == fill, np.nan, values.astype(float))
-        columns[name] = values
-    visits = pd.DataFrame(columns).astype({"patient": "int64", "timepoint": "int64", "knee": str})
+    visits = read_visits(cohort.lake.root, _ANSWERS)
     return visits[visits["patient"].isin(cohort.exams["patient"])]
 
 

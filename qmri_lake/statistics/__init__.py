@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from qmri_lake.statistics.agreement import Agreement, bland_altman
 from qmri_lake.statistics.association import NestedModels, nested_logistic
-from qmri_lake.statistics.balance import BalanceTest, one_way_manova, pearson_chi2
+from qmri_lake.statistics.balance import (
+    BalanceTest,
+    one_way_manova,
+    pearson_chi2,
+    standardised_difference,
+)
 from qmri_lake.statistics.bootstrap import Interval, RocBootstrap, bootstrap_roc
 from qmri_lake.statistics.calibration import brier_score, calibration_curve
 from qmri_lake.statistics.roc import (
@@ -20,5 +25,5 @@ __all__ = [
     "Agreement", "Auc", "AucDifference", "BalanceTest", "Interval", "NestedModels", "RocBootstrap",
     "bland_altman", "bootstrap_roc", "brier_score", "calibration_curve", "delong_interval",
     "delong_test", "nested_logistic", "one_way_manova", "pearson_chi2", "roc_curve",
-    "youden_threshold",
+    "standardised_difference", "youden_threshold",
 ]  # fmt: skip

@@ -148,6 +148,35 @@ def test_derive__a_study_goes_on_by_itself(
         np.testing.assert_array_equal(lake.root["msme"][name][...], values)
 
 
+def test_derive__outcomes_and_matched_sets_are_columns(tmp_path: Path) -> None:
+    made = ql.phantom.add_true_exams(str(tmp_path / "oai.lake"), exams=40, shape=(16, 48, 48))
+    lake = made.lake
+    rule = ql.reaches("kl", 2, within=48, tolerance=12)
+    cases = lake.cohort("kl < 2").with_outcome("incident_oa", rule)
+    matched = cases.match("incident_oa", on=("age", "sex"), ratio=1)
+    url = str(tmp_path / "study.lake")
+    study = lake.derive(url, matched, ["clinical"])
+    columns = ["exam", "incident_oa", "matched_set", "age"]
+    pd.testing.assert_frame_equal(
+        study.cohort().table(columns), matched.table(columns), check_dtype=False
+    )
+    assert len(study.cohort("incident_oa == 1")) == len(matched) // 2 > 0
+    declared = study.variables()["clinical/incident_oa"]
+    assert declared.description == str(rule)
+    assert declared.valid_range == (0, 1)
+    assert study.validate(deep=True) == []
+    assert "incident_oa: kl >= 2 within 48 months" in study.origin.flow["condition"].str.cat()
+    # Without clinical columns they are there all the same.
+    bare_study = lake.derive(str(tmp_path / "bare.lake"), matched, ["dess/bone"])
+    assert bare_study.column_names()[4:] == ["incident_oa", "matched_set"]
+    other = cases.match("incident_oa", on=("age", "sex"), ratio=1).exclude("kl > 4", reason="none")
+    assert lake.derive(url, other, ["clinical"]).snapshot == study.snapshot
+    renamed = lake.cohort().of_exams(matched.exams["exam"], "matched")
+    renamed = renamed.with_outcome("incident", rule)
+    with pytest.raises(RunError, match="one derived with another incident"):
+        lake.derive(url, renamed, ["clinical"])
+
+
 def test_derive__goes_on_after_a_stop_from_the_snapshot_of_then(
     cohort: ql.Cohort, study: ql.Lake, tmp_path: Path
 ) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
 from qmri_lake.errors import InputError
-from qmri_lake.statistics import one_way_manova, pearson_chi2
+from qmri_lake.statistics import one_way_manova, pearson_chi2, standardised_difference
 
 
 def test_manova__of_one_measurement_is_anova() -> None:
@@ -58,3 +59,21 @@ def test_manova__of_few_exams_is_a_number_without_a_warning() -> None:
     found = one_way_manova(values, ["a", "a", "a", "b", "b", "b", "c", "c"])
     assert 0 < found.statistic < 1
     assert 0 < found.p < 1
+
+
+def test_standardised_difference__by_hand() -> None:
+    """Means 4 and 2; variances 4 and 1, of cases and of controls."""
+    values, case = [2.0, 4.0, 6.0, 1.0, 2.0, 3.0, np.nan], [1, 1, 1, 0, 0, 0, 1]
+    found = standardised_difference(values, case)
+    assert found == pytest.approx(2 / np.sqrt(2.5))
+    assert standardised_difference(values, [1 - c for c in case]) == pytest.approx(-found)
+    column = pd.Series(values, dtype="Float64")
+    assert standardised_difference(column, pd.Series(case, dtype="Int64")) == pytest.approx(found)
+    assert standardised_difference(column * 12, case) == pytest.approx(found), "in another unit"
+    sex = pd.Series(["female", "male", pd.NA, "male", "female", "female"], dtype="string")
+    shares = standardised_difference(sex == "male", [1, 1, 1, 1, 0, 0])
+    assert shares == pytest.approx((2 / 3) / np.sqrt((1 / 3) / 2))
+    assert np.isnan(standardised_difference([1.0, 2.0, 3.0], [1, 1, 0]))
+    assert np.isnan(standardised_difference([1.0, 1.0, 1.0, 1.0], [1, 1, 0, 0]))
+    with pytest.raises(InputError, match="2 values, 1 sets"):
+        standardised_difference([1, 2], [1])
