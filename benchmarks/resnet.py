@@ -4,7 +4,7 @@ Usage: python -m benchmarks.resnet --python PYTHON
 
 PYTHON is an interpreter with torch and torchvision, of a throwaway environment: torchvision is no
 part of this package. Beside a CPU-only torch its import fails for operators that no ResNet uses;
-they are declared first. The weights are torchvision's, drawn at random with two outputs and with
+then they are declared first. The weights are torchvision's, drawn at random with two outputs and with
 averages of batch norm of their own, saved as ``.pth`` and loaded by `qmri_lake.diagnosis.resnet`.
 """
 
@@ -22,10 +22,15 @@ from qmri_lake.diagnosis.recipes import DEPTHS
 PEER = """
 import sys
 import torch
-library = torch.library.Library("torchvision", "DEF")
-for name in ("nms", "qnms"):
-    library.define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-import torchvision
+try:
+    import torchvision
+except RuntimeError:  # beside a CPU-only torch
+    for name in [n for n in sys.modules if n.startswith("torchvision")]:
+        del sys.modules[name]
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        library.define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import torchvision
 torch.set_num_threads(1)
 folder = sys.argv[1]
 images = torch.rand(4, 3, 224, 224, generator=torch.Generator().manual_seed(0))
