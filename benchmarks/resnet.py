@@ -4,8 +4,9 @@ Usage: python -m benchmarks.resnet --python PYTHON
 
 PYTHON is an interpreter with torch and torchvision, of a throwaway environment: torchvision is no
 part of this package. Beside a CPU-only torch its import fails for operators that no ResNet uses;
-then they are declared first. The weights are torchvision's, drawn at random with two outputs and with
-averages of batch norm of their own, saved as ``.pth`` and loaded by `qmri_lake.diagnosis.resnet`.
+then they are declared first. The weights are torchvision's, drawn at random with two outputs and
+with averages of batch norm of their own, saved as ``.pth`` and loaded by
+`qmri_lake.diagnosis.resnet`.
 """
 
 from __future__ import annotations

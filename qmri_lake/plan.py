@@ -52,6 +52,12 @@ class Plan:
         """How many of `rows` were done before, with other parameters, code or inputs."""
         return int(self.replaced.sum())
 
+    @property
+    def of_a_task(self) -> str:
+        """What one task computes, in words."""
+        exams = self.step.exams_a_task
+        return "one exam" if exams == 1 else f"{exams} exams"
+
     def __repr__(self) -> str:
         lines = [
             f"<Plan of run {self.run}: {self.name}>",
@@ -65,7 +71,8 @@ class Plan:
             )
         lines += [f"  waiting      {n:>8,}  for {step}" for step, n in self.waiting.items()]
         lines.append(
-            f"  memory       {self.projected_bytes / 2**20:>8,.0f}  MiB projected per exam"
+            f"  memory       {self.projected_bytes / 2**20:>8,.0f}  MiB projected for "
+            f"{self.of_a_task}"
         )
         return "\n".join(lines)
 
@@ -157,7 +164,7 @@ def check_memory(plan: Plan, available: int) -> None:
     """Refuse a plan whose tasks can't fit, before anything runs."""
     if plan.projected_bytes > available:
         raise RunError(
-            f"{plan.projected_bytes / 2**30:.1f} GiB projected for one exam",
+            f"{plan.projected_bytes / 2**30:.1f} GiB projected for {plan.of_a_task}",
             expected=f"at most the {available / 2**30:.1f} GiB that a worker has",
             where=f"step {plan.name}",
             todo="Use workers with more memory, or fewer of them.",

@@ -163,7 +163,12 @@ class Step:
             return self.memory(sizes(self.group), **parameters)
         read = [REGISTRY[f"{g}/{n}"] for g, ns in self.inputs(parameters).items() for n in ns]
         total = sum(v.nbytes(sizes(v.group)) for v in (*read, *self.writes))
-        return int(self.copies * total)
+        return int(self.copies * total * self.exams_a_task)
+
+    @property
+    def exams_a_task(self) -> int:
+        """How many exams a task computes at most."""
+        return 1 if self.together is None else BLOCK
 
 
 _KNOWN: dict[str, Step] = {}

@@ -166,6 +166,9 @@ def test_step__exams_that_are_computed_together(
     change.set_state("first_echo", 1, "done", 9)
     commit(lake.repo, change, "Forget one")
     monkeypatch.setitem(globals(), "LARGE", np.sort(means)[-2])
+    planned = lake.refresh().plan(third)
+    assert "MiB projected for 16 exams" in repr(planned)
+    assert planned.projected_bytes == 16 * 3 * (8 + 8)  # three copies of what is read and written
     BLOCKS.clear()
     seen: list[Any] = []
     result = lake.refresh().run(third, listeners=[seen.append])
@@ -286,7 +289,7 @@ def test_plan__says_stale_and_failed(lake: Lake) -> None:
     lake.run("t2")
     text = repr(lake.plan("t2", r2_min=0.5))
     assert "to compute          6  (6 stale)" in text
-    assert "MiB projected per exam" in text
+    assert "MiB projected for one exam" in text
 
 
 def test_run__unknown_names(lake: Lake) -> None:
