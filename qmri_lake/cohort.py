@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from qmri_lake import query as language
-from qmri_lake.errors import InputError, NotFoundError, did_you_mean
+from qmri_lake.errors import InputError, NotFoundError, QueryError, RunError, did_you_mean
 from qmri_lake.outcomes import OutcomeRule
 from qmri_lake.status import STATE, read_status
 from qmri_lake.steps import load_own_steps
@@ -23,7 +23,7 @@ from qmri_lake.variables import REGISTRY, Variable, with_variant
 if TYPE_CHECKING:
     from qmri_lake.lake import Lake
 
-__all__ = ["AddedColumn", "Cohort"]
+__all__ = ["AddedColumn", "Cohort", "refuse_other_lake"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,28 @@ class Cohort:
         rows = np.arange(len(lake))
         patients = int(np.unique(lake.patients).size)
         return cls(lake, rows, (FlowRow("all exams", len(rows), patients, 0, ""),))
+
+    @classmethod
+    def of_keys(cls, lake: Lake, wanted: Mapping[str, Any]) -> Cohort:
+        """Exams by patient, timepoint, knee or exam; all of them where none is given."""
+        everything = cls.everything(lake)
+        if not wanted:
+            return everything
+        keep = np.ones(len(lake), dtype=bool)
+        if "patient" in wanted:  # first: of few exams only their own keys are read
+            keep &= lake.patients == wanted["patient"]
+        rows = np.flatnonzero(keep)
+        keys = lake.keys_at(rows)
+        for name, value in wanted.items():
+            keep[rows] &= (keys[name] == value).to_numpy()
+        if not keep.any():
+            asked = ", ".join(f"{name}={value!r}" for name, value in wanted.items())
+            raise NotFoundError(
+                f"no exam with {asked}", expected=f"one of the lake's {len(lake):,} exams",
+                where=lake.url, todo="lake.exams lists them.",
+            )  # fmt: skip
+        text = ", ".join(f"{name} == {value!r}" for name, value in wanted.items())
+        return everything._keep(keep, text, f"{int((~keep).sum()):,} not so")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -289,3 +311,23 @@ class Cohort:
         lines = [f"  {r.exams:>8,}  {r.condition}" + (f"  ({r.why})" if r.why else "")
                  for r in self.rows_of_flow]  # fmt: skip
         return "\n".join([head, *lines])
+
+
+def refuse_other_lake(cohort: object, lake: Lake) -> Cohort:
+    """Return a cohort of this lake, of exams that it has at its snapshot; refuse any other."""
+    if not isinstance(cohort, Cohort):
+        raise QueryError(
+            f"a cohort that is a {type(cohort).__name__}",
+            expected="lake.cohort(...) or a query", where=lake.url,
+        )  # fmt: skip
+    if cohort.lake.location != lake.location:
+        raise RunError(f"a cohort of {cohort.lake.url}", expected="one of this lake",
+                       where=lake.url)  # fmt: skip
+    if beyond := int((cohort.rows >= len(lake)).sum()):
+        raise RunError(
+            f"a cohort with {beyond:,} exams that this lake has not",
+            expected=f"some of its {len(lake):,} exams",
+            where=f"{lake.url} at {lake.ref or lake.snapshot}",
+            todo="Choose the cohort from this lake, or refresh it.",
+        )  # fmt: skip
+    return cohort

@@ -5,16 +5,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import icechunk
 import numpy as np
-import pandas as pd
 
 from qmri_lake import __version__
 from qmri_lake.errors import InputError, NotFoundError, Reason, RunError, did_you_mean
 from qmri_lake.index import KEYS
+from qmri_lake.origin import origin_of, origin_record
 from qmri_lake.run import Listener, Outcome, execute
 from qmri_lake.status import (
     declare_status,
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from qmri_lake.cohort import Cohort
     from qmri_lake.lake import Lake
 
-__all__ = ["STEP", "Origin", "derive_lake", "origin_of"]
+__all__ = ["STEP", "derive_lake"]
 
 STEP = "derive"
 """Name of the run that copies, and of its status."""
@@ -50,57 +49,6 @@ GEOMETRY = ("affine", "extent", "echo_time")
 """Small arrays without which no other one of their group can be read."""
 
 _WHERE = "derive"
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a derived lake comes from.
-
-    Attributes
-    ----------
-    lake : str
-        Name of the source, without its folder.
-    snapshot : str
-        Of the source: ``open_lake(source, ref=snapshot)`` is what was derived from.
-    products : tuple of str
-        As they were asked for.
-    flow : DataFrame
-        How its exams were chosen: the flow of the cohort.
-    code : str
-        Version of this package.
-    finished : bool
-        Whether every exam has been copied: before that, no product is there.
-    before : Origin, optional
-        That of the source, where it was derived too.
-    """
-
-    lake: str
-    snapshot: str
-    products: tuple[str, ...]
-    flow: pd.DataFrame
-    code: str
-    finished: bool
-    before: Origin | None = None
-
-    def __str__(self) -> str:
-        text = f"{self.lake} at {self.snapshot[:8]}: {', '.join(self.products)}"
-        text += "" if self.finished else "; not finished, derive it again to go on"
-        return f"{text}; which was derived from {self.before}" if self.before else text
-
-
-def origin_of(root: Node) -> Origin | None:
-    """Return where a lake was derived from; None of one that was not."""
-    return _origin(dict(root.attrs["qmri_lake"]).get("origin"))
-
-
-def _origin(record: Mapping[str, Any] | None) -> Origin | None:
-    if record is None:
-        return None
-    return Origin(
-        record["lake"], record["snapshot"], tuple(record["products"]),
-        pd.DataFrame(record["flow"], columns=record["columns"]), record["code"],
-        record["finished"], _origin(record["before"]),
-    )  # fmt: skip
 
 
 def derive_lake(
@@ -242,18 +190,7 @@ def _begin(
     runs = read_runs(source)
     states = [read_status(source, step, len(lake)) for step in _steps(lake, copied)]
     made_by = {int(n) for status in states for n in np.unique(status.run[cohort.rows])}
-    before = dict(source.attrs["qmri_lake"]).get("origin")
-    flow = cohort.flow()
-    record = {
-        "lake": PurePosixPath(lake.location).name,
-        "snapshot": lake.snapshot,
-        "products": list(names),
-        "columns": list(flow.columns),
-        "flow": [[_json(value) for value in row] for row in flow.itertuples(index=False)],
-        "code": f"qmri_lake {__version__}",
-        "finished": False,
-        "before": before,
-    }
+    record = origin_record(lake, cohort, names)
 
     def begin(session: icechunk.Session) -> None:
         append_exams(session, cohort.exams[list(KEYS)])
@@ -273,10 +210,6 @@ def _begin(
     with translated_errors(target.url):
         commit(target.repo, begin, message, {"step": STEP})
     target.refresh()
-
-
-def _json(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _copy_group(

@@ -14,19 +14,16 @@ import pandas as pd
 import xarray as xr
 
 from qmri_lake import __version__
-from qmri_lake.cohort import Cohort
+from qmri_lake.cohort import Cohort, refuse_other_lake
 from qmri_lake.columns import column_names, read_column
 from qmri_lake.errors import (
     LakeLockedError,
-    NotALakeError,
     NotFoundError,
-    QueryError,
-    Reason,
     RunError,
     UnknownRefError,
 )
 from qmri_lake.index import KEYS
-from qmri_lake.ledger import count_states, list_failures, list_runs
+from qmri_lake.ledger import count_states, list_commits, list_failures, list_runs
 from qmri_lake.query import unknown_column
 from qmri_lake.reading import load_group, load_groups, load_tree
 from qmri_lake.status import status_steps
@@ -43,11 +40,11 @@ from qmri_lake.storage import (
     writer_lock,
 )
 from qmri_lake.variables import Variable
-from qmri_lake.writing import FORMAT, initialise
+from qmri_lake.writing import check_format, initialise
 
 if TYPE_CHECKING:
-    from qmri_lake.derive import Origin
     from qmri_lake.doctor import Diagnosis
+    from qmri_lake.origin import Origin
     from qmri_lake.plan import Plan
     from qmri_lake.run import Listener, RunResult
     from qmri_lake.steps import Step
@@ -145,24 +142,7 @@ class Lake:
             root = open_root(self.store)
         except FileNotFoundError:
             root = None
-        about = dict(root.attrs).get("qmri_lake") if root is not None else None
-        if root is None or about is None:
-            raise NotALakeError(
-                "an Icechunk repository without the mark of a lake",
-                expected="one made by qmri_lake",
-                where=self.url,
-                todo="Check the path.",
-                reason=Reason.NOT_A_LAKE,
-            )
-        if about["format"] > FORMAT:
-            raise NotALakeError(
-                f"format {about['format']}, written by qmri_lake {about['version']}",
-                expected=f"at most {FORMAT}",
-                where=self.url,
-                todo="Update qmri_lake.",
-                reason=Reason.NOT_A_LAKE,
-            )
-        return root
+        return check_format(root, self.url)
 
     @cached_property
     def exams(self) -> pd.DataFrame:
@@ -227,28 +207,8 @@ class Lake:
         exam: str | None = None,
     ) -> Cohort:
         """Choose exams by their keys."""
-        given = {"patient": patient, "timepoint": timepoint, "knee": knee, "exam": exam}
-        wanted = {name: value for name, value in given.items() if value is not None}
-        keep = np.ones(len(self), dtype=bool)
-        if patient is not None:
-            keep &= self.patients == patient
-        rows = np.flatnonzero(keep)
-        keys = self.keys_at(rows)
-        for name, value in wanted.items():
-            keep[rows] &= (keys[name] == value).to_numpy()
-        if wanted and not keep.any():
-            asked = ", ".join(f"{name}={value!r}" for name, value in wanted.items())
-            raise NotFoundError(
-                f"no exam with {asked}",
-                expected=f"one of the lake's {len(self):,} exams",
-                where=self.url,
-                todo="lake.exams lists them.",
-            )
-        text = ", ".join(f"{name} == {value!r}" for name, value in wanted.items())
-        everything = Cohort.everything(self)
-        return (
-            everything._keep(keep, text, f"{int((~keep).sum()):,} not so") if wanted else everything
-        )
+        keys = {"patient": patient, "timepoint": timepoint, "knee": knee, "exam": exam}
+        return Cohort.of_keys(self, {n: value for n, value in keys.items() if value is not None})
 
     def load(
         self,
@@ -298,6 +258,7 @@ class Lake:
         return load_tree(self, self._cohort(cohort))
 
     def _cohort(self, cohort: Cohort | str | None = None, **keys: Any) -> Cohort:
+        """Return the exams that an argument chooses: a cohort of this lake, a query, or keys."""
         if cohort is None:
             return self.select(**keys)
         if any(value is not None for value in keys.values()):
@@ -307,23 +268,7 @@ class Lake:
             )  # fmt: skip
         if isinstance(cohort, str):
             return self.cohort(cohort)
-        if not isinstance(cohort, Cohort):
-            raise QueryError(
-                f"a cohort that is a {type(cohort).__name__}",
-                expected="lake.cohort(...) or a query",
-                where=self.url,
-            )
-        if cohort.lake.location != self.location:
-            raise RunError(f"a cohort of {cohort.lake.url}", expected="one of this lake",
-                           where=self.url)  # fmt: skip
-        if beyond := int((cohort.rows >= len(self)).sum()):
-            raise RunError(
-                f"a cohort with {beyond:,} exams that this lake has not",
-                expected=f"some of its {len(self):,} exams",
-                where=f"{self.url} at {self.ref or self.snapshot}",
-                todo="Choose the cohort from this lake, or refresh it.",
-            )
-        return cohort
+        return refuse_other_lake(cohort, self)
 
     # -- columns for queries -------------------------------------------------------------------
 
@@ -488,7 +433,7 @@ class Lake:
     @property
     def origin(self) -> Origin | None:
         """Where a derived lake comes from: source, snapshot, products, flow. None of others."""
-        from qmri_lake.derive import origin_of
+        from qmri_lake.origin import origin_of
 
         return origin_of(self.root)
 
@@ -532,15 +477,7 @@ class Lake:
 
     def history(self, limit: int | None = None) -> pd.DataFrame:
         """List commits, newest first: snapshot, time, message, tags."""
-        tags: dict[str, list[str]] = {}
-        for name in self.tags():
-            tags.setdefault(self.repo.lookup_tag(name), []).append(name)
-        found: list[tuple[Any, ...]] = []
-        for info in self.repo.ancestry(snapshot_id=self.snapshot):
-            if limit is not None and len(found) >= limit:
-                break
-            found.append((info.id, info.written_at, info.message, ", ".join(tags.get(info.id, []))))
-        return pd.DataFrame(found, columns=["snapshot", "time", "message", "tags"])
+        return list_commits(self.repo, self.snapshot, limit)
 
     def tags(self) -> list[str]:
         """Names of the tags."""

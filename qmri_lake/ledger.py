@@ -1,17 +1,19 @@
-"""Tables of what has been done: exams by state, failures with their reasons, runs."""
+"""Tables of what has been done: exams by state, failures with their reasons, runs, commits."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import icechunk
 import numpy as np
 import pandas as pd
 
 from qmri_lake.status import STATE, read_messages, read_runs, read_status, status_steps
 from qmri_lake.storage import Node
 
-__all__ = ["count_imported", "count_states", "list_failures", "list_runs"]
+__all__ = ["count_imported", "count_states", "list_commits", "list_failures", "list_runs"]
 
 
 def count_states(root: Node, rows: np.ndarray[Any, Any], length: int) -> pd.DataFrame:
@@ -50,3 +52,15 @@ def list_runs(root: Node) -> pd.DataFrame:
     columns = ["step", "parameters", "code", "snapshot", "started", "finished", "counts"]
     frame = pd.DataFrame.from_dict(read_runs(root), orient="index")
     return frame.reindex(columns=columns).rename_axis("run")
+
+
+def list_commits(repo: icechunk.Repository, snapshot: str, limit: int | None) -> pd.DataFrame:
+    """List commits up to a snapshot, newest first: snapshot, time, message, tags."""
+    tags: dict[str, list[str]] = {}
+    for name in sorted(repo.list_tags()):
+        tags.setdefault(repo.lookup_tag(name), []).append(name)
+    found = [
+        (info.id, info.written_at, info.message, ", ".join(tags.get(info.id, [])))
+        for info in itertools.islice(repo.ancestry(snapshot_id=snapshot), limit)
+    ]
+    return pd.DataFrame(found, columns=["snapshot", "time", "message", "tags"])

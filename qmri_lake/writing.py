@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 import zarr
 
-from qmri_lake.errors import NotFoundError, printable
+from qmri_lake.errors import NotALakeError, NotFoundError, Reason, printable
 from qmri_lake.index import KEYS, exam_key
 from qmri_lake.status import STATE, declare_status, write_run
 from qmri_lake.storage import Node, create_array, create_coordinate, open_root
 from qmri_lake.variables import EXAM_CHUNK, Variable, with_variant
 
-__all__ = ["Change", "append_exams", "declare", "fill_shape", "write_table"]
+__all__ = ["Change", "append_exams", "check_format", "declare", "fill_shape", "write_table"]
 
 FORMAT = 1
 """Version of the layout in the store; raised when an older package could not read it."""
@@ -49,6 +49,23 @@ def initialise(session: icechunk.Session, version: str, profile: str | None) -> 
     }
     for name, dtype in columns.items():
         create_array(root, Variable("", name, (), dtype, prose[name], fill_meaning=""), name, 0, {})
+
+
+def check_format(root: Node | None, url: str) -> Node:
+    """Return the root group of a lake; refuse another repository, or a lake that is newer."""
+    about = dict(root.attrs).get("qmri_lake") if root is not None else None
+    if about is None:
+        raise NotALakeError(
+            "an Icechunk repository without the mark of a lake", expected="one made by qmri_lake",
+            where=url, todo="Check the path.", reason=Reason.NOT_A_LAKE,
+        )  # fmt: skip
+    if about["format"] > FORMAT:
+        raise NotALakeError(
+            f"format {about['format']}, written by qmri_lake {about['version']}",
+            expected=f"at most {FORMAT}", where=url, todo="Update qmri_lake.",
+            reason=Reason.NOT_A_LAKE,
+        )  # fmt: skip
+    return root
 
 
 def exam_count(root: Node) -> int:
