@@ -22,7 +22,7 @@ from qmri_lake.status import (
     read_status,
     status_steps,
     write_run,
-)  # fmt: skip
+)
 from qmri_lake.storage import (
     Node,
     commit,
@@ -75,10 +75,9 @@ def derive_lake(
     target = existing_lake(url)
     if target is None:
         target = create_lake(url)
-    else:
+    with target.writing():  # whoever was faster has begun it by now
         lake, cohort = _as_begun(target, lake, cohort, names)
-    copied = _arrays(lake, names)
-    with target.writing():
+        copied = _arrays(lake, names)
         origin = origin_of(target.root)
         if origin is None:
             _begin(target, lake, cohort, names, copied)
@@ -142,7 +141,7 @@ def _as_begun(
 
     origin = origin_of(target.root)
     if origin is None and not len(target):
-        return lake, cohort  # made, and stopped before anything was in it
+        return lake, cohort  # new, or made and stopped before anything was in it
     wanted = cohort.exams["exam"].tolist()
     if origin is None:
         found = "a lake that was not derived"

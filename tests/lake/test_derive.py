@@ -207,6 +207,14 @@ def test_derive__goes_on_after_a_stop_from_the_snapshot_of_then(
     assert lake.derive(url, None, asked).snapshot == snapshot  # nothing to do
 
 
+def test_derive__into_a_lake_that_was_made_and_no_more(lake: ql.Lake, tmp_path: Path) -> None:
+    url = str(tmp_path / "s.lake")
+    ql.create_lake(url)  # as a derivation does that is killed then
+    study = lake.derive(url, "kl == 2", ["clinical"])
+    assert study.origin.finished
+    assert study.exams["exam"].tolist() == lake.cohort("kl == 2").exams["exam"].tolist()
+
+
 def test_derive__an_exam_that_cannot_be_copied_is_named(tmp_path: Path) -> None:
     lake = array_lake(tmp_path / "oai.lake", 6)
     chunks = sorted((tmp_path / "oai.lake" / "chunks").iterdir(), key=lambda p: p.stat().st_size)
