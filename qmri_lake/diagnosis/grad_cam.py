@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -37,10 +37,15 @@ CAM_STATUS: Mapping[str, int] = MappingProxyType({"mapped": 0, "zero": 1, "no_ma
 """Of a CAM: there is one; nothing in the image speaks for the finding, so that it is 0 everywhere;
 the exam has no map to look at."""
 
-LAYER_OF: Mapping[int, str] = MappingProxyType({224: "layer4", 64: "layer2"})
+Gradient = Literal["mean", "pixel"]
+
+LAYER_OF: Mapping[Gradient, Mapping[int, str]] = MappingProxyType(
+    {"mean": {224: "layer4", 64: "layer3"}, "pixel": {224: "layer4", 64: "layer2"}}
+)
 """The convolutional block that is looked at, by pixels of an image's side. The last one [paper] has
-7 x 7 pixels for images of 224, but 2 x 2 for images of 64, which places nothing. There it is the
-one with 8 x 8. [assumption]"""
+7 x 7 pixels for images of 224, but 2 x 2 for images of 64, which places nothing: on planted maps
+its CAMs lay where chance put them. There it is the one before, 4 x 4, or with each pixel's own
+gradient the one with 8 x 8. [assumption]"""
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
 _ONE_AT_A_TIME = threading.Lock()
 
@@ -60,19 +65,16 @@ def grad_cam(
     *,
     findings: Sequence[str] = tuple(FINDINGS),
     normalise: bool = True,
+    gradient: Gradient = "mean",
     layer: str | None = None,
     batch: int = 64,
     device: str = "auto",
 ) -> Cams:
     """Compute the class activation maps of images by Grad-CAM (Selvaraju 2017).
 
-    ReLU(sum_k g_k A_k), where A_k are the channels of a convolutional block and g_k the gradient of
-    a finding's logit by them. After the last block a ResNet averages over pixels, so that there g_k
-    is the same at all of them, and this is Grad-CAM as published. [paper] At a block before, where
-    a finding may be told by which pixel is active, Grad-CAM's mean of g_k over pixels forgets just
-    that; here each has its own (HiResCAM, Draelos 2020). [assumption] It is interpolated linearly
-    to the grid of the maps: around the sphere, for their first row is the last one's neighbour.
-    [assumption]
+    ReLU(sum_k a_k A_k), where A_k are the channels of a convolutional block and a_k the mean over
+    its pixels of the gradient of a finding's logit. [paper] It is interpolated linearly to the grid
+    of the maps: around the sphere, for their first row is the last one's neighbour. [assumption]
 
     Parameters
     ----------
@@ -84,6 +86,11 @@ def grad_cam(
     normalise : bool
         Divide each CAM by its maximum, so that in averages exams weigh the same. [assumption]
         Otherwise it is in units of the logit.
+    gradient : {"mean", "pixel"}
+        ``pixel``: each pixel has its own a_k (HiResCAM, Draelos 2020). After the last block a
+        ResNet averages over pixels, so that there both are the same; at a block before, the mean
+        forgets at which pixel a finding was told. Neither finds all that was planted: see "See
+        where classifiers look" in the documentation.
     layer : str, optional
         ``layer1`` to ``layer4``. Default: that of `LAYER_OF`.
     batch : int
@@ -98,7 +105,7 @@ def grad_cam(
     Raises
     ------
     NotFoundError
-        No such finding or layer.
+        No such finding, gradient or layer.
     InputError
         Images of another strategy, bone or size.
 
@@ -107,7 +114,7 @@ def grad_cam(
     A finding is chosen by whoever asks, never by the label of the exam: see
     `qmri_lake.diagnosis.guided_thickness`.
     """
-    layer = _check(classifier, findings, layer)
+    layer = _check(classifier, findings, gradient, layer)
     _check_images(classifier, images)
     found = np.empty((len(images), len(findings), SIZE, SIZE), np.float32)
     for at in range(0, len(images), batch):
@@ -116,7 +123,7 @@ def grad_cam(
             part = images.__getitems__(range(at, end)).image.numpy()
         else:
             part = images[at:end]
-        found[at:end] = _activations(classifier, part, tuple(findings), layer, device)
+        found[at:end] = _activations(classifier, part, tuple(findings), gradient, layer, device)
     return _finished(found, normalise)
 
 
@@ -126,6 +133,7 @@ def cams(
     *,
     findings: Sequence[str] = tuple(FINDINGS),
     normalise: bool = True,
+    gradient: Gradient = "mean",
     layer: str | None = None,
     device: str = "auto",
 ) -> xr.Dataset:
@@ -136,7 +144,7 @@ def cams(
     sphere : Dataset
         Group ``sphere``, with or without an ``exam`` dimension: `map` [mm, mm, ms] of the
         classifier's bone, and `surface_status`. Not modified.
-    classifier, findings, normalise, layer, device
+    classifier, findings, normalise, gradient, layer, device
         As of `grad_cam`.
 
     Returns
@@ -151,7 +159,7 @@ def cams(
     Raises
     ------
     NotFoundError
-        No such finding or layer; maps without the bone, or a biomarker of the strategy.
+        No such finding, gradient or layer; maps without the bone, or a biomarker of the strategy.
 
     Examples
     --------
@@ -160,7 +168,7 @@ def cams(
     >>> found = ql.diagnosis.cams(sphere, classifier)  # doctest: +SKIP
     >>> found.cam.sel(finding="presence").mean("exam").plot()  # doctest: +SKIP
     """
-    layer = _check(classifier, findings, layer)
+    layer = _check(classifier, findings, gradient, layer)
     mine = of_bone(sphere, classifier.bone, "cams")
     needed = biomarkers_of(classifier.strategy)
     image = merge(mine["map"], classifier.strategy)
@@ -173,7 +181,7 @@ def cams(
         input_core_dims=[["channel", *grid], []],
         output_core_dims=[["finding", *grid], ["finding"]],
         kwargs={"classifier": classifier, "findings": tuple(findings), "normalise": normalise,
-                "layer": layer, "device": device},
+                "gradient": gradient, "layer": layer, "device": device},
         dask="parallelized",
         output_dtypes=[np.float32, np.uint8],
         dask_gufunc_kwargs={"output_sizes": {"finding": len(findings)}},
@@ -225,6 +233,7 @@ def _block(
     classifier: Classifier,
     findings: tuple[str, ...],
     normalise: bool,
+    gradient: Gradient,
     layer: str,
     device: str,
 ) -> Cams:
@@ -236,21 +245,29 @@ def _block(
     status = np.full((len(here), len(findings)), CAM_STATUS["no_map"], np.uint8)
     if here.any():
         cam[here], status[here] = grad_cam(
-            classifier, small, findings=findings, normalise=normalise, layer=layer, device=device
-        )
+            classifier, small, findings=findings, normalise=normalise, gradient=gradient,
+            layer=layer, device=device,
+        )  # fmt: skip
     return Cams(cam, status) if np.ndim(absent) else Cams(cam[0], status[0])
 
 
-def _check(classifier: Classifier, findings: Sequence[str], layer: str | None) -> str:
-    layer = LAYER_OF[classifier.recipe.size] if layer is None else layer
-    for names, known, what in ((findings, FINDINGS, "finding"), ([layer], LAYERS, "layer")):
+def _check(
+    classifier: Classifier, findings: Sequence[str], gradient: Gradient, layer: str | None
+) -> str:
+    """Return the layer to look at, that or the default one; refuse names that are none."""
+    asked: tuple[tuple[Sequence[str], Collection[str], str], ...] = (
+        (findings, FINDINGS, "finding"),
+        ([gradient], LAYER_OF, "gradient"),
+        ([] if layer is None else [layer], LAYERS, "layer"),
+    )
+    for names, known, what in asked:
         for name in names:
             if name not in known:
                 raise NotFoundError(
                     f"no {what} {name!r}", expected=f"one of {', '.join(known)}", where="grad_cam",
                     todo=did_you_mean(str(name), known),
                 )  # fmt: skip
-    return layer
+    return LAYER_OF[gradient][classifier.recipe.size] if layer is None else layer
 
 
 def _check_images(classifier: Classifier, images: SphereImages | NDArray[np.float32]) -> None:
@@ -280,6 +297,7 @@ def _activations(
     classifier: Classifier,
     images: NDArray[np.float32],
     findings: tuple[str, ...],
+    gradient: Gradient,
     layer: str,
     device: str,
 ) -> NDArray[np.float32]:
@@ -289,7 +307,7 @@ def _activations(
     where = find_device(device)
     # One at a time: MONAI keeps what passes through the layer in the model, which threads share.
     with _ONE_AT_A_TIME:
-        looking = _looking(classifier, layer, str(where))
+        looking = _looking(classifier, gradient, layer, str(where))
         seen = torch.from_numpy(np.ascontiguousarray(images)).to(where)
         found = [looking(x=seen, class_idx=FINDINGS[name])[:, 0].detach() for name in findings]
     stacked: NDArray[np.float32] = torch.stack(found, dim=1).cpu().numpy()
@@ -297,7 +315,7 @@ def _activations(
 
 
 @functools.lru_cache(maxsize=3)
-def _looking(classifier: Classifier, layer: str, device: str) -> Any:
+def _looking(classifier: Classifier, gradient: Gradient, layer: str, device: str) -> Any:
     """Return MONAI's Grad-CAM of a classifier; of a few, they stay for the next block of exams."""
     import torch
     from monai.visualize.class_activation_maps import GradCAM
@@ -313,7 +331,7 @@ def _looking(classifier: Classifier, layer: str, device: str) -> Any:
     model.get_submodule(layer).register_forward_pre_hook(
         lambda _, inputs: (inputs[0].requires_grad_(),)
     )
-    return ByPixel(
+    return (GradCAM if gradient == "mean" else ByPixel)(
         nn_module=model, target_layers=layer, upsampler=lambda _: _on_maps, postprocessing=_as_it_is
     )
 

@@ -48,18 +48,20 @@ def images_of(lake: Lake, size: int = 64, bone: str = "femur", rows: int = 6) ->
     return SphereImages(cohort, strategy="thickness", bone=bone, size=size)
 
 
-def by_hand(model: torch.nn.Module, image: torch.Tensor, layer: str, output: int) -> np.ndarray:
-    """ReLU(sum g_k A_k), g_k the gradient of a logit: (n, rows, columns)."""
+def by_hand(
+    model: torch.nn.Module, image: torch.Tensor, layer: str, output: int, gradient: str = "mean"
+) -> np.ndarray:
+    """ReLU(sum a_k A_k), a_k the gradient of a logit, its mean or its own: (n, rows, columns)."""
     kept = {}
     hook = model.get_submodule(layer).register_forward_hook(
         lambda _, __, out: kept.__setitem__("a", out)
     )
     logit = model(image)[:, output].sum()
     hook.remove()
-    (gradient,) = torch.autograd.grad(logit, kept["a"])
-    if layer == "layer4":  # as published: the mean over pixels, which all have the same
-        gradient = gradient.mean(dim=(2, 3), keepdim=True)
-    return torch.relu((gradient * kept["a"]).sum(1)).detach().numpy()
+    (weight,) = torch.autograd.grad(logit, kept["a"])
+    if gradient == "mean":
+        weight = weight.mean(dim=(2, 3), keepdim=True)
+    return torch.relu((weight * kept["a"]).sum(1)).detach().numpy()
 
 
 def around(cam: np.ndarray) -> np.ndarray:
@@ -74,20 +76,23 @@ def around(cam: np.ndarray) -> np.ndarray:
     return cam[..., left] * (1 - j + left) + cam[..., left + 1] * (j - left)
 
 
-@pytest.mark.parametrize(("size", "layer", "rows"), [(224, "layer4", 7), (64, "layer2", 8)])
+@pytest.mark.parametrize(
+    ("gradient", "size", "layer", "rows"),
+    [("mean", 224, "layer4", 7), ("mean", 64, "layer3", 4), ("pixel", 64, "layer2", 8)],
+)
 def test_grad_cam__equals_its_equation(
-    lake: Lake, tmp_path: Path, size: int, layer: str, rows: int
+    lake: Lake, tmp_path: Path, gradient: str, size: int, layer: str, rows: int
 ) -> None:
-    assert LAYER_OF[size] == layer
+    assert LAYER_OF[gradient][size] == layer
     classifier = drawn_at_random(tmp_path / "femur", size=size)
     images = images_of(lake, size, rows=2)
-    found = grad_cam(classifier, images, normalise=False, batch=1)
+    found = grad_cam(classifier, images, normalise=False, gradient=gradient, batch=1)
     assert found.cam.shape == (len(images), 2, 224, 224)
     model, image = classifier.model(), images.__getitems__(range(len(images))).image
     some = 0
     for finding, output in FINDINGS.items():
         k = list(FINDINGS).index(finding)
-        expected = by_hand(model, image, layer, output)
+        expected = by_hand(model, image, layer, output, gradient)
         assert expected.shape[1:] == (rows, rows)
         zero = expected.max(axis=(1, 2)) == 0
         np.testing.assert_array_equal(found.status[:, k], zero * CAM_STATUS["zero"])
@@ -96,7 +101,11 @@ def test_grad_cam__equals_its_equation(
         )
         some += (~zero).sum()
     assert some > 0
-    if layer == "layer4":  # pooled and then linear: the weights of that layer, over pixels
+    if layer == "layer4":
+        # The same at all pixels, so that either gradient gives the published map.
+        own = grad_cam(classifier, images, normalise=False, gradient="pixel")
+        np.testing.assert_allclose(own.cam, found.cam, rtol=1e-3, atol=1e-6)
+        # Pooled and then linear: the weights of that layer, over pixels
         kept = {}
         model.layer4.register_forward_hook(lambda _, __, out: kept.__setitem__("a", out))
         model(image)
@@ -170,6 +179,8 @@ def test_cams__refuse_what_a_classifier_has_not_seen(lake: Lake, classifier: Cla
         grad_cam(classifier, np.zeros((2, 3, 8, 8), np.float32))
     with pytest.raises(NotFoundError, match=r"no finding 'presense'.*Did you mean presence"):
         ql.diagnosis.cams(sphere, classifier, findings=["presense"])
+    with pytest.raises(NotFoundError, match=r"no gradient 'pixels'.*Did you mean pixel"):
+        ql.diagnosis.cams(sphere, classifier, gradient="pixels")
     with pytest.raises(NotFoundError, match="no layer 'layer5'"):
         ql.diagnosis.cams(sphere, classifier, layer="layer5")
     with pytest.raises(NotFoundError, match="no maps of the femur"):
