@@ -13,7 +13,7 @@ import numpy as np
 from qmri_lake import __version__
 from qmri_lake.errors import InputError, NotFoundError, Reason, RunError, did_you_mean
 from qmri_lake.index import KEYS
-from qmri_lake.origin import origin_of, origin_record
+from qmri_lake.origin import Origin, origin_of, origin_record
 from qmri_lake.run import Listener, Outcome, execute
 from qmri_lake.status import (
     declare_status,
@@ -28,13 +28,12 @@ from qmri_lake.storage import (
     commit,
     create_array,
     disk_full,
-    first_line,
     open_root,
     translated_errors,
 )
 from qmri_lake.summary import counted
 from qmri_lake.variables import Variable, with_variant
-from qmri_lake.writing import OWN_AXIS, append_exams
+from qmri_lake.writing import OWN_AXIS, append_exams, exam_count
 
 if TYPE_CHECKING:
     from qmri_lake.cohort import Cohort
@@ -76,18 +75,19 @@ def derive_lake(
     if target is None:
         target = create_lake(url)
     with target.writing():  # whoever was faster has begun it by now
-        lake, cohort = _as_begun(target, lake, cohort, names)
-        copied = _arrays(lake, names)
+        begun, there = _as_begun(target, lake, cohort, names)
+        copied = _arrays(begun, names)
         origin = origin_of(target.root)
         if origin is None:
             _begin(target, lake, cohort, names, copied)
         elif origin.finished:
+            _refuse_changed(target, lake, cohort, names)
             return target
         _copy(
-            target, lake, cohort, copied, cluster=cluster, commit_every=commit_every,
+            target, begun, there, copied, cluster=cluster, commit_every=commit_every,
             commit_seconds=commit_seconds, listeners=listeners,
         )  # fmt: skip
-        _finish(target, lake, cohort, copied)
+        _finish(target, begun, there, copied)
     return target
 
 
@@ -115,7 +115,8 @@ def _arrays(lake: Lake, names: Sequence[str]) -> dict[str, Variable]:
     What one step wrote in a group goes as a whole, since the step's status speaks for all of it.
     """
     stored = lake.variables()
-    chosen: dict[str, Variable] = {}
+    # Outcomes and matched sets are what a study is about: they are never left behind.
+    chosen = {path: v for path, v in stored.items() if v.step == STEP}
     for name in names:
         if name in stored:
             made_by = _status_of(name, stored[name])
@@ -141,6 +142,11 @@ def _as_begun(
 
     origin = origin_of(target.root)
     if origin is None and not len(target):
+        if cohort.lake.snapshot != lake.snapshot:
+            raise RunError(
+                f"a cohort of snapshot {cohort.lake.snapshot}", expected=f"one of {lake.snapshot}",
+                where=lake.url, todo="Choose it from this lake: its flow is kept as lineage.",
+            )  # fmt: skip
         return lake, cohort  # new, or made and stopped before anything was in it
     wanted = cohort.exams["exam"].tolist()
     if origin is None:
@@ -149,7 +155,7 @@ def _as_begun(
         found = f"one derived with {', '.join(origin.products)}"
     elif target.exams["exam"].tolist() != wanted:
         found = f"one derived with {counted(len(target), 'exam')}, not these {len(wanted):,}"
-    elif other := _other_columns(target, cohort):
+    elif other := _other_columns(target, origin, cohort):
         found = f"one derived with another {' and '.join(other)}"
     elif origin.snapshot != lake.snapshot and origin.snapshot not in set(
         lake.history()["snapshot"]
@@ -165,16 +171,32 @@ def _as_begun(
     )  # fmt: skip
 
 
-def _other_columns(target: Lake, cohort: Cohort) -> list[str]:
+def _other_columns(target: Lake, origin: Origin, cohort: Cohort) -> list[str]:
     """Return the columns of the cohort's own that the derived lake has not, or has otherwise."""
     root = target.root
-    return [
-        name
-        for name, column in cohort.added.items()
-        if f"clinical/{name}" not in root
-        or root[f"clinical/{name}"].attrs["long_name"] != column.description
-        or not np.array_equal(root[f"clinical/{name}"][...], column.values)
-    ]
+    other = set(origin.added) ^ set(cohort.added)
+    for name in set(origin.added) & set(cohort.added):
+        stored, column = root[f"clinical/{name}"], cohort.added[name]
+        same = stored.attrs["long_name"] == column.description
+        if not (same and np.array_equal(stored[...], column.values)):
+            other.add(name)
+    return sorted(other)
+
+
+def _refuse_changed(target: Lake, lake: Lake, cohort: Cohort, names: Sequence[str]) -> None:
+    """Refuse to pass a study off as new, of whose products the source has newer ones."""
+    for step in _steps(lake, _arrays(lake, names)):
+        ours, theirs = (read_status(one.root, step, len(one)) for one in (target, lake))
+        rows = cohort.rows
+        if not (
+            np.array_equal(ours.run, theirs.run[rows])
+            and np.array_equal(ours.state, theirs.state[rows])
+        ):
+            raise RunError(
+                f"one derived before {step} ran again in {lake.url}",
+                expected="the same products, or a new folder", where=target.url,
+                todo="Open it as it is, or derive into another folder.",
+            )  # fmt: skip
 
 
 def _begin(
@@ -192,6 +214,9 @@ def _begin(
     record = origin_record(lake, cohort, names)
 
     def begin(session: icechunk.Session) -> None:
+        if exam_count(open_root(session.store)):  # applied again: another one's commit came first
+            raise RunError("another derivation, begun meanwhile", expected="one at a time",
+                           where=target.url, todo="Start again.")  # fmt: skip
         append_exams(session, cohort.exams[list(KEYS)])
         root = open_root(session.store, "r+")
         about = dict(source.attrs["qmri_lake"])
@@ -241,7 +266,7 @@ def _add_columns(root: Node, cohort: Cohort) -> None:
     for name, column in cohort.added.items():
         variable = Variable(
             "clinical", name, (), "int32", column.description, fill_meaning="no value",
-            valid_range=column.valid_range,
+            valid_range=column.valid_range, step=STEP,
         )  # fmt: skip
         group = root.require_group(variable.group)
         create_array(group, variable, name, len(cohort), {})
@@ -277,6 +302,12 @@ class _CopyWork:
     def __call__(self, fork: icechunk.ForkSession, task: _CopyTask) -> Outcome:
         """Copy an exam's volumes and maps, whole shards."""
         source, root = _opened(self.location, self.snapshot), open_root(fork.store, "r+")
+        if not source["exam"][task.source_row] == task.exam == root["exam"][task.row]:
+            raise RunError(
+                f"another exam than {task.exam} in its place", expected="exams in the same order",
+                where=STEP, todo="Derive into another folder.",
+            )  # fmt: skip
+        path = ""
         try:
             for path in task.paths:
                 root[path][task.row] = source[path][task.source_row]
@@ -284,7 +315,8 @@ class _CopyWork:
             full = disk_full(error, task.exam)
             if full is not None:
                 raise full from error
-            said = f"a chunk that can't be read ({first_line(error)})"
+            # Without the error's text: it names the source's folder, which a study is not to tell.
+            said = f"a chunk of {path} that can't be read ({type(error).__name__})"
             return Outcome(task.row, task.exam, {STEP: ("failed", said)})
         return Outcome(task.row, task.exam, {STEP: ("done", "")}, fork)
 
@@ -294,7 +326,13 @@ def _opened(location: str, snapshot: str) -> Node:
     """Open the source once a worker."""
     from qmri_lake.lake import open_lake
 
-    return open_lake(location, ref=snapshot, mode="r").root
+    try:
+        return open_lake(location, ref=snapshot, mode="r").root
+    except Exception as error:  # would fail every exam, and be told of each
+        raise RunError(
+            f"a source that can't be opened ({type(error).__name__})",
+            expected=f"the lake at {snapshot}, where each worker reaches it", where=STEP,
+        ) from error  # fmt: skip
 
 
 def _copy(
@@ -336,8 +374,8 @@ def _copy(
             f"{counted(len(lost), 'exam')} that could not be copied, first {first}: "
             f"{read_messages(target.root, STEP)[lost[0]]}",
             expected="all of them", where=target.url,
-            todo="Look at the source by lake.validate(deep=True), mend it, and derive again: what "
-            "is copied stays.",
+            todo="It was begun from a snapshot of the source: restore that one's files and derive "
+            "again, what is copied stays; or derive into another folder from what it is now.",
         )  # fmt: skip
 
 
@@ -369,4 +407,5 @@ def _steps(lake: Lake, copied: Mapping[str, Variable]) -> list[str]:
         for path, variable in copied.items()
         if variable.name not in GEOMETRY and variable.group not in OWN_AXIS
     }
+    made_by.discard(STEP)  # of its own
     return sorted(made_by & set(status_steps(lake.root)))

@@ -169,6 +169,8 @@ def _again(run: Interrupted) -> str:
         return "Ingest the same source again to go on."
     if run.step == "import":
         return "Import the same folder again to go on."
+    if run.step == "derive":
+        return "Derive it again, from the same source, to go on."
     step, _, variant = run.step.partition("__")
     options = f", variant={variant!r}" if variant else ""
     return f"lake.run({step!r}{options}, ...) with the same parameters goes on."
@@ -179,6 +181,8 @@ def _failed(step: str) -> str:
     why = f"lake.failures({step!r}) says why"
     if name.startswith("ingest_"):
         return f"{why}; mend the source and ingest it again."
+    if name == "derive":
+        return f"{why}; restore the source's files and derive it again, or derive another lake."
     options = f", variant={variant!r}" if variant else ""
     return f"{why}; lake.run({name!r}{options}, retry_failed=True, ...) tries again."
 

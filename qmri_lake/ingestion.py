@@ -167,6 +167,11 @@ def ingest(
             where=target.url,
             todo="Leave the profile out, or ingest into a new lake: array sizes are fixed.",
         )
+    if target.origin is not None:
+        raise RunError(
+            f"a lake that was derived from {target.origin.lake}", expected="one of deliveries",
+            where=target.url, todo="Ingest into that one, and derive another lake.",
+        )  # fmt: skip
     # Locked before headers are read: on a full delivery that takes an hour.
     with target.writing():
         found = found or take_inventory()

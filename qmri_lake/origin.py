@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Origin", "origin_of", "origin_record"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Origin:
     """Where a derived lake comes from.
 
@@ -34,10 +34,12 @@ class Origin:
         As they were asked for.
     flow : DataFrame
         How its exams were chosen: the flow of the cohort.
+    added : tuple of str
+        Columns of the cohort's own, outcomes and matched sets, that joined group ``clinical``.
     code : str
         Version of this package.
     finished : bool
-        Whether every exam has been copied: before that, no product is there.
+        Whether every exam has been copied: before that, no state says that a product is there.
     before : Origin, optional
         That of the source, where it was derived too.
     """
@@ -46,6 +48,7 @@ class Origin:
     snapshot: str
     products: tuple[str, ...]
     flow: pd.DataFrame
+    added: tuple[str, ...]
     code: str
     finished: bool
     before: Origin | None = None
@@ -66,7 +69,8 @@ def _origin(record: Mapping[str, Any] | None) -> Origin | None:
         return None
     return Origin(
         record["lake"], record["snapshot"], tuple(record["products"]),
-        pd.DataFrame(record["flow"], columns=record["columns"]), record["code"],
+        pd.DataFrame(record["flow"], columns=record["columns"]),
+        tuple(record["added"]), record["code"],
         record["finished"], _origin(record["before"]),
     )  # fmt: skip
 
@@ -81,6 +85,7 @@ def origin_record(lake: Lake, cohort: Cohort, products: Sequence[str]) -> dict[s
         "products": list(products),
         "columns": list(flow.columns),
         "flow": [[_plain(value) for value in row] for row in flow.itertuples(index=False)],
+        "added": list(cohort.added),
         "code": f"qmri_lake {__version__}",
         "finished": False,
         "before": dict(lake.root.attrs["qmri_lake"]).get("origin"),

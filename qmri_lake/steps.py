@@ -41,6 +41,9 @@ _GRID = ("affine", "extent")
 BLOCK = 16
 """Exams of a task where a step computes exams together: a batch that a network is quick with."""
 
+RESERVED = ("derive", "import", "ingest")
+"""Names of runs that no step makes."""
+
 _OPTIONS_OF_RUN = ("step", "cohort", "cluster", "variant", "retry_failed", "commit_every",
                    "commit_seconds", "listeners")  # fmt: skip
 """Arguments of `Lake.run`, which never reach a step."""
@@ -241,6 +244,11 @@ def step(
 
     def decorate(function: Callable[..., Product | xr.Dataset]) -> Step:
         title = str(name or getattr(function, "__name__", "step"))
+        if title in RESERVED:
+            raise VariableError(
+                f"a step called {title!r}", expected=f"another name than {', '.join(RESERVED)}",
+                where="step", todo="Runs of the package itself are called so: give a name=.",
+            )  # fmt: skip
         load_own_steps()
         for variable in writes:
             _refuse_second_maker(variable, title)

@@ -57,7 +57,8 @@ def check_format(root: Node | None, url: str) -> Node:
     if about is None:
         raise NotALakeError(
             "an Icechunk repository without the mark of a lake", expected="one made by qmri_lake",
-            where=url, todo="Check the path.", reason=Reason.NOT_A_LAKE,
+            where=url, todo="Check the path. If making it was interrupted, remove the folder.",
+            reason=Reason.NOT_A_LAKE,
         )  # fmt: skip
     if about["format"] > FORMAT:
         raise NotALakeError(

@@ -10,14 +10,15 @@ import pytest
 import xarray as xr
 
 import qmri_lake as ql
+from qmri_lake import derive
 from qmri_lake.cli import main
-from qmri_lake.errors import InputError, NotFoundError, RunError
+from qmri_lake.errors import InputError, NotFoundError, RunError, VariableError
 from qmri_lake.run import Committed
 from qmri_lake.status import read_messages, read_runs, read_status
 from qmri_lake.storage import commit, open_root
 from qmri_lake.surface.layout import SIZE
 from qmri_lake.variables import with_variant
-from qmri_lake.writing import Change
+from qmri_lake.writing import Change, append_exams
 from tests.fixtures import add_clinical, add_dess, add_maps, add_visits, array_lake
 
 PRODUCTS = ["msme/t2", "msme/t2__all", "sphere", "clinical", "visit", "dess/cartilage"]
@@ -166,15 +167,21 @@ def test_derive__outcomes_and_matched_sets_are_columns(tmp_path: Path) -> None:
     assert declared.valid_range == (0, 1)
     assert study.validate(deep=True) == []
     assert "incident_oa: kl >= 2 within 48 months" in study.origin.flow["condition"].str.cat()
+    assert len(study.cohort().require("clinical/incident_oa")) == len(study)
     # Without clinical columns they are there all the same.
     bare_study = lake.derive(str(tmp_path / "bare.lake"), matched, ["dess/bone"])
     assert bare_study.column_names()[4:] == ["incident_oa", "matched_set"]
+    controls = bare_study.derive(str(tmp_path / "c.lake"), "incident_oa == 0", ["dess/bone"])
+    assert controls.column_names()[4:] == ["incident_oa", "matched_set"]
+    assert len(controls) == len(matched) // 2
     other = cases.match("incident_oa", on=("age", "sex"), ratio=1).exclude("kl > 4", reason="none")
     assert lake.derive(url, other, ["clinical"]).snapshot == study.snapshot
     renamed = lake.cohort().of_exams(matched.exams["exam"], "matched")
     renamed = renamed.with_outcome("incident", rule)
-    with pytest.raises(RunError, match="one derived with another incident"):
+    with pytest.raises(RunError, match="one derived with another incident and incident_oa"):
         lake.derive(url, renamed, ["clinical"])
+    with pytest.raises(RunError, match="one derived with another incident_oa and matched_set"):
+        lake.derive(url, lake.cohort().of_exams(matched.exams["exam"], "matched"), ["clinical"])
 
 
 def test_derive__goes_on_after_a_stop_from_the_snapshot_of_then(
@@ -198,13 +205,18 @@ def test_derive__goes_on_after_a_stop_from_the_snapshot_of_then(
     assert "not finished" in repr(half)
     assert half.status().loc["derive", "done"] == 4
     assert list(half.status().index) == ["derive"]  # no product is there yet
+    assert not half.origin.finished
+    assert "Derive it again, from the same source, to go on." in str(half.doctor())
     lake.run("t2", within="all")  # the source goes on
     copied: list[object] = []
     whole = lake.derive(url, None, asked, listeners=[copied.append])
     assert sum(type(event).__name__ == "ExamDone" for event in copied) == 8
     xr.testing.assert_identical(bare(whole.load("msme")), expected)
     snapshot = whole.snapshot
-    assert lake.derive(url, None, asked).snapshot == snapshot  # nothing to do
+    then = ql.open_lake(lake.url, ref=whole.origin.snapshot)
+    assert then.derive(url, None, asked).snapshot == snapshot  # nothing to do
+    with pytest.raises(RunError, match=r"one derived before t2 ran again in .*Open it as it is"):
+        lake.derive(url, None, asked)
 
 
 def test_derive__into_a_lake_that_was_made_and_no_more(lake: ql.Lake, tmp_path: Path) -> None:
@@ -220,9 +232,14 @@ def test_derive__an_exam_that_cannot_be_copied_is_named(tmp_path: Path) -> None:
     chunks = sorted((tmp_path / "oai.lake" / "chunks").iterdir(), key=lambda p: p.stat().st_size)
     chunks[-1].write_bytes(b"broken")
     url = str(tmp_path / "s.lake")
-    with pytest.raises(RunError, match=r"1 exam that could not be copied, first 900.*validate"):
+    with pytest.raises(RunError, match=r"1 exam that could not be copied, first 900.*restore"):
         lake.derive(url, None, ["msme/image"])
-    assert ql.open_lake(url).status().loc["derive", "done"] == 5
+    half = ql.open_lake(url)
+    assert half.status().loc["derive", "done"] == 5
+    (message,) = half.failures("derive")["message"]
+    assert message.startswith("a chunk of msme/image that can't be read")
+    assert str(tmp_path) not in message  # whoever gets the study learns no folder of its source
+    assert "restore the source's files and derive it again" in str(half.doctor())
 
 
 def test_derive__refuses_what_it_cannot_do(
@@ -247,6 +264,47 @@ def test_derive__refuses_what_it_cannot_do(
     mine = lake.derive(new, None, ["clinical"])
     with pytest.raises(RunError, match="derived from another lake"):
         other.derive(mine.url, None, ["clinical"])
+
+
+def test_derive__never_puts_an_exam_in_anothers_place(lake: ql.Lake, tmp_path: Path) -> None:
+    """Two derivations that pass the same door: the second one's rows are others."""
+    target = ql.create_lake(str(tmp_path / "s.lake"))
+    commit(
+        target.repo,
+        lambda session: append_exams(session, lake.exams[["patient", "timepoint", "knee"]]),
+        "Add exams",
+    )
+    work = derive._CopyWork(lake.location, lake.snapshot)
+    fork = target.repo.writable_session("main").fork()
+    exam = str(lake.exams["exam"][2])
+    with pytest.raises(RunError, match=f"another exam than {exam} in its place"):
+        work(fork, derive._CopyTask(1, exam, 2, ("msme/t2",)))
+    with pytest.raises(RunError, match="another exam"):
+        work(fork, derive._CopyTask(2, exam, 1, ("msme/t2",)))
+    gone = derive._CopyWork(str(tmp_path / "gone.lake"), lake.snapshot)
+    with pytest.raises(RunError, match="a source that can't be opened"):
+        gone(fork, derive._CopyTask(2, exam, 2, ("msme/t2",)))
+
+
+def test_derive__a_cohort_of_another_snapshot_is_refused(tmp_path: Path) -> None:
+    lake = array_lake(tmp_path / "oai.lake")
+    then = ql.open_lake(lake.url, ref=lake.snapshot)
+    lake.run("t2")
+    with pytest.raises(RunError, match=r"a cohort of snapshot .* its flow is kept as lineage"):
+        then.derive(str(tmp_path / "s.lake"), lake.cohort().require("msme/t2"), ["msme/image"])
+
+
+def test_derive__nothing_is_ingested_into_a_study(study: ql.Lake, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"derived from oai.lake; expected one of deliveries"):
+        ql.ingest(tmp_path, study)
+
+
+def test_step__is_not_called_as_runs_of_the_package(lake: ql.Lake) -> None:
+    with pytest.raises(VariableError, match="a step called 'derive'"):
+        ql.step(
+            reads={"msme": ["t2"]}, writes=[ql.Variable("msme", "mine", (), "float32", "Mine")],
+            name="derive",
+        )(lambda msme: {})  # fmt: skip
 
 
 def test_derive__by_the_command_line(
