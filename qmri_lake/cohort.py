@@ -220,7 +220,8 @@ class Cohort:
     def with_outcome(self, name: str, rule: OutcomeRule) -> Cohort:
         """Add an outcome as a column of 1 (case) and 0 (control); exams without one leave.
 
-        The flow says how many left under which reason.
+        The flow says how many left under which reason, and how many patients cases and controls are
+        of.
 
         Parameters
         ----------
@@ -254,11 +255,14 @@ class Cohort:
         ratio: int = 2,
         seed: int = 0,
         caliper: Mapping[str, float] | None = None,
+        prefer_cases: bool = False,
+        name: str = "matched_set",
     ) -> Cohort:
         """Keep cases and their matched controls; see `qmri_lake.matching.match`."""
         from qmri_lake.matching import match
 
-        return match(self, outcome, on, ratio=ratio, seed=seed, caliper=caliper)
+        return match(self, outcome, on, ratio=ratio, seed=seed, caliper=caliper,
+                     prefer_cases=prefer_cases, name=name)  # fmt: skip
 
     def _with(self, name: str, column: AddedColumn) -> Cohort:
         return replace(self, added={**self.added, name: column})

@@ -17,10 +17,7 @@ from qmri_lake.summary import counted
 if TYPE_CHECKING:
     from qmri_lake.cohort import Cohort
 
-__all__ = ["MATCHED_SET", "match"]
-
-MATCHED_SET = "matched_set"
-"""The column that a matched cohort gets: the number of the set, from 1, one case a set."""
+__all__ = ["match"]
 
 
 def match(
@@ -31,16 +28,26 @@ def match(
     ratio: int = 2,
     seed: int = 0,
     caliper: Mapping[str, float] | None = None,
+    prefer_cases: bool = False,
+    name: str = "matched_set",
 ) -> Cohort:
     """Keep cases and, for each, the controls that are most like it; everybody else leaves.
 
-    Of each patient one exam is drawn at random: of a case's patient one that is a case. No exam of
-    such a patient is a control, whatever the other knee or another visit is, and no patient is a
-    control twice. Columns of words are matched exactly. In those of numbers the distance of a case
-    and a control is Euclidean, each column divided by its standard deviation over the exams drawn.
-    Controls are assigned so that as many as possible find a case, then so that as few cases as
-    possible have fewer than others, then so that the sum of all distances is the least there is
+    Of each patient one exam is drawn at random, without a look at the outcome: it is a case or a
+    control as it happens, so no patient is in two sets, or twice in one. Columns of words are
+    matched exactly. In those of numbers the distance of a case and a control is Euclidean, each
+    column divided by its standard deviation over the exams drawn. Controls are assigned so that as
+    many as possible find a case, then so that as few cases as possible have fewer than others, then
+    so that the sum of all distances is the least there is
     (`scipy.optimize.linear_sum_assignment`). [assumption]
+
+    Who is a case later may be a control before: to bar such patients looks into the future and
+    leaves controls too healthy. In a simulation (ten times 40,000 patients, a log hazard of 0.7 per
+    standard deviation, within 24 months, at visits from 0 to 72) the odds ratio is 2.15 at the
+    first visit and 2.14 over all exams. With one exam a patient drawn as here it is 2.18, adjusted
+    for the timepoint 2.05: who falls ill early has fewer exams to draw from. With cases first and
+    their patients barred it is 2.48. A cohort of one visit (``timepoint == 0``) has none of this;
+    in any other, cases and controls are of different months unless ``timepoint`` is in `on`.
 
     Parameters
     ----------
@@ -59,19 +66,26 @@ def match(
     caliper : mapping of str to float, optional
         Largest difference of a case and its control, in the unit of a column of numbers of `on`:
         ``{"age": 5, "bmi": 2}`` [years, kg m-2]. 0: equal.
+    prefer_cases : bool
+        Of the visit drawn take the knee that is a case, where only one of two is: without it half
+        of such cases go. The price is a bias, since both knees of a control are controls: in a
+        simulation of one visit the log odds ratio per standard deviation was off by 0 to 3 % where
+        11 % of knees were cases and by -4 to 4 % where 31 % were, upwards the more alike knees are.
+    name : str
+        Of the column of sets: another one for a second match of a cohort that has one.
 
     Returns
     -------
     Cohort
-        With the column ``matched_set``: whole numbers from 1, one case and 1 to `ratio` controls a
-        set. Three rows of the flow: values to match on, one exam a patient, and the match, with
-        cases that have fewer controls; cases without any leave.
+        With the column `name`: whole numbers from 1, one case and 1 to `ratio` controls a set.
+        Three rows of the flow: values to match on, one exam a patient with the cases and controls
+        not drawn, and the match, with cases that have fewer controls; cases without any leave.
 
     Raises
     ------
     InputError
-        `outcome` is not of 0 and 1, or all of one class; no column to match on; a ratio below 1; a
-        caliper of another column or below 0; a cohort that is matched already.
+        `outcome` is not of 0 and 1, or all drawn of one class; no column to match on; a ratio below
+        1; a caliper of another column or below 0; a `name` that is a column already.
     QueryError
         No such column.
     RunError
@@ -84,32 +98,33 @@ def match(
     ... )  # doctest: +SKIP
     """
     names = [on] if isinstance(on, str) else list(dict.fromkeys(on))
-    cohort._refuse_name(MATCHED_SET, "match")
+    cohort._refuse_name(name, "match")
     table = cohort.table([*dict.fromkeys((*KEYS, outcome, *names))])
     calipers = dict(caliper or {})
     _refuse(table, outcome, names, ratio, calipers)
     case = (table[outcome] == 1).fillna(False).to_numpy(dtype=bool)
-    patient = table["patient"].to_numpy()
-    of_case = np.isin(patient, patient[case]) & ~case
 
     known = table[[outcome, *names]].notna().all(axis=1).to_numpy(dtype=bool)
     condition = f"has {', '.join((outcome, *names))}"
     told = _without(table, case, (outcome, *names))
     complete, left = cohort._keep(known, condition, told), np.flatnonzero(known)
-    free = left[~of_case[left]]
-    cases, controls = int(case[free].sum()), int((~case[free]).sum())
+
+    drawn = _one_a_patient(table.iloc[left], seed)
+    if prefer_cases:
+        drawn = _with_cases(table.iloc[left], drawn, case)
+    cases, controls = int(case[drawn].sum()), int((~case[drawn]).sum())
     if not cases or not controls:
         raise InputError(
-            f"{counted(cases, 'case')} of {outcome} and {counted(controls, 'control')} of other "
-            "patients, with values to match on", expected="at least 1 of each", where="match",
-            todo="Choose a wider cohort; its flow() says who was left out.",
+            f"{counted(cases, 'case')} of {outcome} and {counted(controls, 'control')}, one exam a "
+            "patient with values to match on", expected="at least 1 of each", where="match",
+            todo="Choose a wider cohort (its flow() says who was left out) or another seed.",
         )  # fmt: skip
-
-    drawn = _one_a_patient(table.iloc[free], seed)
+    out = case[np.setdiff1d(left, drawn)]
+    first = ", a knee that is a case first" if prefer_cases else ""
     single = complete._keep(
-        np.isin(left, drawn), f"one exam a patient, drawn with seed {seed}",
-        _told((len(left) - len(free), "control", "of a case's patient"),
-              (len(free) - len(drawn), "more exam", "of a patient")),
+        np.isin(left, drawn), f"one exam a patient, drawn with seed {seed}{first}: "
+        f"{counted(cases, 'case')}, {counted(controls, 'control')}",
+        _told((int(out.sum()), "case", "not drawn"), (int((~out).sum()), "control", "not drawn")),
     )  # fmt: skip
 
     number = _sets(table.loc[drawn], case[drawn], names, ratio, calipers)
@@ -128,7 +143,7 @@ def match(
     description = f"Number of the matched set: a case of {outcome} and up to {ratio} controls"
     described = f"{description}, alike in {', '.join(names)}{exact}; seed {seed}"
     values = sets[keep].to_numpy(np.int64)
-    return kept._with(MATCHED_SET, AddedColumn(described, values, (1, max(len(size), 1))))
+    return kept._with(name, AddedColumn(described, values, (1, max(len(size), 1))))
 
 
 def _refuse(
@@ -178,6 +193,17 @@ def _one_a_patient(table: pd.DataFrame, seed: int) -> NDArray[np.intp]:
     ordered = table.sort_values(list(KEYS))
     shuffled = ordered.iloc[np.random.default_rng(seed).permutation(len(ordered))]
     return shuffled.drop_duplicates("patient").index.to_numpy(np.intp)
+
+
+def _with_cases(
+    table: pd.DataFrame, drawn: NDArray[np.intp], case: NDArray[np.bool_]
+) -> NDArray[np.intp]:
+    """Put the knee that is a case in the place of the other one, where that was drawn."""
+    visit = ["patient", "timepoint"]
+    places = table[visit].assign(place=table.index)[case[table.index]]
+    ill = table.loc[drawn, visit].merge(places.drop_duplicates(visit), on=visit, how="left")
+    other = ill["place"].to_numpy()
+    return np.where(case[drawn] | np.isnan(other), drawn, other).astype(np.intp)
 
 
 def _sets(

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from numbers import Integral
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -27,6 +28,9 @@ Replaced = Literal["missing", "case"]
 
 _CASE, _BY_REPLACEMENT, _CONTROL = "case", "case by replacement", "control"
 
+_LASTING = ("kl", "replaced")
+"""What a knee that has reached it keeps, so that one without it later did not have it before."""
+
 
 class Judged(NamedTuple):
     """What a rule says of the exams of a cohort."""
@@ -34,7 +38,7 @@ class Judged(NamedTuple):
     value: NDArray[np.float64]
     """(exam,): 1 for a case, 0 for a control, NaN where there is no outcome."""
     told: str
-    """How many are cases and controls."""
+    """How many are cases and controls, and of how many patients."""
     why: str
     """How many have no outcome, each exam under one reason."""
 
@@ -54,6 +58,14 @@ class OutcomeRule:
     """Whether low values are the outcome."""
 
     def __post_init__(self) -> None:
+        for name in ("within", "tolerance"):
+            months = getattr(self, name)
+            if isinstance(months, bool) or not isinstance(months, Integral):
+                raise InputError(
+                    f"{name} = {months!r}", expected="a whole number of months, an int",
+                    where=self._name,
+                )  # fmt: skip
+            object.__setattr__(self, name, int(months))
         if self.within < 1:
             raise InputError(
                 f"within = {self.within!r}", expected="at least 1 month", where=self._name
@@ -73,6 +85,10 @@ class OutcomeRule:
     @property
     def _name(self) -> str:
         return "falls_to" if self.falls else "reaches"
+
+    @property
+    def _lasting(self) -> bool:
+        return self.column in _LASTING and not self.falls
 
     @property
     def test(self) -> str:
@@ -110,12 +126,16 @@ class OutcomeRule:
         value = np.full(len(cohort), np.nan)
         value[np.isin(verdicts, (_CASE, _BY_REPLACEMENT))] = 1
         value[verdicts == _CONTROL] = 0
-        counts = Counter(verdicts.tolist())
-        by_replacement, controls = counts.pop(_BY_REPLACEMENT, 0), counts.pop(_CONTROL, 0)
-        told = counted(counts.pop(_CASE, 0) + by_replacement, "case")
-        told += f" ({by_replacement:,} by replacement)" if by_replacement else ""
+        patient = cohort.lake.patients[cohort.rows]
+        cases, controls = (
+            f"{counted(int(of.sum()), noun)} of {counted(np.unique(patient[of]).size, 'patient')}"
+            for noun, of in (("case", value == 1), ("control", value == 0))
+        )
+        by_replacement = int((verdicts == _BY_REPLACEMENT).sum())
+        cases += f" ({by_replacement:,} by replacement)" if by_replacement else ""
+        counts = Counter(verdicts[np.isnan(value)].tolist())
         why = ", ".join(f"{n:,} {reason}" for reason, n in sorted(counts.items()))
-        return Judged(value, f"{told}, {counted(controls, 'control')}", why)
+        return Judged(value, f"{cases}, {controls}", why)
 
     def _visits(self, cohort: Cohort) -> pd.DataFrame:
         """Return each exam with each visit of its knee: row, months after it, what it shows."""
@@ -189,10 +209,11 @@ class OutcomeRule:
             (gone <= self.within, by_replacement),
             (np.isfinite(followed), _CONTROL),
             (~np.isfinite(later), f"not followed for {end} months"),
+            (not self._lasting, f"unseen at {window}, {self.test} comes and goes"),
             (reached_later == later, f"unseen at {window}, {self.test} seen after"),
         ]
         return np.select(
-            [holds for holds, _ in verdicts],
+            [np.broadcast_to(holds, exams) for holds, _ in verdicts],
             [np.array(verdict, dtype=object) for _, verdict in verdicts],
             _CONTROL,
         )
@@ -217,11 +238,20 @@ def reaches(
     - case (1): `value` is reached at a visit up to `within` months after the exam.
     - replaced in these months without having reached it at a visit: see `replaced`. From the visit
       on that tells of it the knee has no value: what is measured then is of a prosthesis.
-    - control (0): not reached, and followed up: there is a value `within` months after the exam, or
-      later and still not reached. Missing values between are passed over.
-    - no outcome: no value from then on, so the knee was not followed; or the first value after
-      `within` months has reached `value` and there is none at them, so it was reached before or
-      after, and nobody saw when.
+    - control (0): not reached, and followed up: there is a value `within` months after the exam. Of
+      what stays once it is there (``kl``, ``replaced``) a later value that has still not reached it
+      will do; pain and its scores come and go, so a good one later says nothing. Missing values
+      between are passed over.
+    - no outcome: no value from then on, so the knee was not followed; or none at `within` months
+      and a later one that says nothing: of pain any, else one that has reached `value`, before or
+      after them, and nobody saw when.
+
+    Two things to know of what is counted. A case needs no follow-up once it is seen, a control
+    does: where knees are lost, the share of cases among those with an outcome is above the risk.
+    And what comes and goes is asked at visits alone: a knee that was bad between two is a control.
+
+    Where no table told of replacements (OUTCOMES99), ``replaced`` is not known: no knee counts as
+    gone unless a radiograph showed it, and a rule on ``replaced`` finds no outcome.
 
     Parameters
     ----------
@@ -231,7 +261,7 @@ def reaches(
         In the column's unit. Of a column of words, the word that is the outcome:
         ``reaches("replaced", "yes", within=96)``.
     within : int
-        Months after the exam, at least 1.
+        Whole months after the exam, at least 1.
     tolerance : int
         Months, 0 to `within` - 1: a control's last value may lie so long before the end. Visits
         are 12 to 24 months apart, so from an exam at 12 months nobody is seen after exactly 48:
@@ -270,7 +300,9 @@ def falls_to(
 ) -> OutcomeRule:
     """Ask whether a knee gets a value of at most `value`, where lower is worse.
 
-    As `reaches`, with the sign turned: ``falls_to("koos_pain", 60, within=24)``.
+    As `reaches`, with the sign turned: ``falls_to("koos_pain", 60, within=24)``. A low value may be
+    gone at the next visit, so a control always needs a value in the last `tolerance` months, and a
+    later one is no substitute.
 
     Examples
     --------

@@ -135,9 +135,7 @@ def _merge(stored: pd.DataFrame, given: pd.DataFrame) -> tuple[pd.DataFrame, Cou
     before, after = old.loc[both].astype(np.float32), new.loc[both].astype(np.float32)
     changed = (before != after) & before.notna() & after.notna()
     corrected = Counter({str(name): int(n) for name, n in changed.sum().items() if n})
-    merged = new.combine_first(old)[list(old.columns)].reset_index()
-    # Nothing says that a knee was replaced: then it was not.
-    return merged.fillna({"replaced": 0.0}), corrected
+    return new.combine_first(old)[list(old.columns)].reset_index(), corrected
 
 
 def _same(stored: pd.DataFrame, merged: pd.DataFrame) -> bool:

@@ -15,7 +15,7 @@ from scipy.spatial.distance import cdist
 import qmri_lake as ql
 from qmri_lake.cohort import AddedColumn, Cohort
 from qmri_lake.errors import InputError, QueryError, RunError
-from qmri_lake.matching import _assign
+from qmri_lake.matching import _assign, _one_a_patient, _with_cases
 from qmri_lake.statistics import standardised_difference
 from qmri_lake.storage import commit, open_root
 from qmri_lake.variables import REGISTRY
@@ -84,17 +84,17 @@ def test_match__sets_are_what_is_promised(cohort, people, ratio, seed):
     matched = cohort.match("case", ratio=ratio, seed=seed)
     table = _table(matched)
     assert table["patient"].is_unique, "one exam a patient, each control once"
-    ill = set(people.loc[people["case"] == 1, "patient"])
-    assert not set(table.loc[table["case"] == 0, "patient"]) & ill
     sets = table.groupby("matched_set")
     assert (sets["case"].sum() == 1).all()
     assert (sets["sex"].nunique() == 1).all()
     assert (sets.size() == 1 + ratio).all()
-    assert table["matched_set"].unique().size == table["case"].sum() == len(ill)
+    drawn = matched.flow()["condition"].iloc[-2]
+    ill = int(table["case"].sum())
+    assert f"drawn with seed {seed}: {ill} cases, " in drawn, "each has its controls"
     cases = table[table["case"] == 1].sort_values(KEYS)
-    assert cases["matched_set"].tolist() == list(range(1, len(ill) + 1))
+    assert cases["matched_set"].tolist() == list(range(1, ill + 1))
     added = matched.added["matched_set"]
-    assert added.valid_range == (1, len(ill))
+    assert added.valid_range == (1, ill)
     assert added.description == (
         f"Number of the matched set: a case of case and up to {ratio} controls, "
         f"alike in age, bmi, sex; seed {seed}"
@@ -119,29 +119,107 @@ def test_match__balances(cohort):
     assert standardised_difference(after["sex"] == "male", after["case"]) == pytest.approx(0)
 
 
-def test_match__the_flow_counts_everybody(cohort, people):
-    flow = cohort.match("case", ratio=2, seed=3).flow().iloc[1:]
+def test_match__the_draw_does_not_look_at_the_outcome(cohort, people):
+    """Whatever is called a case, the same exam of a patient is drawn."""
+    taken = set()
+    for k in range(30):
+        mine = np.random.default_rng(k).random(len(people)) < 0.4
+        other = cohort._with("other", AddedColumn("x", mine.astype(np.int64), (0, 1)))
+        taken |= set(other.match("other", on="sex", ratio=1, seed=5).exams["exam"])
+    drawn = pd.Series(sorted(taken)).str.split("-").str[0]
+    assert drawn.is_unique
+    assert len(drawn) > 0.95 * people["patient"].nunique(), "else this tests little"
+
+
+def test_match__a_later_case_may_be_a_control_before(tmp_path):
+    """The odds ratio of what is drawn is that of all exams: nobody is barred by the future.
+
+    To bar the patients of cases makes log(2.5) of log(2.14).
+    """
+    rng = np.random.default_rng(0)
+    n, months = 20_000, np.arange(0, 73, 12)
+    age = rng.normal(size=n)
+    ill = np.ceil(rng.exponential(250 * np.exp(-0.7 * age)) / 12) * 12
+    exams = pd.DataFrame({"patient": 9000001 + np.arange(n), "age": age, "ill": ill})
+    exams = exams.merge(pd.DataFrame({"timepoint": months}), how="cross")
+    exams = exams[exams["ill"] > exams["timepoint"]].reset_index(drop=True)
+    exams["case"] = (exams["ill"] <= exams["timepoint"] + 24).astype(float)
+    place = _one_a_patient(exams.assign(knee="left"), 0)
+    assert _log_odds(exams.loc[place]) == pytest.approx(_log_odds(exams), abs=0.06)
+    barred = exams["patient"].isin(exams.loc[exams["case"] == 1, "patient"])
+    old = exams[~barred | (exams["case"] == 1)].assign(knee="left")
+    assert _log_odds(old.loc[_one_a_patient(old, 0)]) > _log_odds(exams) + 0.1
+    few = exams[exams["patient"] < 9000001 + 400].assign(knee="left", age=lambda t: t["age"] + 60,
+                                                       bmi=27.0, sex=1)  # fmt: skip
+    few = few.reset_index(drop=True)
+    table = _table(_cohort(_lake(tmp_path / "l.lake", few), few).match("case", on="sex", ratio=1))
+    later = set(few.loc[few["case"] == 1, "patient"])
+    assert set(table.loc[table["case"] == 0, "patient"]) & later
+
+
+def _log_odds(table):
+    """The slope of a logistic regression on age."""
+    x, y = np.column_stack([np.ones(len(table)), table["age"]]), table["case"].to_numpy()
+    b = np.zeros(2)
+    for _ in range(20):
+        p = 1 / (1 + np.exp(-x @ b))
+        b += np.linalg.solve((x * (p * (1 - p))[:, None]).T @ x, x.T @ (y - p))
+    return b[1]
+
+
+def test_match__prefer_cases_takes_the_knee_that_is_one(cohort, people):
+    one = cohort.where("timepoint == 0")
+    plain, preferred = (
+        one.match("case", ratio=1, prefer_cases=prefer, seed=1) for prefer in (False, True)
+    )
+    ill = set(people.loc[(people["case"] == 1) & (people["timepoint"] == 0), "patient"])
+    table = _table(preferred)
+    assert set(table.loc[table["case"] == 1, "patient"]) == ill
+    assert not set(table.loc[table["case"] == 0, "patient"]) & ill
+    assert table["patient"].is_unique
+    assert 0 < _table(plain)["case"].sum() < len(ill)
+    assert "drawn with seed 1, a knee that is a case first: " in repr(preferred)
+    # Of the visit that was drawn only: the other visit of a patient is not looked at.
+    kinds = [_drawn(cohort, prefer) for prefer in (False, True)]
+    assert kinds[0][["patient", "timepoint"]].equals(kinds[1][["patient", "timepoint"]])
+    assert (kinds[1]["case"] >= kinds[0]["case"]).all()
+    assert kinds[1]["case"].sum() > kinds[0]["case"].sum()
+
+
+def _drawn(cohort, prefer):
+    table = cohort.table([*KEYS, "case"])
+    place = _one_a_patient(table, 0)
+    if prefer:
+        place = _with_cases(table, place, (table["case"] == 1).to_numpy(dtype=bool))
+    return table.loc[place].sort_values("patient").reset_index(drop=True)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_match__the_flow_counts_everybody(cohort, people, seed):
+    matched = cohort.match("case", ratio=2, seed=seed)
+    flow = matched.flow().iloc[1:]
+    n = people["patient"].nunique()
+    ill = int(_table(matched)["case"].sum())
     assert flow["condition"].tolist() == [
         "has case, age, bmi, sex",
-        "one exam a patient, drawn with seed 3",
-        f"2 controls a case of case, matched on age, bmi, sex: {_ill(people)} sets",
+        f"one exam a patient, drawn with seed {seed}: {ill} cases, {n - ill} controls",
+        f"2 controls a case of case, matched on age, bmi, sex: {ill} sets",
     ]
-    ill = people["patient"].isin(_patients(people))
-    other = int((ill & (people["case"] == 0)).sum())
-    more = len(people) - other - people["patient"].nunique()
+    cases = int(people["case"].sum())
     assert flow["why"].iloc[1] == (
-        f"{other} controls of a case's patient, {more} more exams of a patient"
+        f"{cases - ill} cases not drawn, {len(people) - cases - n + ill} controls not drawn"
     )
-    left = flow["exams"].iloc[1] - 3 * _ill(people)
-    assert flow["why"].iloc[2] == f"{left} controls left over"
+    assert flow["why"].iloc[2] == f"{n - 3 * ill} controls left over"
 
 
-def _patients(people):
-    return set(people.loc[people["case"] == 1, "patient"])
-
-
-def _ill(people):
-    return len(_patients(people))
+def test_match__again_under_another_name(cohort):
+    both = cohort.match("case", ratio=2).match("case", ratio=1, name="pairs")
+    table = both.table(["case", "matched_set", "pairs"])
+    pairs = table.groupby("pairs")["case"]
+    assert (pairs.sum() == 1).all()
+    assert (pairs.size() == 2).all()
+    with pytest.raises(InputError, match="match: found a column 'age' that is there already"):
+        cohort.match("case", name="age")
 
 
 def test_match__the_seed_draws_and_the_order_of_rows_is_no_matter(cohort, people, tmp_path):
@@ -294,7 +372,7 @@ def test_match__no_other_choice_is_nearer_in_standard_deviations(cohort):
         ({"caliper": {"sex": 1}}, InputError, "difference of at least 0 in age or bmi"),
         ({"caliper": {"kl": 1}}, InputError, "a caliper 'kl' of 1"),
         ({"caliper": {"age": -1}}, InputError, "a caliper 'age' of -1"),
-        ({"on": ("age", "kl")}, InputError, "0 cases of case and 0 controls of other patients"),
+        ({"on": ("age", "kl")}, InputError, "0 cases of case and 0 controls, one exam"),
     ],
 )
 def test_match__refuses(cohort, options, error, message):
@@ -303,13 +381,8 @@ def test_match__refuses(cohort, options, error, message):
 
 
 def test_match__one_class_or_a_match_already(cohort):
-    with pytest.raises(InputError, match=r"0 cases .* \d+ controls .*expected at least 1 of each"):
+    with pytest.raises(InputError, match=r"0 cases .* \d+ controls.*expected at least 1 of each"):
         cohort.where("case == 0").match("case")
-    patients = tuple(cohort.where("case == 1").exams["patient"].unique().tolist())
-    families = cohort.where(f"patient in {patients}")
-    assert (families.table(["case"])["case"] == 0).any()
-    with pytest.raises(InputError, match=r"\d+ cases of case and 0 controls of other patients"):
-        families.match("case")
     with pytest.raises(InputError, match="'matched_set' that is there already"):
         cohort.match("case").match("case")
 

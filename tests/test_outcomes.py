@@ -99,7 +99,9 @@ def test_with_outcome__every_kind_of_knee(lake):
     assert _found(cohort) == _expected(lake, answers)
     reasons = pd.Series([answer for answer in answers if isinstance(answer, str)]).value_counts()
     last = cohort.flow().iloc[-1]
-    assert last["condition"] == "incident_oa: kl >= 2 within 48 months: 6 cases, 5 controls"
+    assert last["condition"] == (
+        "incident_oa: kl >= 2 within 48 months: 6 cases of 6 patients, 5 controls of 5 patients"
+    )
     assert last["why"] == ", ".join(f"{reasons[why]} {why}" for why in sorted(reasons.index))
     assert last["dropped"] == reasons.sum()
 
@@ -110,7 +112,8 @@ def test_with_outcome__a_replacement_counts_as_a_case_if_asked(lake):
     answers = [1 if str(a).startswith("replaced within") else a for _, _, a in KNEES.values()]
     assert _found(cohort) == _expected(lake, answers)
     assert cohort.flow()["condition"].iloc[-1] == (
-        "incident_oa: kl >= 2 or replaced within 48 months: 9 cases (3 by replacement), 5 controls"
+        "incident_oa: kl >= 2 or replaced within 48 months: "
+        "9 cases of 9 patients (3 by replacement), 5 controls of 5 patients"
     )
 
 
@@ -149,7 +152,7 @@ def _slowly(visits, exam, rule):
                 return None
             if months <= rule.within and _so(value, rule):
                 return 1.0
-            if months > rule.within and _so(value, rule):
+            if months > rule.within and (rule.column == "koos_pain" or _so(value, rule)):
                 break
             last = months
             if months > rule.within:
@@ -209,6 +212,44 @@ def test_with_outcome__a_later_exam_is_asked_from_its_own_visit(tmp_path):
     assert found == {"9000001-000m-left": 0, "9000001-012m-left": 1}
 
 
+def _two_knees(path, **columns):
+    """One patient, both knees at 0, 24 and 48 months; columns of the six rows, left knee first."""
+    visits = pd.DataFrame({"patient": 9000001, "timepoint": [0, 24, 48] * 2,
+                           "knee": np.repeat(["left", "right"], 3), **columns})  # fmt: skip
+    return _lake(path, visits, visits[visits["timepoint"] == 0])
+
+
+def test_with_outcome__a_good_value_later_tells_of_the_months_before_only_where_it_stays(tmp_path):
+    lake = _two_knees(tmp_path / "l.lake", kl=[1, _, 1, 1, 1, 1], koos_pain=[90, _, 90, 90, 90, 90],
+                      womac_pain=[1, _, 1, 1, 1, 1], replaced=0.0)  # fmt: skip
+    for rule, controls in [
+        (ql.reaches("kl", 2, within=24), 2),
+        (ql.falls_to("kl", 0, within=24), 1),
+        (ql.falls_to("koos_pain", 60, within=24), 1),
+        (ql.reaches("womac_pain", 5, within=24), 1),
+    ]:
+        last = lake.cohort().with_outcome("bad", rule).flow().iloc[-1]
+        assert (last["exams"], last["dropped"]) == (controls, 2 - controls), rule
+        if controls == 1:
+            assert last["why"] == f"1 unseen at 24 months, {rule.test} comes and goes"
+
+
+def test_with_outcome__counts_patients_too(tmp_path):
+    kl = [1, 2, 2, 1, 2, 2]
+    lake = _two_knees(tmp_path / "l.lake", kl=kl, replaced=0.0)
+    cohort = lake.cohort().with_outcome("bad", ql.reaches("kl", 2, within=24))
+    assert repr(cohort).endswith(": 2 cases of 1 patient, 0 controls of 0 patients")
+
+
+def test_with_outcome__nobody_told_of_replacements(tmp_path):
+    """Then there are neither cases nor controls of them, and no knee is gone."""
+    lake = _two_knees(tmp_path / "l.lake", kl=[1, 1, 1, 1, 2, 2], replaced=_)
+    last = lake.cohort().with_outcome("new_knee", ql.reaches("replaced", "yes", within=24)).flow()
+    assert last["why"].iloc[-1] == "2 without replaced at the exam"
+    graded = lake.cohort().with_outcome("bad", ql.reaches("kl", 2, within=24))
+    assert graded.table(["bad"])["bad"].tolist() == [0, 1]
+
+
 def test_with_outcome__words_and_numbers_as_written(tmp_path):
     visits = pd.DataFrame({"patient": np.repeat([9000001, 9000002], 2), "timepoint": [0, 24] * 2,
                            "knee": "left", "koos_pain": [90, 60.4, 90, 60.5],
@@ -216,7 +257,7 @@ def test_with_outcome__words_and_numbers_as_written(tmp_path):
     lake = _lake(tmp_path / "l.lake", visits, visits[visits["timepoint"] == 0])
     cohort = lake.cohort().with_outcome("new_knee", ql.reaches("replaced", "yes", within=24))
     assert cohort.table(["new_knee"])["new_knee"].tolist() == [1, 0]
-    assert "replaced == 'yes' within 24 months: 1 case, 1 control" in repr(cohort)
+    assert "within 24 months: 1 case of 1 patient, 1 control of 1 patient" in repr(cohort)
     both = lake.cohort("patient == 9000002").with_outcome(
         "pain", ql.falls_to("koos_pain", 60.5, within=24))  # fmt: skip
     assert both.table(["pain"])["pain"].tolist() == [1], "stored as float32, 60.5 is 60.5"
@@ -288,6 +329,10 @@ def test_with_outcome__a_lake_without_visits(tmp_path):
     ("options", "message"),
     [
         ({"within": 0}, "within = 0; expected at least 1 month"),
+        ({"within": 47.5}, "within = 47.5; expected a whole number of months"),
+        ({"within": "48"}, "within = '48'; expected a whole number of months"),
+        ({"within": True}, "within = True; expected a whole number of months"),
+        ({"within": 24, "tolerance": 0.5}, "tolerance = 0.5; expected a whole number of months"),
         ({"within": 24, "tolerance": 24}, "tolerance = 24; expected months from 0 to 23"),
         ({"within": 24, "tolerance": -1}, "tolerance = -1"),
         ({"within": 24, "replaced": "control"}, "expected one of 'missing', 'case'"),
@@ -308,6 +353,7 @@ def test_reaches__refuses(options, message):
 )
 def test_rule__repr_makes_it_again(rule):
     assert eval(repr(rule), {"reaches": ql.reaches, "falls_to": ql.falls_to}) == rule
+    assert repr(ql.reaches("kl", 2, within=np.int64(48))) == "reaches('kl', 2, within=48)"
     assert isinstance(rule, OutcomeRule)
     with pytest.raises(AttributeError):
         rule.within = 12

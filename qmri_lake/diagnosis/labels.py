@@ -137,8 +137,10 @@ def label_pain(
         )  # fmt: skip
     _refuse_none(cohort, "label_pain")
     visits = _visits(cohort)
-    here = cohort.exams[list(KEYS)].merge(visits, on=list(KEYS), how="left", validate="m:1")
-    gone, unseen = here["replaced"].to_numpy() == 1, here["replaced"].isna().to_numpy()
+    here = cohort.exams[list(KEYS)].merge(
+        visits, on=list(KEYS), how="left", indicator="seen", validate="m:1"
+    )
+    gone, unseen = here["replaced"].to_numpy() == 1, (here["seen"] == "left_only").to_numpy()
     reasons = {"without a visit": unseen, "knee replaced": gone}
     if rule == "frequent_12m":
         label = here["pain_most_days_12m"].to_numpy(dtype=float).copy()

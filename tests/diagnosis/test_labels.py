@@ -51,12 +51,23 @@ def _visits(lake, **answers):
     def build(session):
         root = open_root(session.store, "r+")
         declare(root, REGISTRY.group("visit"))
-        table = lake.exams[["patient", "timepoint", "knee"]].assign(replaced=0.0, **answers)
+        keys = lake.exams[["patient", "timepoint", "knee"]]
+        table = keys.assign(**{"replaced": 0.0, **answers})
         missing = {v.name: np.nan for v in REGISTRY.group("visit") if v.name not in table}
         write_table(root, "visit", table.assign(**missing))
 
     commit(lake.repo, build, "Add visits")
     return lake.refresh()
+
+
+def test_label_pain__of_a_knee_nobody_told_whether_it_was_replaced(tmp_path):
+    lake = _visits(array_lake(tmp_path / "l.lake", 4), replaced=[np.nan, 1.0, 0.0, np.nan],
+                   pain_months_12m=[9.0, 9.0, 0.0, 2.0],
+                   pain_any_12m=[1.0, 1.0, 0.0, 1.0])  # fmt: skip
+    labelled = ql.diagnosis.label_pain(lake.cohort())
+    assert labelled.cohort.rows.tolist() == [0, 2]
+    told = labelled.cohort.flow()["why"].iloc[-1]
+    assert told == "1 knee replaced, 1 pain in fewer than 6 months"
 
 
 def test_label_pain__counts_who_has_no_label(tmp_path):
