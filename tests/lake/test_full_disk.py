@@ -23,7 +23,7 @@ from tests.oai.conftest import write
 
 SHAPE = (8, 48, 48)
 LIMITED = """
-import resource, sys
+import os, resource, sys
 import numpy as np
 import qmri_lake as ql
 what, limit, *arguments = sys.argv[1:]
@@ -38,8 +38,10 @@ try:
     else:
         ql.ingest(*arguments, commit_every=1)
 except ql.errors.DiskFullError as error:
-    print(error)
-    sys.exit(3)
+    print(error, flush=True)
+    # At once: while Python ends, a thread of the failed write that still waits for it may abort the
+    # process, after all that is looked at here.
+    os._exit(3)
 """
 
 
