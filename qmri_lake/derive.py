@@ -14,7 +14,8 @@ from qmri_lake import __version__
 from qmri_lake.errors import InputError, NotFoundError, Reason, RunError, did_you_mean
 from qmri_lake.index import KEYS
 from qmri_lake.origin import Origin, origin_of, origin_record
-from qmri_lake.run import Listener, Outcome, execute
+from qmri_lake.reading import visits_of
+from qmri_lake.run import Outcome, execute
 from qmri_lake.status import (
     declare_status,
     read_messages,
@@ -47,8 +48,6 @@ STEP = "derive"
 GEOMETRY = ("affine", "extent", "echo_time")
 """Small arrays without which no other one of their group can be read."""
 
-_WHERE = "derive"
-
 
 def derive_lake(
     lake: Lake,
@@ -56,37 +55,32 @@ def derive_lake(
     cohort: Cohort,
     products: Sequence[str],
     *,
-    cluster: Any = None,
-    commit_every: int = 32,
-    commit_seconds: float = 30.0,
-    listeners: Sequence[Listener] = (),
+    cluster: Any,
+    **options: Any,
 ) -> Lake:
-    """Derive a lake: see `Lake.derive`."""
+    """Derive a lake: see `Lake.derive`; `options` are those of `qmri_lake.run.execute`."""
     from qmri_lake.ingestion import existing_lake
     from qmri_lake.lake import create_lake
 
     names = _names(lake, products)
     if not len(cohort):
         raise InputError(
-            "a cohort of no exam", expected="at least one", where=_WHERE,
+            "a cohort of no exam", expected="at least one", where=STEP,
             todo="Its flow() says why each went.", reason=Reason.ABSENT_EXAM,
         )  # fmt: skip
     target = existing_lake(url)
     if target is None:
         target = create_lake(url)
     with target.writing():  # whoever was faster has begun it by now
-        begun, there = _as_begun(target, lake, cohort, names)
-        copied = _arrays(begun, names)
         origin = origin_of(target.root)
+        begun, there = _as_begun(target, origin, lake, cohort, names)
+        copied = _arrays(begun, names)
         if origin is None:
             _begin(target, lake, cohort, names, copied)
         elif origin.finished:
             _refuse_changed(target, lake, cohort, names)
             return target
-        _copy(
-            target, begun, there, copied, cluster=cluster, commit_every=commit_every,
-            commit_seconds=commit_seconds, listeners=listeners,
-        )  # fmt: skip
+        _copy(target, begun, there, copied, cluster=cluster, **options)
         _finish(target, begun, there, copied)
     return target
 
@@ -100,12 +94,12 @@ def _names(lake: Lake, products: Sequence[str]) -> tuple[str, ...]:
         if name not in known:
             raise NotFoundError(
                 f"no product {name!r}", expected=f"a group ({', '.join(lake.groups())}) or a "
-                "variable of one, such as sphere/map", where=_WHERE,
+                "variable of one, such as sphere/map", where=STEP,
                 todo=did_you_mean(name, known),
             )  # fmt: skip
     if not products:
         raise InputError("no product", expected="groups or variables, such as sphere/map",
-                         where=_WHERE)  # fmt: skip
+                         where=STEP)  # fmt: skip
     return tuple(dict.fromkeys(products))
 
 
@@ -135,12 +129,11 @@ def _status_of(path: str, variable: Variable) -> str:
 
 
 def _as_begun(
-    target: Lake, lake: Lake, cohort: Cohort, names: Sequence[str]
+    target: Lake, origin: Origin | None, lake: Lake, cohort: Cohort, names: Sequence[str]
 ) -> tuple[Lake, Cohort]:
     """Return the source at the snapshot from which `target` was begun, and its exams there."""
     from qmri_lake.lake import open_lake
 
-    origin = origin_of(target.root)
     if origin is None and not len(target):
         if cohort.lake.snapshot != lake.snapshot:
             raise RunError(
@@ -163,7 +156,6 @@ def _as_begun(
         found = f"one derived from another lake, or from a later snapshot ({origin})"
     else:
         begun = open_lake(lake.location, ref=origin.snapshot, mode="r")
-        begun.url = lake.url
         return begun, begun.cohort().of_exams(wanted, "begun with")
     raise RunError(
         found, expected="a new folder, or the same exams and products to go on", where=target.url,
@@ -242,12 +234,14 @@ def _copy_group(
     """Make the arrays of a group as they are in the source; fill all but volumes and maps."""
     made = root.require_group(group)
     made.attrs.update(dict(source[group].attrs))
+    rows = cohort.rows
+    if group in OWN_AXIS:
+        rows = visits_of(source[f"{group}/patient"][...], cohort)
     for name, array in source[group].arrays():
         path = f"{group}/{name}"
         own = array.metadata.dimension_names[0] not in ("exam", "visit")
         if path not in copied and not own:
             continue
-        rows = _rows(array, source, group, cohort)
         length = array.shape[:1] if own else (len(rows),)
         twin = made.create_array(
             name, shape=(*length, *array.shape[1:]), dtype=array.dtype, chunks=array.chunks,
@@ -271,14 +265,6 @@ def _add_columns(root: Node, cohort: Cohort) -> None:
         group = root.require_group(variable.group)
         create_array(group, variable, name, len(cohort), {})
         group[name][...] = column.values
-
-
-def _rows(array: Node, source: Node, group: str, cohort: Cohort) -> np.ndarray[Any, Any]:
-    """Rows of exams; of a group with an axis of its own, those of their patients."""
-    if group not in OWN_AXIS:
-        return cohort.rows
-    chosen = np.unique(cohort.exams["patient"])
-    return np.flatnonzero(np.isin(source[f"{group}/patient"][...], chosen))
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,7 +352,7 @@ def _copy(
         run = max(read_runs(target.root), default=0) + 1
         work = _CopyWork(lake.location, lake.snapshot)
         with running(cluster) as client:
-            execute(target, STEP, run, record, _nothing, work, tasks, cluster=client, **options)
+            execute(target, STEP, run, record, None, work, tasks, cluster=client, **options)
     lost = np.flatnonzero(~read_status(target.root, STEP, len(target)).usable)
     if lost.size:
         first = target.exams["exam"].iloc[lost[0]]
@@ -377,10 +363,6 @@ def _copy(
             todo="It was begun from a snapshot of the source: restore that one's files and derive "
             "again, what is copied stays; or derive into another folder from what it is now.",
         )  # fmt: skip
-
-
-def _nothing(session: icechunk.Session) -> None:
-    """All there is to prepare was committed when it began."""
 
 
 def _finish(target: Lake, lake: Lake, cohort: Cohort, copied: Mapping[str, Variable]) -> None:

@@ -396,7 +396,7 @@ def _write_series(
     run, record = new_run(lake.root, "ingest", lake.snapshot)
     with running(cluster) as client:
         done = execute(
-            lake, "ingest", run, record, _nothing, _read_and_write, tasks, cluster=client,
+            lake, "ingest", run, record, None, _read_and_write, tasks, cluster=client,
             commit_every=commit_every, listeners=listeners,
         )  # fmt: skip
     return list(done.problems)
@@ -410,7 +410,3 @@ def _count_written(lake: Lake, new: Sequence[Series]) -> dict[str, int]:
         group: sum(bool(usable[group][row_of[s.exam]]) for s in new if s.group == group)
         for group in GROUPS
     }
-
-
-def _nothing(session: icechunk.Session) -> None:
-    """Prepare nothing: arrays and exams are there."""

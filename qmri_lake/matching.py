@@ -23,15 +23,17 @@ __all__ = ["match"]
 def match(
     cohort: Cohort,
     outcome: str,
-    on: Sequence[str] = ("age", "bmi", "sex"),
+    on: Sequence[str],
     *,
-    ratio: int = 2,
-    seed: int = 0,
-    caliper: Mapping[str, float] | None = None,
-    prefer_cases: bool = False,
-    name: str = "matched_set",
+    ratio: int,
+    seed: int,
+    caliper: Mapping[str, float] | None,
+    prefer_cases: bool,
+    name: str,
 ) -> Cohort:
     """Keep cases and, for each, the controls that are most like it; everybody else leaves.
+
+    This is `Cohort.match`, which has the defaults.
 
     Of each patient one exam is drawn at random, without a look at the outcome: it is a case or a
     control as it happens, so no patient is in two sets, or twice in one. Columns of words are

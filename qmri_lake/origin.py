@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from qmri_lake import __version__
@@ -77,20 +76,16 @@ def _origin(record: Mapping[str, Any] | None) -> Origin | None:
 
 def origin_record(lake: Lake, cohort: Cohort, products: Sequence[str]) -> dict[str, Any]:
     """Return what a lake that is derived keeps of its source, as JSON holds it."""
-    flow = cohort.flow()
+    flow = cohort.flow().to_dict("split")
     return {
         # Its name alone: where it lies is nobody's business with whom the study is shared.
         "lake": PurePosixPath(lake.location).name,
         "snapshot": lake.snapshot,
         "products": list(products),
-        "columns": list(flow.columns),
-        "flow": [[_plain(value) for value in row] for row in flow.itertuples(index=False)],
+        "columns": flow["columns"],
+        "flow": flow["data"],
         "added": list(cohort.added),
         "code": f"qmri_lake {__version__}",
         "finished": False,
         "before": dict(lake.root.attrs["qmri_lake"]).get("origin"),
     }
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value

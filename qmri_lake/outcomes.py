@@ -17,7 +17,7 @@ from qmri_lake.errors import InputError, QueryError, did_you_mean
 from qmri_lake.index import KEYS
 from qmri_lake.summary import counted
 from qmri_lake.variables import REGISTRY
-from qmri_lake.visits import read_visits
+from qmri_lake.visits import read_visits, refuse_no_visits
 
 if TYPE_CHECKING:
     from qmri_lake.cohort import Cohort
@@ -140,12 +140,8 @@ class OutcomeRule:
     def _visits(self, cohort: Cohort) -> pd.DataFrame:
         """Return each exam with each visit of its knee: row, months after it, what it shows."""
         root = cohort.lake.root
+        refuse_no_visits(root, self._name)
         known = [v.name for v in REGISTRY.group("visit") if v.name not in KEYS and v.path in root]
-        if not known:
-            raise InputError(
-                "a lake without visits", expected="group visit", where=self._name,
-                todo="Ingest the clinical tables.",
-            )  # fmt: skip
         if self.column not in known:
             raise QueryError(
                 f"no column {self.column!r} of visits", expected=f"one of {', '.join(known)}",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from qmri_lake.cohort import Cohort
     from qmri_lake.lake import Lake
 
-__all__ = ["load_group", "load_groups", "load_tree"]
+__all__ = ["load_group", "load_groups", "load_tree", "visits_of"]
 
 _VOXELS = ("slice", "row", "column")
 _MAP_BLOCK = 64
@@ -103,9 +103,14 @@ def _visits(lake: Lake, group: str, cohort: Cohort) -> xr.Dataset:
     ds = _open(lake, group)
     if len(cohort.rows_of_flow) == 1:  # no condition at all: patients without an MRI too
         return ds.chunk()
-    chosen = np.unique(lake.patients[cohort.rows])
-    rows = np.flatnonzero(np.isin(ds["patient"].values, chosen))
-    return ds.isel(visit=rows).chunk()
+    return ds.isel(visit=visits_of(ds["patient"].values, cohort)).chunk()
+
+
+def visits_of(
+    patient: np.ndarray[Any, np.dtype[np.int64]], cohort: Cohort
+) -> np.ndarray[Any, np.dtype[np.intp]]:
+    """Return which visits, of these patients, are of the patients of a cohort."""
+    return np.flatnonzero(np.isin(patient, np.unique(cohort.lake.patients[cohort.rows])))
 
 
 def load_groups(lake: Lake, groups: Sequence[str], cohort: Cohort) -> xr.Dataset:

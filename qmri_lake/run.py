@@ -360,7 +360,7 @@ def execute(
     name: str,
     run: int,
     record: Mapping[str, Any],
-    prepare: Callable[[icechunk.Session], None],
+    prepare: Callable[[icechunk.Session], None] | None,
     work: Callable[[icechunk.ForkSession, Any], Outcome | list[Outcome]],
     tasks: Sequence[Task | _Block],
     *,
@@ -386,7 +386,8 @@ def execute(
     }
 
     def begin(session: icechunk.Session) -> None:
-        prepare(session)
+        if prepare is not None:
+            prepare(session)
         Change(runs={run: record})(session)
 
     with translated_errors(lake.url):

@@ -11,7 +11,7 @@ import icechunk
 import numpy as np
 import pandas as pd
 
-from qmri_lake.errors import Problem
+from qmri_lake.errors import InputError, Problem
 from qmri_lake.index import KEYS
 from qmri_lake.status import new_run
 from qmri_lake.storage import Node, commit, open_root, translated_errors
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from qmri_lake.lake import Lake
     from qmri_lake.oai.clinical import ClinicalTables
 
-__all__ = ["read_visits", "store_visits"]
+__all__ = ["read_visits", "refuse_no_visits", "store_visits"]
 
 STEP = "ingest_clinical"
 
@@ -90,6 +90,15 @@ def store_visits(
         commit(lake.repo, apply, message, {"step": STEP})
     lake.refresh()
     return rows, notes, tables.problems
+
+
+def refuse_no_visits(root: Node, where: str) -> None:
+    """Refuse a lake whose group visit is not there."""
+    if "visit/patient" not in root:
+        raise InputError(
+            "a lake without visits", expected="group visit", where=where,
+            todo="Ingest the clinical tables.",
+        )  # fmt: skip
 
 
 def read_visits(root: Node, names: Sequence[str]) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qmri_lake.cli.options import LakeArgument, LakeOption, RefOption
+from qmri_lake.cli.options import LakeArgument, LakeOption, RefOption, RequireOption
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,10 +65,7 @@ def cohort(
         str, typer.Argument(metavar="QUERY", help="Such as \"knee == 'right' and kl >= 2\".")
     ],
     lake: LakeOption,
-    require: Annotated[
-        list[str] | None,
-        typer.Option(metavar="GROUP/NAME", help="Keep exams that have it, such as msme/t2."),
-    ] = None,
+    require: RequireOption = None,
     csv: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Write keys and clinical columns to a file.")
     ] = None,

@@ -13,7 +13,8 @@ from qmri_lake.errors import InputError, Reason
 
 __all__ = [
     "ClusterOption", "CohortOption", "EpochsOption", "LakeArgument", "LakeOption", "OutOption",
-    "PresetOption", "RefOption", "ResumeOption", "SeedOption", "parameters", "shape",
+    "PresetOption", "RefOption", "RequireOption", "ResumeOption", "SeedOption",
+    "parameters", "shape",
 ]  # fmt: skip
 
 LakeOption = Annotated[
@@ -32,6 +33,12 @@ LakeArgument = Annotated[
 RefOption = Annotated[
     str | None,
     typer.Option("--ref", metavar="REF", help="A tag, branch or snapshot: the lake as it was."),
+]
+RequireOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--require", metavar="GROUP/NAME", help="Keep exams that have it, such as msme/t2."
+    ),
 ]
 ClusterOption = Annotated[
     str | None,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from qmri_lake.cli.options import ClusterOption, LakeOption, RefOption, parameters
+from qmri_lake.cli.options import ClusterOption, LakeOption, RefOption, RequireOption, parameters
 
 __all__ = ["derive", "report", "run"]
 
@@ -122,10 +122,7 @@ def derive(
     cohort: Annotated[
         str | None, typer.Option(metavar="QUERY", help="Which exams; default all.")
     ] = None,
-    require: Annotated[
-        list[str] | None,
-        typer.Option(metavar="GROUP/NAME", help="Keep exams that have it, such as sphere/map."),
-    ] = None,
+    require: RequireOption = None,
     cluster: ClusterOption = None,
     ref: RefOption = None,
 ) -> None:

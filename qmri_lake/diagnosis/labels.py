@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from qmri_lake.errors import InputError, NotFoundError
 from qmri_lake.index import KEYS
 from qmri_lake.summary import counted
-from qmri_lake.visits import read_visits
+from qmri_lake.visits import read_visits, refuse_no_visits
 
 if TYPE_CHECKING:
     from qmri_lake.cohort import Cohort
@@ -174,11 +174,7 @@ def _chronic(rows: pd.DataFrame) -> tuple[NDArray[np.float64], dict[str, NDArray
 
 def _visits(cohort: Cohort) -> pd.DataFrame:
     """Return the rows of the cohort's patients, answers as numbers, NaN where there is none."""
-    if "visit/patient" not in cohort.lake.root:
-        raise InputError(
-            "a lake without visits", expected="group visit", where="label_pain",
-            todo="Ingest the clinical tables.",
-        )  # fmt: skip
+    refuse_no_visits(cohort.lake.root, "label_pain")
     visits = read_visits(cohort.lake.root, _ANSWERS)
     return visits[visits["patient"].isin(cohort.exams["patient"])]
 

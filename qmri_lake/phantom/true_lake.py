@@ -175,7 +175,7 @@ def add_true_exams(
             run, record = new_run(target.root, "import", target.snapshot)
             with running(cluster) as client:
                 result = execute(
-                    target, STEP, run, {**record, "parameters": settings}, _nothing, _write_truth,
+                    target, STEP, run, {**record, "parameters": settings}, None, _write_truth,
                     tasks, cluster=client, commit_every=commit_every, listeners=listeners,
                 )  # fmt: skip
             problems += result.problems
@@ -345,7 +345,3 @@ def _too_wide(root: Node, shape: Sequence[int], task: _TruthTask) -> Problem | N
 
 def _by(shape: Sequence[int]) -> str:
     return " x ".join(str(n) for n in shape)
-
-
-def _nothing(session: icechunk.Session) -> None:
-    """Prepare nothing: arrays and exams are there."""

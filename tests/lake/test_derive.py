@@ -13,6 +13,7 @@ import qmri_lake as ql
 from qmri_lake import derive
 from qmri_lake.cli import main
 from qmri_lake.errors import InputError, NotFoundError, RunError, VariableError
+from qmri_lake.relaxometry.step import t2
 from qmri_lake.run import Committed
 from qmri_lake.status import read_messages, read_runs, read_status
 from qmri_lake.storage import commit, open_root
@@ -87,7 +88,7 @@ def test_derive__has_the_same_values_attributes_and_chunks(
 
 def test_derive__takes_what_a_step_wrote_and_what_a_group_needs(study: ql.Lake) -> None:
     names = {path for path in study.variables() if path.startswith("msme/")}
-    made = {v.name for v in ql.fit_t2.__globals__["t2"].writes}
+    made = {v.name for v in t2.writes}
     wanted = {with_variant(n, v) for n in made for v in ("", "all")}
     wanted |= {"affine", "extent", "echo_time"}
     assert names == {f"msme/{name}" for name in wanted}
@@ -299,7 +300,7 @@ def test_derive__nothing_is_ingested_into_a_study(study: ql.Lake, tmp_path: Path
         ql.ingest(tmp_path, study)
 
 
-def test_step__is_not_called_as_runs_of_the_package(lake: ql.Lake) -> None:
+def test_step__is_not_called_as_runs_of_the_package() -> None:
     with pytest.raises(VariableError, match="a step called 'derive'"):
         ql.step(
             reads={"msme": ["t2"]}, writes=[ql.Variable("msme", "mine", (), "float32", "Mine")],
