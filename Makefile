@@ -6,16 +6,19 @@ STAMP := $(VENV)/.installed
 export MPLBACKEND := Agg
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help env demo test check accept bench docs clean
+.PHONY: help env demo test test-newest check accept bench docs dist changelog clean
 
 help:
 	@echo "make env      build .venv (once; again only when pyproject.toml or constraints.txt change)"
 	@echo "make demo     synthetic knees from DICOM to masks, T2, maps, classifiers, demo/report.html"
-	@echo "make test     the test suite (under 15 minutes on two cores)"
-	@echo "make check    ruff, mypy, committed pages up to date"
+	@echo "make test     the test suite (about 12 minutes on two cores)"
+	@echo "make test-newest  the core's tests on the newest Python, without constraints (.venv-newest)"
+	@echo "make check    ruff, mypy, import rules, committed pages up to date"
 	@echo "make accept   the slow acceptance lines; writes docs/reference/acceptance.md"
 	@echo "make bench    side-by-side benchmarks, printed as ratios"
 	@echo "make docs     the documentation site, into site/"
+	@echo "make dist     sdist and wheel in dist/, checked, installed and tried in an empty environment"
+	@echo "make changelog  the section that the news fragments in docs/changes will make"
 
 env: $(STAMP)
 
@@ -31,12 +34,16 @@ demo: env
 	$(BIN)/qmri-lake demo demo
 
 test: env
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not accept" --durations=20 -rs
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not accept" --durations=20 -rs
+
+test-newest:
+	$(PYTHON) tests/newest.py
 
 check: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m docs.generate --check
 
 accept: env
@@ -57,5 +64,14 @@ docs: env
 	$(BIN)/python -m docs.generate
 	$(BIN)/mkdocs build --strict --config-file docs/site/mkdocs.yml
 
+dist: env
+	rm -rf dist build
+	$(BIN)/python -m build --quiet
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python tests/dist.py
+
+changelog: env
+	$(BIN)/towncrier build --draft
+
 clean:
-	rm -rf demo site build *.egg-info
+	rm -rf demo site build dist *.egg-info

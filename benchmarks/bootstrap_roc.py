@@ -1,9 +1,10 @@
-"""Bootstrapped AUC, sensitivity and specificity against scikit-learn's AUC of the same resamples.
+"""Compare the bootstrap of AUC, sensitivity and specificity with scikit-learn's AUC.
 
 Usage: python -m benchmarks.bootstrap_roc [EXAMS ...]
 
-scikit-learn computes the AUC alone, a resample at a time; ours all three. The largest distance of
-the AUCs is printed. CPU seconds, best of five, interleaved; only the ratio means anything.
+Both packages use the same resamples. scikit-learn computes only the AUC, one resample at a time;
+this package computes all three metrics. The largest difference between the AUCs is printed. Times
+are CPU seconds, the best of five interleaved repeats; only their ratio is meaningful.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ def compare(exams: int, decimals: int | None) -> str:
     def theirs() -> np.ndarray:
         return np.array([roc_auc_score(label[i], score[i]) for i in indices])
 
-    apart = float(np.abs(ours() - theirs()).max())
+    difference = float(np.abs(ours() - theirs()).max())
     seconds = best({"ours": ours, "theirs": theirs})
     ties = "no ties" if decimals is None else f"{len(np.unique(score))} scores"
     return (
         f"{exams:6,} exams, {ties:10s} {1e3 * seconds['ours']:7.2f} ms, scikit-learn "
         f"{1e3 * seconds['theirs']:7.1f} ms {seconds['theirs'] / seconds['ours']:6.1f}x, "
-        f"largest distance of AUC {apart:.1e}"
+        f"largest difference of AUC {difference:.1e}"
     )
 
 

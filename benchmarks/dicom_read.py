@@ -1,8 +1,10 @@
-"""Reading one series: ours against stacking pydicom's `pixel_array`, side by side.
+"""Compare reading one series with stacking the arrays `pixel_array` of pydicom.
 
-Usage: python -m benchmarks.dicom_read [FOLDER]; without a folder a DESS-sized series
-(160 x 384 x 384, 12 bits in 16) is written to a temporary one. Times are CPU seconds of this
-process, best of five, interleaved; only the ratios mean anything.
+Usage: python -m benchmarks.dicom_read [FOLDER]
+
+Without FOLDER, a series of the size of a DESS volume (160 x 384 x 384, 12 of 16 bits) is written to
+a temporary folder. Times are CPU seconds of this process, the best of five interleaved repeats.
+Only their ratios are meaningful.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from benchmarks.timing import best
-from qmri_lake.oai.archive import inventory, read_series
+from qmri_lake.oai.inventory import inventory, read_series
 
 
 def write_series(folder: Path, shape: tuple[int, int, int] = (160, 384, 384)) -> None:

@@ -1,9 +1,10 @@
-"""Distance maps of labels and rotation of a volume: ours against scipy's, side by side.
+"""Compare the computation of distance maps and the rotation of a volume with scipy.
 
 Usage: python -m benchmarks.distance_maps [SLICESxROWSxCOLUMNS]
 
-Labels are the cartilage and menisci of one synthetic knee: five classes. Times are CPU seconds of
-this process on one thread, best of two, interleaved; only the ratios mean anything.
+The labels are the cartilage and menisci of one synthetic knee, with five classes. Times are CPU
+seconds of this process on one thread, the best of two interleaved repeats; only their ratios are
+meaningful.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from scipy.ndimage import affine_transform, binary_dilation, distance_transform_
 
 from benchmarks.timing import best
 from qmri_lake.phantom import exams, knee
-from qmri_lake.segmentation.augment import augment
-from qmri_lake.segmentation.distance_maps import distance_maps
+from qmri_lake.segmentation.augmentation.online import augment
+from qmri_lake.segmentation.models.distance_maps import distance_maps
 
 
 def scipy_map(labels: np.ndarray, value: int, spacing: tuple[float, ...]) -> np.ndarray:
@@ -24,19 +25,19 @@ def scipy_map(labels: np.ndarray, value: int, spacing: tuple[float, ...]) -> np.
     border = (inside & binary_dilation(~inside)) | (~inside & binary_dilation(inside))
     distance = distance_transform_edt(~border, sampling=spacing)
     for side in (inside, ~inside):
-        # A side that is all border has no distance above 0.
+        # If all voxels of a side are border voxels, all distances of this side are 0.
         distance[side] = 1 - distance[side] / (distance[side].max() or 1)
     return distance.astype(np.float32)
 
 
-def scipy_turned(image: np.ndarray, degrees: float) -> np.ndarray:
+def scipy_rotated(image: np.ndarray, degrees: float) -> np.ndarray:
     angle = np.radians(degrees)
     matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     middle = (np.array(image.shape[1:]) - 1) / 2
-    turned = np.empty_like(image)
-    for plane, out in zip(image, turned, strict=True):
+    rotated = np.empty_like(image)
+    for plane, out in zip(image, rotated, strict=True):
         affine_transform(plane, matrix, middle - matrix @ middle, order=1, output=out)
-    return turned
+    return rotated
 
 
 def main(text: str = "160x384x384") -> None:
@@ -60,16 +61,16 @@ def main(text: str = "160x384x384") -> None:
 
     image, no_maps = 100.0 * labels.astype(np.float32), np.zeros((0, *labels.shape), np.float32)
 
-    def turn() -> np.ndarray:
+    def rotate() -> np.ndarray:
         rng = np.random.default_rng(0)
         return augment(image, labels, no_maps, rng, flip=0, rotation=1)[0]
 
-    found = turn()
+    rotated = rotate()
     inner = np.s_[:, shape[1] // 8 : -shape[1] // 8, shape[2] // 8 : -shape[2] // 8]
-    angle = min(range(-5, 6), key=lambda a: np.abs(found - scipy_turned(image, a))[inner].max())
-    assert np.abs(found - scipy_turned(image, angle))[inner].max() < 0.1
-    seconds = best({"ours": turn, "scipy": lambda: scipy_turned(image, angle)}, repeats=2)
-    report("rotation of an image (ours: and its labels)", seconds)
+    angle = min(range(-5, 6), key=lambda a: np.abs(rotated - scipy_rotated(image, a))[inner].max())
+    assert np.abs(rotated - scipy_rotated(image, angle))[inner].max() < 0.1
+    seconds = best({"ours": rotate, "scipy": lambda: scipy_rotated(image, angle)}, repeats=2)
+    report("rotation of an image (ours: with its labels)", seconds)
 
 
 def report(name: str, seconds: dict[str, float]) -> None:

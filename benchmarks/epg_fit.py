@@ -1,12 +1,12 @@
-"""The fit by extended phase graphs: ours against scipy's least squares of each voxel, side by side.
+"""Compare the fit by extended phase graphs with scipy's least-squares fit of each voxel.
 
 Usage: python -m benchmarks.epg_fit
 
-Both fit the same model, with imperfect refocusing, to the same saved signals: seven echoes of
-cartilage of 20 to 60 ms at an SNR of 50 to 100, refocusing pulses of 130 to 180 degrees, Rician
-noise. The mono-exponential fit gets the echoes without the first, as its default is, and is there
-for its time and for the bias that stimulated echoes give it. Times are CPU seconds of this process,
-best of two, interleaved; only the ratios mean anything.
+Both fit the same model, with imperfect refocusing, to the same signals: seven echoes, T2 of 20 to
+60 ms, SNR of 50 to 100, refocusing angles of 130 to 180 degrees, Rician noise. The time of the
+mono-exponential fit, and its bias caused by stimulated echoes, are also printed; it skips the first
+echo, which is the default. Times are CPU seconds of this process, the best of two interleaved
+repeats; only their ratios are meaningful.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from scipy.optimize import least_squares
 
 from benchmarks.timing import best
 from qmri_lake.relaxometry import fit_epg, fit_mono_exponential
-from qmri_lake.relaxometry.dictionary import LOWEST_B1, echo_train
 from qmri_lake.relaxometry.epg import T1
+from qmri_lake.relaxometry.epg_dictionary import LOWEST_B1, echo_train
 
 ECHO_TIME = np.arange(10.0, 80.0, 10.0)
 VOXELS, SLOW = 20_000, 200
-"""Voxels for our fits, and those of them that scipy gets."""
+"""Number of voxels that this package fits, and number of voxels that scipy also fits."""
 LEAKAGE = float(np.cos(LOWEST_B1 * np.pi / 2) ** 2)
 
 
@@ -34,7 +34,7 @@ def train(t2: NDArray, leakage: NDArray) -> NDArray:
 
 
 def signals() -> tuple[NDArray, NDArray]:
-    """Return magnitudes (echo, voxel) and the T2 that they were made of."""
+    """Return magnitudes (echo, voxel) and the true T2 [ms] (voxel)."""
     rng = np.random.default_rng(0)
     amplitude, t2, snr, angle = (
         rng.uniform(*ends, VOXELS) for ends in ((200, 2000), (20, 60), (50, 100), (130, 180))
@@ -45,7 +45,7 @@ def signals() -> tuple[NDArray, NDArray]:
 
 
 def scipy_fit(signal: NDArray) -> NDArray:
-    """Return T2, leakage and S0 (3, voxel) of a fit a voxel, from one start."""
+    """Return T2, leakage and S0 (3, voxel), fitted for each voxel from one starting point."""
     found = [
         least_squares(
             lambda x, y=y: x[2] * y.max() * train(x[0], x[1]) - y,
@@ -66,7 +66,7 @@ def main() -> None:
     actions = {
         "dictionary and Newton": lambda: fit_epg(signal, ECHO_TIME),
         "mono-exponential": lambda: fit_mono_exponential(signal[1:], ECHO_TIME[1:]),
-        "scipy a voxel": lambda: scipy_fit(few),
+        "scipy per voxel": lambda: scipy_fit(few),
     }
     actions["dictionary and Newton"](), actions["mono-exponential"]()
     seconds = best(actions, 2)
@@ -79,21 +79,22 @@ def main() -> None:
     t2 = {
         "dictionary and Newton": ours,
         "mono-exponential": fit_mono_exponential(signal[1:], ECHO_TIME[1:]).t2,
-        "scipy a voxel": scipy_fit(few)[0],
+        "scipy per voxel": scipy_fit(few)[0],
     }
     for name, value in each.items():
         error = t2[name] - true[: len(t2[name])]
         known = np.isfinite(error)
         print(
-            f"{name:22s} {value:10.2f} us a voxel, {each['scipy a voxel'] / value:8,.1f}x; "
+            f"{name:22s} {value:10.2f} us per voxel, {each['scipy per voxel'] / value:8,.1f}x; "
             f"T2 bias {error[known].mean():+.2f}, RMSE {np.sqrt((error[known] ** 2).mean()):.2f} ms"
-            f", no value {1 - known.mean():.1%}"
+            f", missing {1 - known.mean():.1%}"
         )
-    apart = np.abs(ours[:SLOW] - t2["scipy a voxel"])
-    apart = apart[np.isfinite(apart)]
+    difference = np.abs(ours[:SLOW] - t2["scipy per voxel"])
+    difference = difference[np.isfinite(difference)]
     print(
-        f"T2 of scipy and ours: median distance {np.median(apart):.1e} ms, 95 % within "
-        f"{np.quantile(apart, 0.95):.1e} ms, largest {apart.max():.1e} ms in {len(apart)} voxels"
+        f"T2 of scipy and ours: median difference {np.median(difference):.1e} ms, 95 % within "
+        f"{np.quantile(difference, 0.95):.1e} ms, largest {difference.max():.1e} ms in "
+        f"{len(difference)} voxels"
     )
 
 

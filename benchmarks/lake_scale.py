@@ -1,8 +1,10 @@
-"""A lake as large as the OAI's against one of a hundredth: opening, asking, planning, committing.
+"""Compare a lake of the size of the OAI with a lake of a hundredth of this size.
 
-Usage: python -m benchmarks.lake_scale [COMMITS]. The lakes are made in a temporary folder by
-direct array writes. Times are CPU seconds of this process, best of five; only the ratios mean
-anything.
+Usage: python -m benchmarks.lake_scale [COMMITS]
+
+Opening, queries, plans and commits are measured. Times are CPU seconds of this process, the best of
+five repeats; only their ratios are meaningful. The lakes are created in a temporary folder by
+writing arrays directly.
 """
 
 from __future__ import annotations
@@ -19,26 +21,28 @@ import numpy as np
 import pandas as pd
 
 from qmri_lake.lake import Lake, create_lake, open_lake
-from qmri_lake.relaxometry.step import t2
-from qmri_lake.status import STATE, declare_status
-from qmri_lake.storage import BRANCH, commit, open_root
-from qmri_lake.variables import EXAM_CHUNK, REGISTRY, sizes_of
-from qmri_lake.writing import Change, append_exams, declare, exam_count
+from qmri_lake.schema.builtin import REGISTRY
+from qmri_lake.schema.variable import EXAM_CHUNK, sizes_of
+from qmri_lake.steps.t2 import t2
+from qmri_lake.store.arrays import open_root
+from qmri_lake.store.repository import BRANCH, commit
+from qmri_lake.store.status import STATE, declare_status
+from qmri_lake.store.transaction import Transaction, append_exams, declare, exam_count
 
 EXAMS = 47_078
 WITH_MSME = 21_118
 TIMEPOINTS = np.array([0, 12, 24, 36, 48, 72, 96])
 SHAPE = (2, 4, 4, 4)
-"""Echoes, slices, rows, columns: how many volumes there are matters here, not their size."""
-
+"""Numbers of echoes, slices, rows and columns. They are small, since only the number of volumes is
+relevant here."""
 
 QUERY = "knee == 'right' and timepoint == 0 and kl >= 2"
 BATCH = 64
-"""Exams in one commit."""
+"""Number of exams in one commit."""
 
 
 def keys(count: int) -> pd.DataFrame:
-    """Both knees of each patient, at seven visits."""
+    """Return the keys of both knees of each patient, at seven visits."""
     index = np.arange(count)
     return pd.DataFrame(
         {
@@ -50,7 +54,7 @@ def keys(count: int) -> pd.DataFrame:
 
 
 def big_lake(path: Path, count: int = EXAMS, with_msme: int = WITH_MSME) -> Lake:
-    """A lake of `count` exams, the first `with_msme` of them with images that t2 can run on."""
+    """Create a lake of `count` exams; the first `with_msme` have images for the step t2."""
     lake = create_lake(str(path))
     rng = np.random.default_rng(0)
     clinical = REGISTRY.group("clinical")
@@ -67,8 +71,11 @@ def big_lake(path: Path, count: int = EXAMS, with_msme: int = WITH_MSME) -> Lake
                 values = rng.integers(low, high, count, endpoint=True).astype(float)
                 values[rng.random(count) < 0.2] = np.nan
             root[variable.path][:] = values.astype(variable.dtype)
-        declare(root, REGISTRY.made_by("ingest_msme") + REGISTRY.made_by("register"),
-                sizes_of("msme", SHAPE))  # fmt: skip
+        declare(
+            root,
+            REGISTRY.variables_of("ingest_msme") + REGISTRY.variables_of("register"),
+            sizes_of("msme", SHAPE),
+        )
         declare(root, t2.writes)
         root["msme/extent"][:with_msme] = np.tile(SHAPE[1:], (with_msme, 1))
         root["msme/affine"][:with_msme] = np.tile(np.diag([3.5, 0.5, 0.5, 1.0]), (with_msme, 1, 1))
@@ -80,14 +87,14 @@ def big_lake(path: Path, count: int = EXAMS, with_msme: int = WITH_MSME) -> Lake
             group["state"][:with_msme] = STATE["done"]
             group["run"][:with_msme] = 1
         declare_status(root, "t2", count)
-        Change(runs={1: {"step": "import", "parameters": {}, "version": "1"}})(session)
+        Transaction(runs={1: {"step": "import", "parameters": {}, "version": "1"}})(session)
 
     commit(lake.repo, build, f"Add {count} exams")
     return lake.refresh()
 
 
-def questions(url: str) -> dict[str, Callable[[], object]]:
-    """What a user asks of a lake, each of one opened anew."""
+def operations(url: str) -> dict[str, Callable[[], object]]:
+    """Return the operations that are measured; each of them reopens the lake."""
     key = {"patient": 9_000_003, "timepoint": 24, "knee": "right"}
     return {
         "open, and a cohort by query": lambda: open_lake(url).cohort(QUERY),
@@ -99,7 +106,7 @@ def questions(url: str) -> dict[str, Callable[[], object]]:
 
 
 def best(action: Callable[[], object], repeats: int = 5) -> float:
-    """Return the CPU seconds of the fastest of some repeats."""
+    """Return the CPU time [s] of the fastest repeat."""
     seconds = []
     for _ in range(repeats):
         start = time.process_time()
@@ -109,19 +116,20 @@ def best(action: Callable[[], object], repeats: int = 5) -> float:
 
 
 def commit_times(lake: Lake, count: int) -> Iterator[float]:
-    """Commit batches of 64 exams, each with image, small values and status; yield CPU seconds.
+    """Commit batches of 64 exams, each with image, small values and status; yield CPU times [s].
 
-    Exams are taken in order; where they end, those of the next variant of the image begin, so
-    that the last commits meet chunks as full as the first ones did. All are declared before.
+    Exams are written in order. After the last exam, writing continues with the first exam of the
+    next variant of the image. Therefore the first and last commits change chunks that are equally
+    full. All variants are declared before the first commit.
     """
     rng = np.random.default_rng(0)
     length = len(lake) // EXAM_CHUNK * EXAM_CHUNK
-    turns = range(-(-count * BATCH // length))
-    commit(lake.repo, lambda session: _declare_variants(session, turns), "Declare variants")
+    variants = range(-(-count * BATCH // length))
+    commit(lake.repo, lambda session: _declare_variants(session, variants), "Declare variants")
     for number in range(count):
-        start, turn = number * BATCH % length, number * BATCH // length
-        names = {v.name: f"{v.path}__v{turn}" for v in REGISTRY.made_by("ingest_msme")}
-        change = Change()
+        start, variant = number * BATCH % length, number * BATCH // length
+        names = {v.name: f"{v.path}__v{variant}" for v in REGISTRY.variables_of("ingest_msme")}
+        change = Transaction()
         fork = lake.repo.writable_session(BRANCH).fork()
         rows = np.arange(start, start + BATCH)
         images = open_root(fork.store, "r+")[names["image"]]
@@ -131,24 +139,25 @@ def commit_times(lake: Lake, count: int) -> Iterator[float]:
         change.set_column(names["affine"], rows, rng.random((BATCH, 4, 4)))
         change.set_column(names["series_uid"], rows, np.array([f"1.2.3.{row}" for row in rows]))
         for row in rows.tolist():
-            change.set_state(f"ingest_msme__v{turn}", row, "done", 1)
+            change.set_state(f"ingest_msme__v{variant}", row, "done", 1)
         begin = time.process_time()
         commit(lake.repo, change, f"Commit {number}")
         yield time.process_time() - begin
 
 
-def _declare_variants(session: icechunk.Session, turns: range) -> None:
+def _declare_variants(session: icechunk.Session, variants: range) -> None:
     root = open_root(session.store, "r+")
-    for turn in turns:
-        declare(root, REGISTRY.made_by("ingest_msme"), variant=f"v{turn}")
-        declare_status(root, f"ingest_msme__v{turn}", exam_count(root))
+    for variant in variants:
+        declare(root, REGISTRY.variables_of("ingest_msme"), variant=f"v{variant}")
+        declare_status(root, f"ingest_msme__v{variant}", exam_count(root))
 
 
 def growth(aged: Lake, fresh: Lake, count: int) -> tuple[float, float, float]:
-    """Return medians of the first 100 of `count` commits, of those again, and of the last 100.
+    """Return the median times [s] of the first 100 commits, of their repeat, and of the last 100.
 
-    The first 100 are done again on a fresh lake in turns with the last ones: minutes lie between
-    the two ends, and the machine has changed more than the lake.
+    The first 100 of `count` commits are repeated on the lake `fresh`. The repeat is interleaved
+    with the last 100 commits, since the load of the machine may change in the minutes between the
+    first and the last commits.
     """
     commits, again = commit_times(aged, count), commit_times(fresh, 100)
     first = list(itertools.islice(commits, count - 100))[:100]
@@ -160,16 +169,14 @@ def report(folder: Path, commits: int) -> None:
     small = big_lake(folder / "small.lake", EXAMS // 100, WITH_MSME // 100)
     large = big_lake(folder / "large.lake")
     print(f"{'CPU seconds':30s} {len(small):>9,} {len(large):>9,} exams")
-    few, many = questions(small.url), questions(large.url)
+    few, many = operations(small.url), operations(large.url)
     for name in few:
         seconds = best(few[name]), best(many[name])
         print(
             f"  {name:30s} {seconds[0]:7.3f}   {seconds[1]:7.3f}   {seconds[1] / seconds[0]:5.2f}x"
         )
     _, first, last = growth(large, big_lake(folder / "fresh.lake"), commits)
-    print(
-        f"commit of {BATCH} exams, medians of the first and the last 100 of {commits:,}, in turns"
-    )
+    print(f"commit of {BATCH} exams, medians of the first and last 100 of {commits:,}, interleaved")
     print(f"  {'':30s} {first:7.4f}   {last:7.4f}   {last / first:5.2f}x")
 
 

@@ -1,12 +1,13 @@
-"""The loader against a NumPy memory map of the same images: straight from the lake, and packed.
+"""Compare loading spherical images from a lake or a packed cache with a NumPy memory map.
 
 Usage: python -m benchmarks.loader
 
-Maps of four synthetic knees, each stored for 48 exams, are read as images of 3 x 224 x 224 in
-shuffled batches of 48, by one process and one thread. The memory map holds the merged images of one
-strategy and bone in one file: the least that a loader could do. Both give float32 tensors; what a
-float16 file holds is converted, by NumPy, as a plain loader would, and by torch, which is faster.
-CPU seconds, best of seven, interleaved; files are in the page cache. Only the ratios mean anything.
+Maps of four synthetic knees, each stored for 48 exams, are read as images of 3 x 224 x 224 pixels
+in shuffled batches of 48 images, by one process with one thread. The memory map contains the merged
+images of one strategy and bone, so reading it is the minimum work of a loader. All loaders return
+float32 tensors. The memory map of float16 is converted by NumPy, as in a plain loader, and by
+torch, which is faster. Files are in the page cache. Times are CPU seconds, the best of seven
+interleaved repeats; only their ratios are meaningful.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ import pandas as pd
 
 import qmri_lake as ql
 from benchmarks.timing import best
-from qmri_lake.diagnosis.loader import SphereImages, make_loader
-from qmri_lake.phantom.knee import exams, knee
-from qmri_lake.steps import load_own_steps
-from qmri_lake.storage import commit, open_root
+from qmri_lake.diagnosis.data.sphere_images import SphereImages
+from qmri_lake.diagnosis.models.batches import make_loader
+from qmri_lake.execution.step import load_steps
+from qmri_lake.phantom.exam_truth import exams, knee
+from qmri_lake.schema.builtin import REGISTRY
+from qmri_lake.steps.spherical_maps import BIOMARKERS
+from qmri_lake.store.arrays import open_root
+from qmri_lake.store.repository import commit
+from qmri_lake.store.transaction import Transaction, append_exams, declare
 from qmri_lake.surface import BONES, spherical_map
-from qmri_lake.surface.step import BIOMARKERS
-from qmri_lake.variables import REGISTRY
-from qmri_lake.writing import Change, append_exams, declare
 
 KNEES, EACH, BATCH = 4, 48, 48
 SHAPE = (64, 144, 144)
@@ -36,26 +39,32 @@ BONE = "femur"
 
 
 def lake_of_maps(path: Path) -> ql.Lake:
-    """Write the maps of some knees, each for many exams."""
-    load_own_steps()
+    """Create a lake with the maps of `KNEES` knees, each stored for `EACH` exams."""
+    load_steps()
     lake = ql.create_lake(str(path))
     maps = np.full((KNEES, len(BONES), len(BIOMARKERS), 224, 224), np.nan, np.float32)
     for n, exam in enumerate(exams(KNEES)):
         one = knee(exam, shape=SHAPE)
         for k, bone in enumerate(BONES):
             found = spherical_map(
-                one.dess_bone, one.dess_cartilage, one.dess_affine, bone_name=bone, knee=exam.side,
-                t2=one.t2, t2_affine=one.msme_affine, dess_to_msme=one.dess_to_msme,
-            )  # fmt: skip
+                one.dess_bone,
+                one.dess_cartilage,
+                one.dess_affine,
+                bone_name=bone,
+                knee=exam.side,
+                t2=one.t2,
+                t2_affine=one.msme_affine,
+                dess_to_msme=one.dess_to_msme,
+            )
             maps[n, k] = [found[name].values for name in BIOMARKERS]
     count = KNEES * EACH
 
     def build(session: object) -> None:
         keys = {"patient": 9000001 + np.arange(count), "timepoint": 0, "knee": "right"}
         append_exams(session, pd.DataFrame(keys))
-        root, made = open_root(session.store, "r+"), REGISTRY.group("sphere")
-        declare(root, made, {dim: n for v in made for dim, n in v.sizes.items()})
-        change = Change(runs={1: {"step": "import", "parameters": {}, "version": "1"}})
+        root, variables = open_root(session.store, "r+"), REGISTRY.group("sphere")
+        declare(root, variables, {dim: n for v in variables for dim, n in v.sizes.items()})
+        change = Transaction(runs={1: {"step": "import", "parameters": {}, "version": "1"}})
         for row in range(count):
             root["sphere/map"][row] = maps[row % KNEES]
             change.set_small("sphere/map_status", row, np.zeros(len(BONES), np.uint8))
@@ -68,17 +77,19 @@ def lake_of_maps(path: Path) -> ql.Lake:
 def compare(folder: Path, strategy: str) -> None:
     import torch
 
-    lake = lake_of_maps(folder / "maps.lake") if not (folder / "maps.lake").exists() else (
-        ql.open_lake(str(folder / "maps.lake"), mode="r")
-    )  # fmt: skip
-    of = {"strategy": strategy, "bone": BONE}
-    straight = SphereImages(lake.cohort(), **of)
+    lake = (
+        lake_of_maps(folder / "maps.lake")
+        if not (folder / "maps.lake").exists()
+        else (ql.open_lake(str(folder / "maps.lake"), mode="r"))
+    )
+    selection = {"strategy": strategy, "bone": BONE}
+    unpacked = SphereImages(lake.cohort(), **selection)
     packed = {
-        dtype: SphereImages(lake.cohort(), **of, cache=folder / "cache", dtype=dtype)
+        dtype: SphereImages(lake.cohort(), **selection, cache=folder / "cache", dtype=dtype)
         for dtype in ("float16", "float32")
     }
-    whole = straight.__getitems__(range(len(straight))).image.numpy()
-    order = np.random.default_rng(0).permutation(len(straight))
+    whole = unpacked.__getitems__(range(len(unpacked))).image.numpy()
+    order = np.random.default_rng(0).permutation(len(unpacked))
     batches = np.split(order, len(order) // BATCH)
     memory_maps = {}
     for dtype in packed:
@@ -106,13 +117,13 @@ def compare(folder: Path, strategy: str) -> None:
             "packed cache, float16": ours(packed["float16"]),
             "memory map, float32": plain("float32", by_torch),
             "packed cache, float32": ours(packed["float32"]),
-            "straight from the lake": ours(straight),
+            "straight from the lake": ours(unpacked),
         },
         7,
     )
     each = {key: 1e3 * value / len(order) for key, value in seconds.items()}
     peers = (f"{name} by NumPy", f"{name} by torch", "memory map, float32")
-    print(f"\n{strategy}: ms an image, and how many times as fast as a memory map of")
+    print(f"\n{strategy}: ms per image, and speed relative to a memory map of")
     print(f"{'':30s} {'':>8s} {'float16, NumPy':>16s} {'float16, torch':>16s} {'float32':>10s}")
     for key, value in each.items():
         ratios = [f"{each[peer] / value:.2f}x" for peer in peers]

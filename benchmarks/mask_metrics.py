@@ -1,10 +1,10 @@
-"""Overlap and surface distance of masks: ours against MONAI's, side by side.
+"""Compare overlap and surface distance of masks with MONAI.
 
 Usage: python -m benchmarks.mask_metrics [SLICESxROWSxCOLUMNS]
 
-Masks are the bones and cartilage of one synthetic knee, against the same pushed by a voxel and
-with an end of 5 mm cut off. Times are CPU seconds of this process, best of three, interleaved;
-only the ratios mean anything.
+Masks of the bones and cartilage of one synthetic knee are compared with the same masks after a
+shift by one voxel and removal of 5 mm at one end. Times are CPU seconds of this process, the best
+of three interleaved repeats; only their ratios are meaningful.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ def masks(shape: tuple[int, int, int]) -> tuple[dict[str, np.ndarray], tuple[flo
     return dict(zip(NAMES, values, strict=True)), spacing
 
 
-def spoilt(mask: np.ndarray) -> np.ndarray:
-    moved = np.roll(mask, (1, 1), axis=(0, 2))
-    first = int(np.flatnonzero(moved.any(axis=(1, 2)))[0])
-    moved[: first + 7] = False
-    return moved
+def shifted(mask: np.ndarray) -> np.ndarray:
+    other = np.roll(mask, (1, 1), axis=(0, 2))
+    first = int(np.flatnonzero(other.any(axis=(1, 2)))[0])
+    other[: first + 7] = False
+    return other
 
 
 def batch(mask: np.ndarray) -> torch.Tensor:
@@ -56,14 +56,14 @@ def monai_distance(a: torch.Tensor, b: torch.Tensor, spacing: tuple[float, ...])
 
 def main(text: str = "160x384x384") -> None:
     shape = tuple(int(n) for n in text.split("x"))
-    chosen, spacing = masks(shape)  # type: ignore[arg-type]
+    masks_of, spacing = masks(shape)  # type: ignore[arg-type]
     torch.set_num_threads(1)
     print(f"{text}, {' x '.join(f'{s:.3f}' for s in spacing)} mm")
     print(
         f"{'':20s} {'MPTS ours':>10s} {'MONAI':>8s} {'ratio':>7s}   {'DSC ours':>9s} {'MONAI':>8s}"
     )
-    for name, mask in chosen.items():
-        other = spoilt(mask)
+    for name, mask in masks_of.items():
+        other = shifted(mask)
         a, b = batch(mask), batch(other)
         ours = mean_surface_distance(mask, other, spacing, fov_edge="surface")
         assert abs(ours - monai_distance(a, b, spacing)) < 1e-5

@@ -1,12 +1,12 @@
-"""ResNets against torchvision's with the same weights: the largest distance of their outputs.
+"""Compare the outputs of this package's ResNets with torchvision's for the same weights.
 
 Usage: python -m benchmarks.resnet --python PYTHON
 
-PYTHON is an interpreter with torch and torchvision, of a throwaway environment: torchvision is no
-part of this package. Beside a CPU-only torch its import fails for operators that no ResNet uses;
-then they are declared first. The weights are torchvision's, drawn at random with two outputs and
-with averages of batch norm of their own, saved as ``.pth`` and loaded by
-`qmri_lake.diagnosis.resnet`.
+PYTHON is an interpreter of another environment with torch and torchvision, since this package does
+not depend on torchvision. With a CPU-only torch, the import of torchvision fails because of missing
+operators that no ResNet uses; in this case the operators are declared first. The weights are
+random, with two outputs and batch-norm averages that differ from those of a new model. torchvision
+saves the weights as ``.pth``, and `qmri_lake.diagnosis.models.resnet` loads them.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
-from qmri_lake.diagnosis.recipes import DEPTHS
+from qmri_lake.diagnosis.models.recipes import DEPTHS
 
 PEER = """
 import sys
 import torch
 try:
     import torchvision
-except RuntimeError:  # beside a CPU-only torch
+except RuntimeError:  # with a CPU-only torch
     for name in [n for n in sys.modules if n.startswith("torchvision")]:
         del sys.modules[name]
     library = torch.library.Library("torchvision", "DEF")
@@ -41,7 +41,7 @@ for depth in map(int, sys.argv[2:]):
     torch.manual_seed(depth)
     model = getattr(torchvision.models, f"resnet{depth}")(num_classes=2)
     with torch.no_grad():
-        model(images)  # averages of batch norm that are not those of a new model
+        model(images)  # changes the averages of batch norm
         model.eval()
         torch.save(model.state_dict(), f"{folder}/resnet{depth}.pth")
         torch.save(model(images), f"{folder}/outputs{depth}.pt")
@@ -49,10 +49,10 @@ for depth in map(int, sys.argv[2:]):
 
 
 def compare(python: str) -> tuple[str, dict[int, float]]:
-    """Return torchvision's version, and the largest distance of logits by depth."""
+    """Return the version of torchvision, and the largest difference between logits by depth."""
     import torch
 
-    from qmri_lake.diagnosis.resnet import load_weights, make_resnet
+    from qmri_lake.diagnosis.models.resnet import load_weights, make_resnet
 
     with tempfile.TemporaryDirectory() as folder:
         command = [python, "-W", "ignore", "-c", PEER, folder, *map(str, DEPTHS)]
@@ -60,24 +60,28 @@ def compare(python: str) -> tuple[str, dict[int, float]]:
         images = torch.load(Path(folder) / "images.pt")
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        far = {}
+        differences = {}
         for depth in DEPTHS:
             model = make_resnet(depth)
             load_weights(model, Path(folder) / f"resnet{depth}.pth", head=True)
             with torch.no_grad():
                 ours = model.eval()(images).numpy()
             theirs = torch.load(Path(folder) / f"outputs{depth}.pt").numpy()
-            far[depth] = float(np.abs(ours - theirs).max())
+            differences[depth] = float(np.abs(ours - theirs).max())
         torch.set_num_threads(threads)
-    return done.stdout.split()[-1], far
+    return done.stdout.split()[-1], differences
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--python", metavar="PYTHON", required=True)
-    version, far = compare(parser.parse_args().python)
-    for depth, distance in far.items():
-        print(f"ResNet {depth}, torchvision {version}: largest distance of logits {distance:.1e}")
+    parser.add_argument(
+        "--python", metavar="PYTHON", required=True, help="interpreter with torch and torchvision"
+    )
+    version, differences = compare(parser.parse_args().python)
+    for depth, difference in differences.items():
+        print(
+            f"ResNet {depth}, torchvision {version}: largest difference of logits {difference:.1e}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""A femur's map with its thickness: ours against pymskt's thickness on a mesh, side by side.
+"""Compare the spherical map of a femur with the cartilage thickness of pymskt on a mesh.
 
 Usage: python -m benchmarks.spherical_maps [--python PYTHON]
 
-PYTHON is an interpreter that has pymskt, which is no dependency: build one with
-`python -m venv mskt && mskt/bin/pip install mskt nibabel`. Without it only our own lines are
-printed. Times are CPU seconds of each process, best of some; only the ratios mean anything.
-Accuracy is against the synthetic knee's true thickness at the points that each program measured,
-4 mm inside the rim. Peak memory is of three bones, in a process of its own.
+PYTHON is an interpreter with pymskt, which is not a dependency of this package. It can be created
+with `python -m venv mskt && mskt/bin/pip install mskt nibabel`. Without PYTHON, only the results of
+this package are printed. Times are CPU seconds of each process: the best of three repeats for this
+package, a single run for pymskt. Only their ratios are meaningful. Errors are relative to the true
+thickness of the synthetic knee, at the points that each program measured, at least 4 mm inside the
+rim of the cartilage. Peak memory is measured in a separate process, which maps three bones.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from scipy.spatial import cKDTree
 
 from benchmarks.timing import best
 from qmri_lake.phantom import exams
-from qmri_lake.phantom.knee import set_up
+from qmri_lake.phantom.exam_truth import set_up
 from qmri_lake.phantom.sampling import interpolate, offsets, sample, walk
 from qmri_lake.surface import directions, mirrored, spherical_map
 
@@ -66,10 +67,10 @@ from qmri_lake.surface import spherical_map
 saved = np.load(sys.argv[1] + "/labels.npz")
 bone, cartilage, affine, side = (saved[n] for n in ("bone", "cartilage", "affine", "side"))
 def peak():
-    # Not ru_maxrss, which a process inherits from the one that started it.
+    # A process inherits ru_maxrss from its parent process, but not VmHWM.
     lines = open("/proc/self/status").read().splitlines()
     return next(int(v.split()[1]) for v in lines if v.startswith("VmHWM")) / 1024
-import qmri_lake.surface.step  # what a run has loaded anyway
+import qmri_lake.steps.spherical_maps  # a run always imports this module
 before = peak()
 for name in ("femur", "tibia", "patella"):
     spherical_map(bone, cartilage, affine, bone_name=name, knee=str(side))
@@ -78,17 +79,17 @@ print(before, peak())
 
 
 class Truth:
-    """A synthetic knee and what its femur's cartilage measures."""
+    """A synthetic knee and the true thickness of its femoral cartilage."""
 
     def __init__(self) -> None:
         self.exam = exams(1)[0]
-        at = set_up(self.exam, SHAPE)
-        self.affine = at.dess_affine
-        self.lattice = at.lattice()
-        self.labels = sample(self.lattice, at.dess_affine, at.shape, offsets(2, 2, 2))
+        setup = set_up(self.exam, SHAPE)
+        self.affine = setup.dess_affine
+        self.lattice = setup.lattice()
+        self.labels = sample(self.lattice, setup.dess_affine, setup.shape, offsets(2, 2, 2))
 
     def errors(self, points: NDArray[np.float64], measured: NDArray[np.float64]) -> str:
-        """Describe thickness (n,) at points (n, 3), LPS mm."""
+        """Describe the errors of measured thickness (n,) [mm] at points (n, 3), LPS [mm]."""
 
         def distance(places: NDArray[np.float64]) -> NDArray[np.float64]:
             return np.asarray(interpolate(self.lattice, places)[:, 0], np.float64)
@@ -115,16 +116,22 @@ class Truth:
 def ours(truth: Truth) -> tuple[float, str]:
     def action() -> object:
         return spherical_map(
-            truth.labels.bone, truth.labels.cartilage, truth.affine,
-            bone_name="femur", knee=truth.exam.side,
-        )  # fmt: skip
+            truth.labels.bone,
+            truth.labels.cartilage,
+            truth.affine,
+            bone_name="femur",
+            knee=truth.exam.side,
+        )
 
     action()  # compile
     seconds = best({"ours": action}, REPEATS)["ours"]
     found = spherical_map(
-        truth.labels.bone, truth.labels.cartilage, truth.affine,
-        bone_name="femur", knee=truth.exam.side,
-    )  # fmt: skip
+        truth.labels.bone,
+        truth.labels.cartilage,
+        truth.affine,
+        bone_name="femur",
+        knee=truth.exam.side,
+    )
     rays = directions("femur") @ mirrored(np.eye(4), truth.exam.side)[:3, :3]
     points = np.array(found.centre) + found.bone_shape.values[..., None].astype(float) * rays
     thickness = found.thickness.values.astype(float)
@@ -135,17 +142,23 @@ def save(truth: Truth, folder: Path) -> None:
     labels = np.where(truth.labels.cartilage == 1, 2, truth.labels.bone == 1).astype(np.uint8)
     np.savez(folder / "masks.npz", labels=labels, affine=truth.affine)
     np.savez(
-        folder / "labels.npz", bone=truth.labels.bone, cartilage=truth.labels.cartilage,
-        affine=truth.affine, side=truth.exam.side,
-    )  # fmt: skip
+        folder / "labels.npz",
+        bone=truth.labels.bone,
+        cartilage=truth.labels.cartilage,
+        affine=truth.affine,
+        side=truth.exam.side,
+    )
 
 
-def said(python: str, program: str, folder: Path) -> list[str]:
-    """Run a program in an interpreter and return the lines that it printed."""
+def run(python: str, program: str, folder: Path) -> list[str]:
+    """Run a program in an interpreter, and return its printed lines."""
     done = subprocess.run(
-        [python, "-W", "ignore", "-c", program, str(folder)], capture_output=True, text=True,
-        timeout=1200, check=False,
-    )  # fmt: skip
+        [python, "-W", "ignore", "-c", program, str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        check=False,
+    )
     if done.returncode:
         raise SystemExit(f"{python}: {done.stderr.strip().splitlines()[-1]}")
     return done.stdout.strip().splitlines()
@@ -153,7 +166,7 @@ def said(python: str, program: str, folder: Path) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--python", metavar="PYTHON", help="an interpreter that has pymskt")
+    parser.add_argument("--python", metavar="PYTHON", help="interpreter with pymskt")
     options = parser.parse_args()
     truth = Truth()
     print(
@@ -166,7 +179,7 @@ def main() -> None:
         folder = Path(name)
         save(truth, folder)
         if options.python:
-            lines = [v for v in said(options.python, PYMSKT, folder) if v[0].isdigit()]
+            lines = [v for v in run(options.python, PYMSKT, folder) if v[0].isdigit()]
             for method, words, line in zip(
                 ("pcu", "none"), ("pymskt, default", "pymskt, no mesh repair"), lines, strict=True
             ):
@@ -176,10 +189,11 @@ def main() -> None:
                     f"{truth.errors(saved['points'], saved['thickness'])}"
                 )
         else:
-            print("pymskt: python -m venv mskt && mskt/bin/pip install mskt nibabel, then --python")
-        before, peak = (float(v) for v in said(sys.executable, MEMORY, folder)[-1].split())
+            print("pymskt was not run: pass --python (see the docstring of this module)")
+        before, peak = (float(v) for v in run(sys.executable, MEMORY, folder)[-1].split())
     print(
-        f"peak memory, three bones: {peak:.0f} MB; of that {before:.0f} MB of interpreter and masks"
+        f"peak memory, three bones: {peak:.0f} MB, including {before:.0f} MB for the interpreter "
+        "and the masks"
     )
 
 

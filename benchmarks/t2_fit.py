@@ -1,11 +1,11 @@
-"""The T2 fit: ours against DOSMA's and scipy's per voxel, side by side.
+"""Compare the T2 fit with the fits of single voxels by DOSMA and scipy.
 
 Usage: python -m benchmarks.t2_fit [--dosma PYTHON | --without-dosma]
 
-DOSMA 0.1.2 needs numpy < 2: without PYTHON, an interpreter that has it, a throwaway environment is
-built by pip. Every fit gets the same saved signals: cartilage of 20 to 60 ms at an SNR of 20 to 60,
-Rician noise, the six echoes of an OAI examination that are left without the first. Times are CPU
-seconds of each process, best of five, interleaved; only the ratios mean anything.
+DOSMA 0.1.2 needs numpy < 2. PYTHON is an interpreter with DOSMA. If it is not given, pip installs
+DOSMA into a temporary environment. All fits use the same signals: T2 of 20 to 60 ms, SNR of 20 to
+60, Rician noise, and six echo times of an OAI exam (all but the first). Times are CPU seconds of
+each process, the best of five interleaved repeats; only their ratios are meaningful.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ import numpy as np
 from scipy.optimize import curve_fit
 
 from qmri_lake.relaxometry import fit_mono_exponential
-from qmri_lake.relaxometry.vectorised import fit_arrays
+from qmri_lake.relaxometry._array_api import fit_arrays
 
 ECHO_TIME = np.arange(20.0, 80.0, 10.0)
 UNEVEN = np.array([20.0, 29.0, 42.3, 50.0, 61.5, 70.0])
 VOXELS, SLOW = 200_000, 1_000
-"""Voxels for our fits, and those of them that the fits of one voxel at a time get."""
+"""Number of voxels that this package fits, and number of voxels for the fits of single voxels."""
 REPEATS = 5
 
 DOSMA = """
@@ -51,7 +51,7 @@ for _ in sys.stdin:
 
 
 def signals(echo_time: np.ndarray, count: int) -> np.ndarray:
-    """Return magnitudes (echo, voxel) as scanners store them, float32."""
+    """Return float32 magnitudes (echo, voxel)."""
     rng = np.random.default_rng(0)
     amplitude, t2, snr = (rng.uniform(*ends, count) for ends in ((200, 2000), (20, 60), (20, 60)))
     clean = amplitude * np.exp(-echo_time[:, None] / t2)
@@ -65,7 +65,7 @@ def model(t: np.ndarray, s0: float, t2: float) -> np.ndarray:
 
 def scipy_fit(signal: np.ndarray) -> np.ndarray:
     voxels = signal.T.astype(np.float64)
-    with np.errstate(over="ignore"):  # steps of the fit far from any T2
+    with np.errstate(over="ignore"):  # the optimiser may try values far from any T2
         return np.array([curve_fit(model, ECHO_TIME, y, p0=(y[0], 35.0))[0][1] for y in voxels])
 
 
@@ -76,7 +76,7 @@ def timed(action: Callable[[], object]) -> float:
 
 
 def dosma_environment(folder: Path) -> str:
-    """Build the environment and return its interpreter."""
+    """Create a Python environment with DOSMA, and return its interpreter."""
     python = folder / "environment" / "bin" / "python"
     commands = (
         [sys.executable, "-m", "venv", str(folder / "environment")],
@@ -93,7 +93,7 @@ def start_dosma(python: str | None, folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def ask(process: subprocess.Popen[str]) -> float:
+def time_dosma(process: subprocess.Popen[str]) -> float:
     assert process.stdin is not None
     assert process.stdout is not None
     print(file=process.stdin, flush=True)
@@ -101,28 +101,29 @@ def ask(process: subprocess.Popen[str]) -> float:
 
 
 def reason(error: Exception) -> str:
-    said = getattr(error, "stderr", None) or str(error)
-    lines = str(said).strip().splitlines()
+    message = getattr(error, "stderr", None) or str(error)
+    lines = str(message).strip().splitlines()
     return lines[-1] if lines else type(error).__name__
 
 
 def compare(dosma: subprocess.Popen[str] | None, signal: np.ndarray) -> dict[str, float]:
-    """Return microseconds a voxel, by name of the fit."""
+    """Return the time per voxel [us] by the name of the fit."""
     uneven = signals(UNEVEN, VOXELS)
     few = signal[:, :SLOW]
     cases: dict[str, tuple[int, Callable[[], float]]] = {
         "compiled": (VOXELS, lambda: timed(lambda: fit_mono_exponential(signal, ECHO_TIME))),
         "compiled, uneven echoes": (
-            VOXELS, lambda: timed(lambda: fit_mono_exponential(uneven, UNEVEN))),
+            VOXELS,
+            lambda: timed(lambda: fit_mono_exponential(uneven, UNEVEN)),
+        ),
         "array operations, NumPy": (
             VOXELS,
-            lambda: timed(
-                lambda: fit_arrays(signal, ECHO_TIME, None, 0.0, np.inf, -np.inf)),
+            lambda: timed(lambda: fit_arrays(signal, ECHO_TIME, None, 0.0, np.inf, -np.inf)),
         ),
-        "scipy curve_fit a voxel": (SLOW, lambda: timed(lambda: scipy_fit(few))),
-    }  # fmt: skip
+        "scipy curve_fit per voxel": (SLOW, lambda: timed(lambda: scipy_fit(few))),
+    }
     if dosma is not None:
-        cases["DOSMA polyfit a voxel"] = (SLOW, lambda: ask(dosma))
+        cases["DOSMA polyfit per voxel"] = (SLOW, lambda: time_dosma(dosma))
     for _, case in cases.values():  # compile, import, warm the caches
         case()
     best = dict.fromkeys(cases, np.inf)
@@ -133,8 +134,8 @@ def compare(dosma: subprocess.Popen[str] | None, signal: np.ndarray) -> dict[str
 
 
 def report(best: dict[str, float]) -> None:
-    peers = [name for name in best if name.endswith("a voxel")]
-    print(f"{'':26s} {'us a voxel':>10s}  " + "  ".join(f"{'against ' + p:>30s}" for p in peers))
+    peers = [name for name in best if name.endswith("per voxel")]
+    print(f"{'':26s} {'us / voxel':>10s}  " + "  ".join(f"{'vs ' + p:>30s}" for p in peers))
     for name, value in best.items():
         ratios = "  ".join(f"{best[peer] / value:29,.1f}x" for peer in peers)
         print(f"{name:26s} {value:10.3f}  {ratios}")
@@ -142,8 +143,8 @@ def report(best: dict[str, float]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--dosma", metavar="PYTHON")
-    parser.add_argument("--without-dosma", action="store_true")
+    parser.add_argument("--dosma", metavar="PYTHON", help="interpreter with DOSMA")
+    parser.add_argument("--without-dosma", action="store_true", help="do not run DOSMA")
     options = parser.parse_args()
     signal = signals(ECHO_TIME, VOXELS)
     with tempfile.TemporaryDirectory() as name:
@@ -154,10 +155,10 @@ def main() -> None:
         try:
             if not options.without_dosma:
                 dosma = start_dosma(options.dosma, folder)
-                ask(dosma)
+                time_dosma(dosma)
         except (OSError, subprocess.SubprocessError, ValueError) as error:
             dosma = None
-            print(f"DOSMA can't be run ({reason(error)}): scipy's curve_fit stands in for it")
+            print(f"DOSMA cannot be run ({reason(error)}); only scipy's curve_fit is compared")
         best = compare(dosma, signal)
         print(
             f"{platform.machine()}, {os.cpu_count()} cores, one process on one core, "
@@ -165,15 +166,17 @@ def main() -> None:
         )
         report(best)
         ours = fit_mono_exponential(signal[:, :SLOW], ECHO_TIME, bounds=(0, 100), r2_min=0.9).t2
-        apart = [("scipy", scipy_fit(signal[:, :SLOW]))]
+        peer_t2 = [("scipy", scipy_fit(signal[:, :SLOW]))]
         if dosma is not None:
-            apart.append(("DOSMA", np.load(folder / "dosma.npy")))
+            peer_t2.append(("DOSMA", np.load(folder / "dosma.npy")))
             dosma.communicate()
-        for peer, t2 in apart:
-            both = np.isfinite(ours) & (t2 > 0)  # DOSMA writes 0 for no value
-            distance = np.abs(ours - t2)[both]
-            print(f"T2 of {peer} and ours: median distance {np.median(distance):.1e} ms, "
-                  f"largest {distance.max():.1e} ms in {both.sum():,} voxels")  # fmt: skip
+        for peer, t2 in peer_t2:
+            both = np.isfinite(ours) & (t2 > 0)  # DOSMA returns 0 if there is no value
+            difference = np.abs(ours - t2)[both]
+            print(
+                f"T2 of {peer} and ours: median difference {np.median(difference):.1e} ms, "
+                f"largest {difference.max():.1e} ms in {both.sum():,} voxels"
+            )
 
 
 if __name__ == "__main__":

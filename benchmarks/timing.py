@@ -1,4 +1,4 @@
-"""CPU seconds of actions side by side: interleaved, so that all meet the same machine."""
+"""Measure the CPU time of several actions, interleaved so that machine load affects all equally."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def best(actions: Mapping[str, Callable[[], object]], repeats: int = 5) -> dict[str, float]:
-    """Return the CPU seconds of the fastest of some repeats of each action."""
+    """Return the CPU time [s] of the fastest repeat of each action."""
     seconds = dict.fromkeys(actions, np.inf)
     for _ in range(repeats):
         for name, action in actions.items():

@@ -1,9 +1,9 @@
-"""From classifiers of osteoarthritis to those of pain, where they look, and what that explains.
+"""Train classifiers of chronic pain, and explain them by Grad-CAM and cartilage thickness.
 
 Usage: python pipelines/chronic_pain.py LAKE OA_MODELS MODELS [PRESET [EPOCHS [STRATEGY ...]]]
 
-OA_MODELS is what pipelines/diagnose_oa.py made, with the same PRESET and, if any are named,
-the same STRATEGIES, thickness among them. Start it again, and it goes on.
+OA_MODELS is the folder written by pipelines/diagnose_oa.py with the same PRESET and the same
+strategies, which must include thickness. Run the same command again to resume.
 """
 
 from __future__ import annotations
@@ -12,64 +12,75 @@ import sys
 from pathlib import Path
 
 import qmri_lake as ql
-from qmri_lake.diagnosis.training import ModelDone
+from qmri_lake.diagnosis.training.train_classifiers import ModelDone
 from qmri_lake.errors import InputError
-from qmri_lake.segmentation.train import EpochDone
-from qmri_lake.splitting import read_split
+from qmri_lake.lake.splits import read_split
+from qmri_lake.training.events import EpochDone
 
-LOOKED_THROUGH = ("femur", "tibia")
-"""Bones whose thickness the paper weights by where models look."""
+WEIGHTED_BONES = ("femur", "tibia")
+"""Bones whose thickness the paper weights by class activation maps."""
 
 
 def main(
     url: str, oa: str, out: str, preset: str = "paper", epochs: str = "", *strategies: str
 ) -> None:
-    """Train models of pain, judge them, look where they look, test what thickness there adds."""
+    """Train and evaluate classifiers of pain, compute their CAMs, and test DL-guided thickness."""
     lake = ql.open_lake(url)
     folder = Path(out)
 
-    # 1. Models of pain start from that of OA of the same strategy and bone, and keep its patients.
+    # 1. Train classifiers of pain. Each starts from the OA model of the same strategy and bone. The
+    #    training, validation and test patients are the same as for the OA models.
     ql.diagnosis.train_classifiers(
-        lake, "pain", preset=preset, out=folder, oa=oa, strategies=strategies or None, resume=True,
-        progress=say, epochs=int(epochs) if epochs else None,
-    )  # fmt: skip
+        lake,
+        "pain",
+        preset=preset,
+        out=folder,
+        oa=oa,
+        strategies=strategies or None,
+        resume=True,
+        progress=print_model,
+        epochs=int(epochs) if epochs else None,
+    )
     print(lake.run("predict_pain", models=str(folder)))
 
-    # 2. Table S3, of the last visit of each patient that tests.
+    # 2. Evaluate on the last visit of each test patient: Table S3.
     sets = read_split(lake, folder / "split.json")
-    found = ql.diagnosis.evaluate(sets.test, "pain")
-    print(found.labelled.cohort)
-    print(found.table().text())
-    (folder / "table_s3.html").write_text(found.table().html(), encoding="utf-8")
-    (folder / "table_s3.tex").write_text(found.table().latex(), encoding="utf-8")
+    evaluation = ql.diagnosis.evaluate(sets.test, "pain")
+    print(evaluation.labelled.cohort)
+    print(evaluation.table().text())
+    (folder / "table_s3.html").write_text(evaluation.table().html(), encoding="utf-8")
+    (folder / "table_s3.tex").write_text(evaluation.table().latex(), encoding="utf-8")
 
-    # 3. Where models of thickness look, in knees that neither they nor those of OA have seen.
+    # 3. Compute class activation maps of the thickness models, in knees that neither they nor the
+    #    OA models were trained on.
     cohort = sets.test.require("sphere/map", "region/thickness", "prediction/pain")
     labelled = ql.diagnosis.label_pain(cohort)
-    models = {bone: open_model(folder, bone) for bone in LOOKED_THROUGH}
-    firsts = [open_model(Path(oa), bone) for bone in LOOKED_THROUGH]
-    knees = ql.diagnosis.unseen_knees(labelled, [*models.values(), *firsts])
+    models = {bone: open_model(folder, bone) for bone in WEIGHTED_BONES}
+    oa_models = [open_model(Path(oa), bone) for bone in WEIGHTED_BONES]
+    knees = ql.diagnosis.unseen_knees(labelled, [*models.values(), *oa_models])
     print(knees.cohort)
     sphere = lake.load("sphere", knees.cohort)
-    said = lake.load("prediction", knees.cohort)["pain"].sel(strategy="thickness")
+    probability = lake.load("prediction", knees.cohort)["pain"].sel(strategy="thickness")
     means, guided = [], []
     for bone, model in models.items():
         cams = ql.diagnosis.cams(sphere, model)
         means.append(
-            ql.diagnosis.mean_cams(cams, knees.label, said.sel(predictor=bone).compute().values)
+            ql.diagnosis.mean_cams(
+                cams, knees.label, probability.sel(predictor=bone).compute().values
+            )
         )
-        # The CAM of presence in every knee: one chosen by its label would put the answer in.
+        # Use the CAM of presence for every knee: a CAM chosen by the label would leak the label.
         guided.append(ql.diagnosis.guided_thickness(sphere, cams))
-    figure = ql.report.cam_figure(means, title="Where models of pain look")
+    figure = ql.report.cam_figure(means, title="Mean class activation maps of the pain classifiers")
     figure.savefig(folder / "cams.svg")
 
-    # 4. Does thickness there explain pain beyond the means of compartments?
+    # 4. Test whether DL-guided thickness explains pain beyond the mean thickness of compartments.
     try:
-        tested = ql.diagnosis.thickness_models(knees, guided)
+        tests = ql.diagnosis.thickness_models(knees, guided)
     except InputError as error:
-        print(f"no likelihood-ratio test: {error}")  # too few knees, or none of a CAM
+        print(f"no likelihood-ratio test: {error}")  # too few knees, or no CAM
     else:
-        table = ql.report.association_table(tested, exams=f"{len(knees)} test patients")
+        table = ql.report.association_table(tests, exams=f"{len(knees)} test patients")
         print(table.text())
         (folder / "association.html").write_text(table.html(), encoding="utf-8")
         (folder / "association.tex").write_text(table.latex(), encoding="utf-8")
@@ -77,12 +88,12 @@ def main(
 
 
 def open_model(folder: Path, bone: str) -> ql.diagnosis.Classifier:
-    """Open the classifier of thickness of a bone."""
+    """Open the classifier of a bone with the strategy thickness."""
     return ql.diagnosis.Classifier.open(folder / "thickness" / bone)
 
 
-def say(done: EpochDone | ModelDone) -> None:
-    """Print a model that has ended."""
+def print_model(done: EpochDone | ModelDone) -> None:
+    """Print the result of a model when its training ends."""
     if isinstance(done, ModelDone):
         print(done, flush=True)
 

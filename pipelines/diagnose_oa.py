@@ -1,9 +1,10 @@
-"""From spherical maps to classifiers of osteoarthritis, and Table S2. Read top to bottom.
+"""Train classifiers of osteoarthritis on spherical maps, and write Table S2.
 
 Usage: python pipelines/diagnose_oa.py LAKE MODELS [PRESET [EPOCHS [STRATEGY ...]]]
 
-LAKE has spherical maps and KL grades. PRESET is paper, the default, or small; EPOCHS of each model
-can be fewer, and so can strategies. Start it again, and it goes on.
+LAKE needs spherical maps and KL grades. PRESET is paper (default) or small. EPOCHS limits the
+epochs of each model; STRATEGY restricts the merging strategies. Run the same command again to
+resume.
 """
 
 from __future__ import annotations
@@ -12,52 +13,61 @@ import sys
 from pathlib import Path
 
 import qmri_lake as ql
-from qmri_lake.diagnosis.training import ModelDone
-from qmri_lake.segmentation.train import EpochDone
-from qmri_lake.splitting import read_split
+from qmri_lake.diagnosis.training.train_classifiers import ModelDone
+from qmri_lake.lake.splits import read_split
+from qmri_lake.training.events import EpochDone
 
-PICTURED = "thickness"
-"""The strategy whose curves are drawn."""
+DRAWN_STRATEGY = "thickness"
+"""Merging strategy whose ROC and calibration curves are drawn."""
 
 
 def main(url: str, out: str, preset: str = "paper", epochs: str = "", *strategies: str) -> None:
-    """Train a model a strategy and bone, predict all exams, judge those that test."""
+    """Train one model per strategy and bone, predict all exams, and evaluate the test exams."""
     lake = ql.open_lake(url)
     folder = Path(out)
 
-    # 1. Classifiers, of exams with a grade and maps. What is finished is not trained again.
+    # 1. Train classifiers on exams with a KL grade and maps. Finished models are skipped.
     ql.diagnosis.train_classifiers(
-        lake, "oa", preset=preset, out=folder, strategies=strategies or None, resume=True,
-        progress=say, epochs=int(epochs) if epochs else None,
-    )  # fmt: skip
+        lake,
+        "oa",
+        preset=preset,
+        out=folder,
+        strategies=strategies or None,
+        resume=True,
+        progress=print_model,
+        epochs=int(epochs) if epochs else None,
+    )
 
-    # 2. What they say of every exam goes into the lake, with who said it.
+    # 2. Write the predictions for every exam into the lake. The run records the models.
     print(lake.run("predict_oa", models=str(folder)))
 
-    # 3. Table 1: who learned, who tests; Table S2: what it reaches, the paper's numbers beside.
+    # 3. Evaluate on the test exams: Table S2, with the published numbers.
     sets = read_split(lake, folder / "split.json")
-    found = ql.diagnosis.evaluate(sets.test, "oa")
-    print(found.labelled.cohort)
-    print(found.table().text())
-    (folder / "table_s2.html").write_text(found.table().html(), encoding="utf-8")
-    (folder / "table_s2.tex").write_text(found.table().latex(), encoding="utf-8")
+    evaluation = ql.diagnosis.evaluate(sets.test, "oa")
+    print(evaluation.labelled.cohort)
+    print(evaluation.table().text())
+    (folder / "table_s2.html").write_text(evaluation.table().html(), encoding="utf-8")
+    (folder / "table_s2.tex").write_text(evaluation.table().latex(), encoding="utf-8")
 
-    # 4. The curves of one strategy: bones, and their means.
-    tested = found.labelled.cohort
-    said = lake.load("prediction", tested)["oa"].sel(strategy=PICTURED).compute()
-    known = said.notnull().all("predictor").values
+    # 4. Draw the curves of one strategy, for each bone and for their means.
+    test = evaluation.labelled.cohort
+    probability = lake.load("prediction", test)["oa"].sel(strategy=DRAWN_STRATEGY).compute()
+    known = probability.notnull().all("predictor").values
     scores = {
-        str(name): said.sel(predictor=name).values[known] for name in said["predictor"].values
+        str(name): probability.sel(predictor=name).values[known]
+        for name in probability["predictor"].values
     }
-    label, patient = found.labelled.label[known], tested.exams["patient"].to_numpy()[known]
-    roc = ql.report.roc_figure(label, scores, patient=patient, title=f"Osteoarthritis, {PICTURED}")
+    label, patient = evaluation.labelled.label[known], test.exams["patient"].to_numpy()[known]
+    roc = ql.report.roc_figure(
+        label, scores, patient=patient, title=f"Osteoarthritis, {DRAWN_STRATEGY}"
+    )
     roc.savefig(folder / "roc.svg")
     ql.report.calibration_figure(label, scores).savefig(folder / "calibration.svg")
     print(f"tables and figures are in {folder}; snapshot {lake.snapshot}")
 
 
-def say(done: EpochDone | ModelDone) -> None:
-    """Print a model that has ended."""
+def print_model(done: EpochDone | ModelDone) -> None:
+    """Print the result of a model when its training ends."""
     if isinstance(done, ModelDone):
         print(done, flush=True)
 

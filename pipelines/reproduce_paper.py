@@ -1,10 +1,10 @@
-"""From spherical maps to every table and figure of the paper, in one report. Read top to bottom.
+"""Train all classifiers, and write every table and figure of the paper in one report.
 
 Usage: python pipelines/reproduce_paper.py LAKE OUT [--preset small] [--epochs 5] ... (--help)
 
-LAKE has masks, T2, spherical maps and averages of regions, as pipelines/biomarkers.py leaves it,
-and clinical columns. OUT gets the models, and paper/report.html with tables and figures beside.
-Start it again, and it goes on.
+LAKE needs masks, T2, spherical maps, region averages (see pipelines/biomarkers.py) and clinical
+columns. The models are written to OUT, and the report with its tables and figures to OUT/paper. Run
+the same command again to resume.
 """
 
 from __future__ import annotations
@@ -14,67 +14,101 @@ import sys
 from pathlib import Path
 
 import qmri_lake as ql
-from qmri_lake.diagnosis.search import search
-from qmri_lake.diagnosis.training import ModelDone
-from qmri_lake.segmentation.train import EpochDone
+from qmri_lake.diagnosis.training.search import search
+from qmri_lake.diagnosis.training.train_classifiers import ModelDone
+from qmri_lake.training.events import EpochDone
 
-SOME: dict[str, list[str]] = {"strategies": ["thickness"], "starts": ["random", "oa"],
-                              "frozen": ["none", "first"]}  # fmt: skip
-"""What --search some tries of the 612: without ImageNet, whose weights may be out of reach."""
+PARTIAL_SEARCH: dict[str, list[str]] = {
+    "strategies": ["thickness"],
+    "starts": ["random", "oa"],
+    "frozen": ["none", "first"],
+}
+"""Part of the 612 models, for ``--search some``. These models need no ImageNet weights."""
 
 
 def main(arguments: list[str]) -> None:
-    """Train all classifiers, predict all exams, search, and write the report."""
-    asked = parse(arguments)
-    lake = ql.open_lake(asked.lake)
-    oa, pain, searched = (asked.out / name for name in ("oa", "pain", "search"))
-    shared = {"preset": asked.preset, "resume": True, "epochs": asked.epochs, "progress": say,
-              "cluster": asked.cluster}  # fmt: skip
+    """Train all classifiers, predict all exams, search hyperparameters, and write the report."""
+    options = parse(arguments)
+    lake = ql.open_lake(options.lake)
+    oa, pain, search_folder = (options.out / name for name in ("oa", "pain", "search"))
+    shared = {
+        "preset": options.preset,
+        "resume": True,
+        "epochs": options.epochs,
+        "progress": print_model,
+        "cluster": options.cluster,
+    }
 
-    # 1. 18 classifiers of osteoarthritis, six strategies by three bones: who learns is drawn here,
-    #    by patient, balanced in age, BMI and sex. What is finished is not trained again.
-    ql.diagnosis.train_classifiers(lake, "oa", out=oa, strategies=asked.strategy, **shared)
-    print(lake.run("predict_oa", models=str(oa), cluster=asked.cluster))
+    # 1. Train 18 classifiers of osteoarthritis: six strategies for each of three bones. The split
+    #    is by patient and balanced in age, BMI and sex. Finished models are skipped.
+    ql.diagnosis.train_classifiers(lake, "oa", out=oa, strategies=options.strategy, **shared)
+    print(lake.run("predict_oa", models=str(oa), cluster=options.cluster))
 
-    # 2. 18 classifiers of pain, each from that of osteoarthritis, of the same patients.
+    # 2. Train 18 classifiers of pain, each from the OA model, with the same split of patients.
     ql.diagnosis.train_classifiers(
-        lake, "pain", oa=oa, out=pain, strategies=asked.strategy, **shared
+        lake, "pain", oa=oa, out=pain, strategies=options.strategy, **shared
     )
-    print(lake.run("predict_pain", models=str(pain), cluster=asked.cluster))
+    print(lake.run("predict_pain", models=str(pain), cluster=options.cluster))
 
-    # 3. The search: 612 models, or a part that says so.
-    if asked.search != "none":
-        part = SOME if asked.search == "some" else {}
-        print(search(lake, oa=oa, out=searched, **part, **shared).told, "models of the search")
+    # 3. Train the models of the hyperparameter search: all 612, or a part.
+    if options.search != "none":
+        part = PARTIAL_SEARCH if options.search == "some" else {}
+        print(
+            search(lake, oa=oa, out=search_folder, **part, **shared).coverage,
+            "models of the search",
+        )
 
-    # 4. Every table and figure, the paper's numbers beside. What the lake can't give is named.
+    # 4. Write all tables and figures, next to the published numbers. Tables and figures for which
+    #    the lake lacks data are listed.
     print(
         ql.report.write_paper(
-            lake, asked.out / "paper", oa=oa, pain=pain, bones=asked.bones,
-            search=searched if asked.search != "none" else None, cartilage=asked.cartilage,
+            lake,
+            options.out / "paper",
+            oa=oa,
+            pain=pain,
+            bones=options.bones,
+            search=search_folder if options.search != "none" else None,
+            cartilage=options.cartilage,
         )
-    )  # fmt: skip
+    )
     print(f"snapshot {lake.snapshot}")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("lake", metavar="LAKE")
-    parser.add_argument("out", metavar="OUT", type=Path)
-    parser.add_argument("--preset", choices=("paper", "small"), default="paper")
-    parser.add_argument("--epochs", type=int, help="of each model at most")
-    parser.add_argument("--strategy", action="append", help="repeatable; default: all six")
-    parser.add_argument("--search", choices=("all", "some", "none"), default="all",
-                        help="all 612 models, some, which the figure says, or none")  # fmt: skip
-    parser.add_argument("--bones", help="networks that made the bone masks, for Table S1")
-    parser.add_argument("--cartilage", help="networks that made the cartilage masks")
-    parser.add_argument("--cluster", help="auto, gpu, or a Dask scheduler: a model a GPU")
+    parser.add_argument("lake", metavar="LAKE", help="folder or URL of the lake")
+    parser.add_argument(
+        "out", metavar="OUT", type=Path, help="folder for the models and the report"
+    )
+    parser.add_argument(
+        "--preset",
+        choices=("paper", "small"),
+        default="paper",
+        help="settings as published, or small ones for a laptop",
+    )
+    parser.add_argument("--epochs", type=int, help="maximum number of epochs per model")
+    parser.add_argument(
+        "--strategy", action="append", help="merging strategy (repeatable; default: all six)"
+    )
+    parser.add_argument(
+        "--search",
+        choices=("all", "some", "none"),
+        default="all",
+        help="models of the search: all 612, some (Figure S4 states their number), or none",
+    )
+    parser.add_argument(
+        "--bones", help="folder of the networks that segmented the bones, for Table S1"
+    )
+    parser.add_argument(
+        "--cartilage", help="folder of the networks that segmented the cartilage, for Table S1"
+    )
+    parser.add_argument("--cluster", help="auto, gpu, or the URL of a Dask scheduler")
     return parser.parse_args(arguments)
 
 
-def say(done: EpochDone | ModelDone) -> None:
-    """Print a model that has ended."""
+def print_model(done: EpochDone | ModelDone) -> None:
+    """Print the result of a model when its training ends."""
     if isinstance(done, ModelDone):
         print(done, flush=True)
 

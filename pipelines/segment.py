@@ -1,4 +1,4 @@
-"""From DESS images to masks, and from them to T2 maps in cartilage. Read top to bottom.
+"""Segment DESS images, and compute T2 maps in cartilage.
 
 Usage: python pipelines/segment.py LAKE BONE_NETWORKS CARTILAGE_NETWORKS
 """
@@ -12,33 +12,33 @@ from qmri_lake.report import write_report
 
 
 def main(url: str, bones: str, cartilage: str) -> None:
-    """Segment what is not segmented yet, carry the masks over, fit T2, write the report."""
-    # 1. Whose knees are these? Masks that were imported stay as they are.
+    """Segment exams, transfer the masks to the multi-echo grid, fit T2, and write the report."""
+    # 1. Select the exams. Imported masks are kept.
     lake = ql.open_lake(url)
     cohort = lake.cohort().require("dess/image")
     print(cohort)
 
-    # One set of workers for all steps: each of them reads a network once.
+    # One cluster for all steps: each worker reads each network once.
     with ql.cluster("auto") as workers:
-        # 2. What would be done, and how much memory would it take? Then do it.
+        # 2. Print the plan with the projected memory, then segment.
         for step, models in (("segment_bones", bones), ("segment_cartilage", cartilage)):
             print(lake.plan(step, cohort, models=models))
             print(lake.run(step, cohort, models=models, cluster=workers))
 
-        # 3. Do both masks look like a knee of that side? Odd ones are flagged, none is dropped.
+        # 3. Flag masks that are implausible or show a knee of the other side. No mask is removed.
         print(lake.run("check_masks", cohort, cluster=workers))
 
-        # 4. Cartilage onto the multi-echo grid, and T2 there.
+        # 4. Transfer cartilage masks to the multi-echo grid, and fit T2 in them.
         both = cohort.require("msme/image")
         print(lake.run("register", both, cluster=workers))
         print(lake.run("t2", both, cluster=workers))
 
-    # 5. What is odd or went wrong, a version to cite, and a page to look at.
+    # 5. List failed and flagged exams, print the snapshot to cite, and write a report.
     print(lake.failures().to_string(index=False))
     print(f"snapshot {lake.snapshot}")
     print(write_report(lake, f"{url}.report.html", cohort))
 
 
-# Workers import this file: without the guard each would start a cluster of its own.
+# Workers import this file: without this guard, each would start another cluster.
 if __name__ == "__main__":
     main(*sys.argv[1:])

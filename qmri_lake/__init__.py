@@ -1,18 +1,27 @@
-"""The array-native data lake for quantitative knee MRI.
+"""Array-native data lake for quantitative knee MRI.
 
 >>> import qmri_lake as ql
 >>> lake = ql.open_lake("oai.lake")  # doctest: +SKIP
 
-Every public name is imported on first use, so that ``import qmri_lake`` stays quick.
+Public names are imported on first use, so that ``import qmri_lake`` is fast.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import lazy_loader
 
-__version__ = "0.1.0"
+from qmri_lake.core.processor import enable_onednn
+from qmri_lake.core.version import __version__
+
+# Silent unless the user configures logging.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+# This must run before TensorFlow is imported, also in a Dask worker: a worker imports this package
+# with its first task.
+enable_onednn()
 
 __all__ = [
     "Cohort",
@@ -31,6 +40,7 @@ __all__ = [
     "fusion",
     "ingest",
     "ingest_masks",
+    "ingest_table",
     "inside",
     "oai",
     "open_lake",
@@ -56,39 +66,26 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from qmri_lake import (
-        catalog,
-        diagnosis,
-        errors,
-        fusion,
-        oai,
-        phantom,
-        relaxometry,
-        report,
-        segmentation,
-        statistics,
-        surface,
-        tissues,
-    )
-    from qmri_lake.cohort import Cohort
-    from qmri_lake.compute import cluster
-    from qmri_lake.diagnosis.step import predict
-    from qmri_lake.ingestion import ingest
-    from qmri_lake.lake import Lake, create_lake, open_lake
+    from qmri_lake.execution.cluster import cluster
+    from qmri_lake.execution.step import Skip, step
+    from qmri_lake.ingestion.images import ingest
+    from qmri_lake.ingestion.masks import ingest_masks
+    from qmri_lake.ingestion.tables import ingest_table
+    from qmri_lake.lake.cohort import Cohort
+    from qmri_lake.lake.lake import Lake, create_lake, open_lake
+    from qmri_lake.lake.outcomes import falls_to, reaches
+    from qmri_lake.lake.splits import split
     from qmri_lake.masks import inside, tissue
     from qmri_lake.masks.files import read_mask
-    from qmri_lake.masks.ingest import ingest_masks
     from qmri_lake.oai.dicom import read_dicom
-    from qmri_lake.outcomes import falls_to, reaches
-    from qmri_lake.registration import register
-    from qmri_lake.relaxometry.step import fit_t2
-    from qmri_lake.segmentation.step import segment
-    from qmri_lake.splitting import split
-    from qmri_lake.steps import Skip, step
-    from qmri_lake.surface.region_step import region_means, region_table
-    from qmri_lake.surface.step import spherical_maps
-    from qmri_lake.surface.template import articular_template
-    from qmri_lake.variables import Variable
+    from qmri_lake.schema.variable import Variable
+    from qmri_lake.steps.articular_template import articular_template
+    from qmri_lake.steps.predict import predict
+    from qmri_lake.steps.regions import region_means, region_table
+    from qmri_lake.steps.register import register
+    from qmri_lake.steps.segment import segment
+    from qmri_lake.steps.spherical_maps import spherical_maps
+    from qmri_lake.steps.t2 import fit_t2
 
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
@@ -107,24 +104,25 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "tissues",
     ],
     submod_attrs={
-        "cohort": ["Cohort"],
-        "compute": ["cluster"],
-        "diagnosis.step": ["predict"],
-        "ingestion": ["ingest"],
-        "lake": ["Lake", "create_lake", "open_lake"],
+        "lake.cohort": ["Cohort"],
+        "execution.cluster": ["cluster"],
+        "steps.predict": ["predict"],
+        "ingestion.images": ["ingest"],
+        "lake.lake": ["Lake", "create_lake", "open_lake"],
         "masks": ["inside", "tissue"],
         "masks.files": ["read_mask"],
-        "masks.ingest": ["ingest_masks"],
+        "ingestion.masks": ["ingest_masks"],
+        "ingestion.tables": ["ingest_table"],
         "oai.dicom": ["read_dicom"],
-        "outcomes": ["falls_to", "reaches"],
-        "registration": ["register"],
-        "relaxometry.step": ["fit_t2"],
-        "segmentation.step": ["segment"],
-        "splitting": ["split"],
-        "steps": ["Skip", "step"],
-        "surface.region_step": ["region_means", "region_table"],
-        "surface.step": ["spherical_maps"],
-        "surface.template": ["articular_template"],
-        "variables": ["Variable"],
+        "lake.outcomes": ["falls_to", "reaches"],
+        "steps.register": ["register"],
+        "steps.t2": ["fit_t2"],
+        "steps.segment": ["segment"],
+        "lake.splits": ["split"],
+        "execution.step": ["Skip", "step"],
+        "steps.regions": ["region_means", "region_table"],
+        "steps.spherical_maps": ["spherical_maps"],
+        "steps.articular_template": ["articular_template"],
+        "schema.variable": ["Variable"],
     },
 )

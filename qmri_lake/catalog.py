@@ -1,7 +1,8 @@
-"""Catalogs: the groups of a lake as intake entries; the only module that imports intake.
+"""Catalogs of lakes for intake, with one entry for each group of a lake.
 
-A catalog is a YAML file. It names the classes below by module path, so plain
-``intake.open_catalog(path)`` reads it; `open_catalog` adds error messages that help.
+Only this module imports intake. A catalog is a YAML file that refers to the classes below by module
+path, so that ``intake.open_catalog(path)`` can read it. `open_catalog` adds error messages that
+list the available names.
 """
 
 from __future__ import annotations
@@ -19,48 +20,40 @@ from intake.readers.entry import Catalog
 from intake.readers.readers import BaseReader
 from intake.readers.user_parameters import BaseUserParameter
 
+from qmri_lake.core.json_types import JsonMapping, JsonObject
 from qmri_lake.errors import NotALakeError, NotFoundError, QueryError, Reason, did_you_mean
-from qmri_lake.lake import Lake, open_lake
-from qmri_lake.storage import is_local
+from qmri_lake.lake.lake import Lake, open_lake
+from qmri_lake.schema.groups import GROUPS
+from qmri_lake.store.repository import is_local
 
 __all__ = ["LakeCatalog", "LakeData", "LakeReader", "Text", "open_catalog", "write_catalog"]
 
 PARAMETERS: Mapping[str, str] = {
-    "query": "Which exams, such as \"knee == 'right' and kl >= 2\"; empty: all",
+    "query": "Exams to load, such as \"knee == 'right' and kl >= 2\"; empty: all",
     "lake_ref": "A tag, branch or snapshot of the lake; empty: its newest commit",
 }
-"""What a user of a catalog may set."""
-
-_PROSE = {
-    "clinical": "Age, sex, body mass index, grades and scores of each exam",
-    "visit": "The same for every visit of every patient, with or without an MRI",
-    "dess": "DESS images, their geometry and labels",
-    "msme": "Multi-echo spin-echo images, their geometry, labels and T2 maps",
-    "sphere": "Spherical maps of bone shape, cartilage thickness and T2",
-    "region": "Thickness, volume and T2 of cartilage in regions",
-    "prediction": "Probabilities of osteoarthritis and pain, by strategy and bone",
-}
+"""Parameters of a catalog."""
 
 
 class LakeData(BaseData):
-    """Where a lake is.
+    """Location of a lake.
 
     Parameters
     ----------
     url : str
-        As in `qmri_lake.open_lake`, or below ``{CATALOG_DIR}``.
+        URL or path as in `qmri_lake.open_lake`, or relative to ``{CATALOG_DIR}``.
     metadata : mapping, optional
-        ``absent`` says what to do where there is no lake yet.
+        The value of ``absent`` is the advice that the error gives if there is no lake yet.
     """
 
-    def __init__(self, url: str, metadata: dict[str, Any] | None = None, **unknown: Any) -> None:
-        _refuse(unknown)
-        self.url = _resolved(url)
+    def __init__(self, url: str, metadata: JsonObject | None = None, **unknown: object) -> None:
+        _check_parameters(unknown)
+        self.url = _normalise_url(url)
         super().__init__(metadata)
 
 
 class LakeReader(BaseReader):
-    """Reads a group of a lake, or several joined, as `qmri_lake.Lake.load` does."""
+    """Read one group of a lake, or several joined groups, as `qmri_lake.Lake.load` does."""
 
     implements: set[Any] = {LakeData}  # noqa: RUF012
     output_instance = "xarray:Dataset"
@@ -70,19 +63,22 @@ class LakeReader(BaseReader):
         data: LakeData,
         *,
         group: str | Sequence[str],
-        cohort: Any = "",
-        ref: Any = "",
-        query: Any = None,
-        lake_ref: Any = None,
-        **unknown: Any,
+        cohort: object = "",
+        ref: object = "",
+        query: object = None,
+        lake_ref: object = None,
+        **unknown: object,
     ) -> xr.Dataset:
-        # A catalog fills cohort and ref from its parameters query and lake_ref: intake drops an
-        # argument that is named as a parameter is. Here the latter are those given to read().
-        _refuse(unknown)
-        chosen = _text("query", cohort if query is None else query)
+        # A catalog passes its parameters query and lake_ref as cohort and ref, because intake
+        # drops arguments that have the name of a parameter. Callers of read() use query and
+        # lake_ref.
+        _check_parameters(unknown)
+        chosen = _parameter_text("query", cohort if query is None else query)
         try:
             lake = open_lake(
-                data.url, ref=_text("lake_ref", ref if lake_ref is None else lake_ref), mode="r"
+                data.url,
+                ref=_parameter_text("lake_ref", ref if lake_ref is None else lake_ref),
+                mode="r",
             )
         except NotALakeError as error:
             todo = data.metadata.get("absent", error.todo)
@@ -93,29 +89,29 @@ class LakeReader(BaseReader):
 
 
 class Text(BaseUserParameter):
-    """A parameter whose value is taken as it is written.
+    """A parameter whose value is not interpreted as a template.
 
-    intake fills templates in the values of its own parameters: ``func(os:system)`` would import a
-    module. Inside a tuple a text is out of their reach, until the reader takes it out.
+    intake evaluates templates in the values of its own parameters: ``func(os:system)`` would import
+    a module. It does not evaluate strings inside a tuple; the reader unpacks the tuple.
     """
 
-    def coerce(self, value: Any) -> Any:
-        """Wrap a value that the user gave."""
+    def coerce(self, value: object) -> tuple[object, ...]:
+        """Wrap a user's value in a tuple."""
         return value if isinstance(value, tuple) else (value,)
 
 
 class _NoEntryError(NotFoundError, AttributeError):
-    """No such entry: a KeyError for ``cat[name]``, an AttributeError for ``cat.name``."""
+    """An entry does not exist: a KeyError for ``cat[name]``, an AttributeError for ``cat.name``."""
 
 
 class LakeCatalog(Catalog):
-    """An intake catalog that says what there is when a name is wrong; see `open_catalog`."""
+    """An intake catalog whose errors list the available names; see `open_catalog`."""
 
-    def __call__(self, **parameters: Any) -> LakeCatalog:
+    def __call__(self, **parameters: object) -> LakeCatalog:
         """Return a copy with parameters set, such as ``query`` and ``lake_ref``."""
         known = [n for n, p in self.user_parameters.items() if isinstance(p, BaseUserParameter)]
-        _refuse({name: v for name, v in parameters.items() if name not in known}, known)
-        return _as_ours(self, {**self._up_overrides, **parameters})
+        _check_parameters({name: v for name, v in parameters.items() if name not in known}, known)
+        return _to_lake_catalog(self, {**self._up_overrides, **parameters})
 
     def __getitem__(self, name: str) -> Any:
         if name not in self:
@@ -129,18 +125,18 @@ class LakeCatalog(Catalog):
         return Catalog.__getitem__(self, name)
 
     def __getattr__(self, name: str) -> Any:
-        # copy and pickle ask before there is a dictionary of entries.
+        # copy and pickle look attributes up before the dictionary of entries exists.
         if name.startswith("_") or "aliases" not in self.__dict__:
             raise AttributeError(name)
         return self[name]
 
 
 def open_catalog(path: str | os.PathLike[str]) -> LakeCatalog:
-    """Open a catalog, with error messages that intake's own class has no place for.
+    """Open a catalog, with error messages that list the available names.
 
-    ``intake.open_catalog(path)`` reads the same file and gives the same data. Only there, a wrong
-    name of an entry is a bare ``AttributeError``, and a wrong name of a parameter is noticed when
-    an entry is asked for.
+    ``intake.open_catalog(path)`` reads the same file and returns the same data. With it, an unknown
+    entry raises an ``AttributeError`` that contains only the name, and an unknown parameter raises
+    an error only when an entry is read.
 
     Parameters
     ----------
@@ -150,12 +146,12 @@ def open_catalog(path: str | os.PathLike[str]) -> LakeCatalog:
     Raises
     ------
     FileNotFoundError
-        No such file.
+        If there is no such file.
     """
-    return _as_ours(Catalog.from_yaml_file(os.fspath(path)), {})
+    return _to_lake_catalog(Catalog.from_yaml_file(os.fspath(path)), {})
 
 
-def _as_ours(cat: Any, parameters: dict[str, Any]) -> LakeCatalog:
+def _to_lake_catalog(cat: Catalog, parameters: JsonObject) -> LakeCatalog:
     return LakeCatalog(
         entries=cat.entries,
         aliases=cat.aliases,
@@ -167,27 +163,28 @@ def _as_ours(cat: Any, parameters: dict[str, Any]) -> LakeCatalog:
 
 
 def write_catalog(lake: Lake | str | os.PathLike[str], path: str | Path | None = None) -> Path:
-    """Write a catalog of a lake: one entry for each group that it has.
+    """Write a catalog of a lake, with one entry for each of its groups.
 
     Parameters
     ----------
     lake : Lake, or its URL or path
-        Whatever its `ref`, the catalog opens the newest commit unless asked for another.
+        The `ref` of the lake is ignored: by default, the catalog opens the newest commit.
     path : path, optional
-        The YAML file. Default: beside a local lake, ``oai.yaml`` for ``oai.lake``. A lake below
-        the file's folder is named relative to it, so that both can move together.
+        The YAML file. Default: next to a local lake, ``oai.yaml`` for ``oai.lake``. If the lake is
+        in or below the folder of the file, the file stores a relative path, so that both can be
+        moved together.
 
     Returns
     -------
     Path
-        The file, which is replaced where it exists.
+        The YAML file. An existing file is replaced.
 
     Raises
     ------
     NotALakeError
-        There is no lake.
+        If there is no lake.
     """
-    url = _resolved(lake.location if isinstance(lake, Lake) else os.fspath(lake))
+    url = _normalise_url(lake.location if isinstance(lake, Lake) else os.fspath(lake))
     groups = open_lake(url, mode="r").groups()
     if is_local(url):
         url = str(Path(url).expanduser().resolve())
@@ -202,23 +199,27 @@ def write_catalog(lake: Lake | str | os.PathLike[str], path: str | Path | None =
     return file
 
 
-def _content(url: str, groups: Sequence[str]) -> dict[str, Any]:
-    """Return what the YAML file holds."""
-    asked = {"cohort": "{query}", "ref": "{lake_ref}"}
+def _content(url: str, groups: Sequence[str]) -> JsonObject:
+    """Return the content of the YAML file."""
+    parameters = {"cohort": "{query}", "ref": "{lake_ref}"}
     return {
         "version": 2,
         "metadata": {},
-        # intake lists what has an alias, and nothing else.
+        # intake lists only entries with an alias.
         "aliases": {group: group for group in groups},
         "data": {
-            "lake": {"datatype": f"{__name__}:LakeData", "kwargs": {"url": url}, "metadata": {},
-                     "user_parameters": {}},
+            "lake": {
+                "datatype": f"{__name__}:LakeData",
+                "kwargs": {"url": url},
+                "metadata": {},
+                "user_parameters": {},
+            },
         },
         "entries": {
             group: {
                 "reader": f"{__name__}:LakeReader",
-                "kwargs": {"data": "{data(lake)}", "group": group, **asked},
-                "metadata": {"description": _PROSE.get(group, f"Group {group} of the lake")},
+                "kwargs": {"data": "{data(lake)}", "group": group, **parameters},
+                "metadata": {"description": GROUPS.prose(group)},
                 "output_instance": LakeReader.output_instance,
                 "user_parameters": {},
             }
@@ -228,20 +229,20 @@ def _content(url: str, groups: Sequence[str]) -> dict[str, Any]:
             name: {"cls": f"{__name__}:Text", "default": "", "description": prose}
             for name, prose in PARAMETERS.items()
         },
-    }  # fmt: skip
+    }
 
 
-def _resolved(url: str) -> str:
-    """Return a plain path, or a URL without ``..``: ``{CATALOG_DIR}/../x`` has both to undo.
+def _normalise_url(url: str) -> str:
+    """Normalise a URL such as ``{CATALOG_DIR}/../x`` to a plain path, or to a URL without ``..``.
 
-    intake makes ``file://`` URLs without quoting, so a path with ``#`` or ``%`` survives only this.
+    intake creates ``file://`` URLs without quoting, so a path may contain ``#`` or ``%``.
     """
     if not isinstance(url, str) or not url:
         raise NotALakeError(
             "no URL of the lake",
             expected="a folder, s3://, gs:// or az://account@container/",
             where="catalog",
-            todo="Write it into the catalog, under data / lake / kwargs / url.",
+            todo="Set it in the catalog, under data / lake / kwargs / url.",
             reason=Reason.NOT_A_LAKE,
         )
     scheme, found, path = url.rpartition("://")
@@ -250,18 +251,18 @@ def _resolved(url: str) -> str:
     return f"{scheme}://{posixpath.normpath(path)}"
 
 
-def _text(name: str, value: Any) -> str | None:
-    """Unwrap a parameter (`Text`); empty is None."""
+def _parameter_text(name: str, value: object) -> str | None:
+    """Unwrap a parameter (`Text`); return None for an empty string."""
     if isinstance(value, tuple) and len(value) == 1:
         (value,) = value
     if value is not None and not isinstance(value, str):
         raise QueryError(
-            f"{name}={value!r}", expected=f"a text: {PARAMETERS[name]}", where="catalog"
+            f"{name} = {value!r}", expected=f"a string: {PARAMETERS[name]}", where="catalog"
         )
     return value or None
 
 
-def _refuse(unknown: Mapping[str, Any], known: Sequence[str] = tuple(PARAMETERS)) -> None:
+def _check_parameters(unknown: JsonMapping, known: Sequence[str] = tuple(PARAMETERS)) -> None:
     for name in unknown:
         raise QueryError(
             f"no parameter {name!r}",

@@ -1,22 +1,23 @@
-"""Errors: one line that says what was found, what was expected, where, and what to do.
+"""Error classes, whose messages are one line: location, fault, expectation, and what to do.
 
-Every class is a subclass of `QmriLakeError` and of the builtin that a caller would expect
-(``KeyError`` for a name that is not there, ``ValueError`` for a value that can't be used ...).
-Whatever can be wrong with *input* has a `Reason`, from a closed list, so that a listing of
-ten thousand series can be counted and filtered.
+Every class is a subclass of `QmriLakeError` and of the built-in exception that a caller would
+expect (``KeyError`` for an unknown name, ``ValueError`` for an invalid value ...). Errors in the
+input have a `Reason` from a closed list, so that the problems of ten thousand series can be counted
+and filtered.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+
+import pandas as pd
 
 __all__ = [
     "CommitConflictError",
     "DiskFullError",
-    "DuplicateExamError",
     "InputError",
     "LakeLockedError",
     "NotALakeError",
@@ -28,66 +29,97 @@ __all__ = [
     "RunError",
     "UnknownRefError",
     "VariableError",
+    "problem_table",
+    "sentence",
 ]
 
 
 class Reason(StrEnum):
-    """Why something could not be used: the closed list."""
+    """Closed list of the reasons why an input could not be used."""
 
     ABSENT_SIDE = "absent_side"
     ABSENT_PATIENT = "absent_patient"
     ABSENT_TIMEPOINT = "absent_timepoint"
     ABSENT_EXAM = "absent_exam"
+    AMBIGUOUS_SERIES = "ambiguous_series"
+    COLOUR_PIXELS = "colour_pixels"
+    CONTRADICTORY_BITS = "contradictory_bits"
+    DAMAGED_ARCHIVE = "damaged_archive"
+    CONFLICTING_ROWS = "conflicting_rows"
     DISK_FULL = "disk_full"
     DUPLICATE_POSITION = "duplicate_position"
     EMPTY_MASK = "empty_mask"
+    EMPTY_TABLE = "empty_table"
     GRID_MISMATCH = "grid_mismatch"
+    CHECKSUM_MISMATCH = "checksum_mismatch"
+    CONTRADICTORY_AFFINES = "contradictory_affines"
+    FRACTIONAL_LABELS = "fractional_labels"
+    IMPLAUSIBLE_VOXELS = "implausible_voxels"
+    OVERLAPPING_LABELS = "overlapping_labels"
+    OVERSIZED_MASK = "oversized_mask"
+    TRAILING_BYTES = "trailing_bytes"
     IMPLAUSIBLE_MOTION = "implausible_motion"
+    IMPLAUSIBLE_VALUE = "implausible_value"
     INCONSISTENT_GEOMETRY = "inconsistent_geometry"
+    INVERTED_GREYSCALE = "inverted_greyscale"
     KL_PROSTHESIS = "kl_prosthesis"
     LARGER_THAN_LAKE = "larger_than_lake"
+    MISSING_ECHO = "missing_echo"
     MISSING_SLICE = "missing_slice"
     MIXED_ECHO_COUNTS = "mixed_echo_counts"
+    MIXED_PIXELS = "mixed_pixels"
+    MODALITY_LUT = "modality_lut"
+    MORE_COMPLETE = "more_complete"
     MODEL_MISMATCH = "model_mismatch"
     NOT_A_LAKE = "not_a_lake"
+    NOT_DICOM = "not_dicom"
+    NUMBERING_GAP = "numbering_gap"
+    OVERSIZED_FILE = "oversized_file"
+    PADDED_PIXELS = "padded_pixels"
     PATIENT_CONFLICT = "patient_conflict"
+    RAGGED_TABLE = "ragged_table"
+    SEVERAL_VOLUMES = "several_volumes"
     SIDE_CONFLICT = "side_conflict"
     TABLE_WITHOUT_KEY = "table_without_key"
     TIMEPOINT_CONFLICT = "timepoint_conflict"
     TOO_SMALL = "too_small"
+    TRANSFER_SYNTAX = "transfer_syntax"
     TRUNCATED_FILE = "truncated_file"
     UNDECODABLE_PIXELS = "undecodable_pixels"
     UNKNOWN_LABEL = "unknown_label"
     UNKNOWN_REF = "unknown_ref"
     UNKNOWN_RELEASE = "unknown_release"
+    UNKNOWN_SEQUENCE = "unknown_sequence"
     OTHER_SERIES = "other_series"
     UNREADABLE_FILE = "unreadable_file"
+    UNUSED_TABLE = "unused_table"
     UNREADABLE_VALUE = "unreadable_value"
+    EXISTING_COLUMN = "existing_column"
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that could not be ingested: where it is, why, and what to do about it."""
+    """One item that could not be ingested, with its location, the reason, and what to do."""
 
     reason: Reason
     where: str
-    """The file, folder, archive member or table row, relative to what was ingested."""
+    """File, folder, archive member or table row, relative to the ingested source."""
     found: str
     expected: str
     todo: str
     exam: str = ""
-    """Exam key, where it is known."""
+    """Exam key, if known."""
 
     def __post_init__(self) -> None:
         for name in ("where", "found", "expected", "todo", "exam"):
             object.__setattr__(self, name, printable(getattr(self, name)))
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.reason}: {_sentence(self.found, self.expected, self.todo)}"
+        return f"{self.where}: {self.reason}: {sentence(self.found, self.expected, self.todo)}"
 
 
 def printable(text: str) -> str:
-    r"""Spell out what UTF-8 can't hold, such as bytes of file names in another encoding.
+    r"""Escape characters that UTF-8 cannot encode, such as bytes of file names in another encoding.
 
     >>> printable("caf\udce9")
     'caf\\udce9'
@@ -96,33 +128,32 @@ def printable(text: str) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str], *, n: int = 3, cutoff: float = 0.6) -> str:
-    """Return a question with the nearest of the known names; "" where none is near."""
+    """Return a question that suggests the most similar known names, or "" if none is similar."""
     near = difflib.get_close_matches(name, list(known), n=n, cutoff=cutoff)
-    return f"Did you mean {' or '.join(near)}?" if near else ""
+    return f"Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
-def _sentence(found: str, expected: str, todo: str) -> str:
-    text = f"found {found}"
-    if expected:
-        text += f"; expected {expected}"
+def sentence(found: str, expected: str, todo: str = "") -> str:
+    """Join what is wrong, what was expected and what to do into one line."""
+    text = f"{found} (expected {expected})" if expected else found
     return f"{text}. {todo}" if todo else text
 
 
 class QmriLakeError(Exception):
-    """Base of every error of this package.
+    """Base class of all errors of this package.
 
     Parameters
     ----------
     found : str
-        What was found, in one phrase.
+        What is wrong, in one phrase: ``no column 'kll'``.
     expected : str, optional
-        What would have been right.
+        What was expected instead: ``one of age, bmi, kl``.
     where : str, optional
-        The lake, exam, file or argument concerned.
+        The lake, exam, file or argument.
     todo : str, optional
-        What the reader can do about it: a whole sentence.
+        What to do, as a sentence.
     reason : Reason, optional
-        The entry of the closed list, where the error is about input.
+        Entry of the closed list, for errors in the input.
     """
 
     def __init__(
@@ -138,14 +169,15 @@ class QmriLakeError(Exception):
         self.where, self.todo = printable(where), printable(todo)
         self.reason = reason
         prefix = f"{self.where}: " if where else ""
-        super().__init__(prefix + _sentence(self.found, self.expected, self.todo))
+        super().__init__(prefix + sentence(self.found, self.expected, self.todo))
 
     def __str__(self) -> str:
         # KeyError would show the repr, with quotes and escapes.
         return str(self.args[0])
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Keyword-only arguments: without this an error does not come back from a Dask worker.
+        # By default, an exception with keyword-only arguments cannot be unpickled, and a Dask
+        # worker could not return it.
         return (
             _rebuild,
             (type(self), self.found, self.expected, self.where, self.todo, self.reason),
@@ -164,28 +196,24 @@ def _rebuild(
 
 
 class InputError(QmriLakeError, ValueError):
-    """A file, series, table or array can't be used; carries a `Reason`."""
+    """A file, series, table or array cannot be used; the error has a `Reason`."""
 
     def problem(self, where: str = "", exam: str = "") -> Problem:
-        """Return this error as a row of a listing."""
+        """Return this error as a row of a `problem_table`."""
         reason = self.reason or Reason.UNREADABLE_FILE
         return Problem(reason, where or self.where, self.found, self.expected, self.todo, exam)
 
 
 class NotALakeError(QmriLakeError, FileNotFoundError):
-    """The path or URL holds no lake."""
+    """There is no lake at the path or URL."""
 
 
 class UnknownRefError(QmriLakeError, KeyError):
-    """No such tag, branch or snapshot."""
+    """A tag, branch or snapshot does not exist."""
 
 
 class NotFoundError(QmriLakeError, KeyError):
-    """No such exam, group, variable, step or run."""
-
-
-class DuplicateExamError(QmriLakeError, ValueError):
-    """The exam is already in the lake."""
+    """An exam, group, variable, step, run or file does not exist."""
 
 
 class VariableError(QmriLakeError, TypeError):
@@ -193,7 +221,7 @@ class VariableError(QmriLakeError, TypeError):
 
 
 class QueryError(QmriLakeError, ValueError):
-    """A cohort query can't be parsed or asks for more than queries may do."""
+    """A cohort query cannot be parsed, or uses syntax outside the query language."""
 
 
 class LakeLockedError(QmriLakeError, BlockingIOError):
@@ -201,12 +229,19 @@ class LakeLockedError(QmriLakeError, BlockingIOError):
 
 
 class CommitConflictError(QmriLakeError, RuntimeError):
-    """Another writer changed the same chunks and the changes can't be merged."""
+    """Another writer changed the same chunks, and the changes cannot be merged."""
 
 
 class DiskFullError(QmriLakeError, OSError):
-    """The file system has no room, or a limit on file size was reached."""
+    """The file system is full, or a limit on file size was reached."""
 
 
 class RunError(QmriLakeError, RuntimeError):
-    """A run can't be planned or carried out."""
+    """A run cannot be planned or executed."""
+
+
+def problem_table(problems: Sequence[Problem]) -> pd.DataFrame:
+    """Return problems as a table with columns reason, where, found, expected, todo and exam."""
+    columns = ["reason", "where", "found", "expected", "todo", "exam"]
+    rows = [[str(getattr(p, name)) for name in columns] for p in problems]
+    return pd.DataFrame(rows, columns=columns)

@@ -1,4 +1,9 @@
-"""Spherical maps as the three channels of an image: six strategies, and UCSF's files of maps."""
+"""Biomarkers, strategies that merge spherical maps into images, and UCSF's map files.
+
+`BIOMARKER_TABLE` and `STRATEGIES` are the only declarations of biomarkers and strategies. Titles,
+the order of rows in tables and figures, the number of models in the search and colour scales are
+derived from them.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +11,53 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from qmri_lake.core.array_api import Values
 from qmri_lake.errors import InputError, NotFoundError, Reason, did_you_mean
 
-__all__ = ["SCALES", "STRATEGIES", "merge", "read_bone_sphere", "write_bone_sphere"]
+__all__ = [
+    "BIOMARKER_TABLE",
+    "SCALES",
+    "STRATEGIES",
+    "Biomarker",
+    "biomarkers_of",
+    "merge",
+    "read_bone_sphere",
+    "strategy_title",
+    "write_bone_sphere",
+]
+
+
+class Biomarker(NamedTuple):
+    """Names, scale and colours of a biomarker, which are the same for every exam."""
+
+    title: str
+    """Name in tables and messages."""
+    long_name: str
+    """Name in figures."""
+    unit: str
+    scale: float
+    """Divisor of the values in images, in `unit`."""
+    colours: str
+    """Colour map of matplotlib: perceptually uniform, and readable by the colour-blind."""
+    limits: tuple[float, float]
+    """Range of the colours, in `unit`. [assumption]"""
+
+
+BIOMARKER_TABLE: Mapping[str, Biomarker] = MappingProxyType(
+    {
+        "bone_shape": Biomarker("bone shape", "bone shape", "mm", 50.0, "cividis", (10.0, 50.0)),
+        "thickness": Biomarker("thickness", "cartilage thickness", "mm", 4.0, "magma", (0.0, 4.0)),
+        "t2": Biomarker("T2", "T2", "ms", 80.0, "viridis", (20.0, 70.0)),
+    }
+)
+"""Biomarkers in the order in which a lake stores their maps. Sources of the scales: bone shape
+[group], thickness and T2 [assumption]."""
 
 STRATEGIES: Mapping[str, tuple[str | None, str | None, str | None]] = MappingProxyType(
     {
@@ -26,17 +69,35 @@ STRATEGIES: Mapping[str, tuple[str | None, str | None, str | None]] = MappingPro
         "all": ("thickness", "bone_shape", "t2"),
     }
 )
-"""What goes into red, green and blue; None: zeros. Names [paper], channels [group, assumption]."""
+"""Biomarkers in the red, green and blue channel of each strategy; None: the channel is zero.
+Sources: names [paper], channels [group, assumption]. To add a strategy, add a line;
+`strategy_title` derives its title from its name."""
 
-SCALES: Mapping[str, float] = MappingProxyType({"bone_shape": 50.0, "thickness": 4.0, "t2": 80.0})
-"""What is divided by: mm, mm, ms. Bone shape [group], thickness and T2 [assumption]."""
+SCALES: Mapping[str, float] = MappingProxyType(
+    {name: biomarker.scale for name, biomarker in BIOMARKER_TABLE.items()}
+)
+"""Divisor of the values of each biomarker in images, in the unit of the biomarker."""
 
 _CHANNELS = ("red", "green", "blue")
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_SD = (0.229, 0.224, 0.225)
-"""Of the pictures that pretrained networks of torchvision have learned from."""
+"""Statistics of the images on which torchvision's pretrained networks were trained."""
 _KEY = "bone_sphere"
 _SIDE = 224
+
+
+def strategy_title(strategy: str) -> str:
+    """Return the title of a strategy, made from the titles of the biomarkers in its name.
+
+    >>> strategy_title("bone_shape+thickness"), strategy_title("t2"), strategy_title("all")
+    ('Bone shape + thickness', 'T2', 'All')
+    """
+    titles = [
+        BIOMARKER_TABLE[part].title if part in BIOMARKER_TABLE else part.replace("_", " ")
+        for part in strategy.split("+")
+    ]
+    title = " + ".join(titles)
+    return title[:1].upper() + title[1:]
 
 
 def merge(
@@ -46,7 +107,7 @@ def merge(
     scale: Mapping[str, float] | None = None,
     imagenet: bool = False,
 ) -> xr.DataArray:
-    """Merge spherical maps to images of three channels, lazily.
+    """Merge spherical maps into images with three channels, lazily.
 
     Parameters
     ----------
@@ -56,10 +117,10 @@ def merge(
     strategy : str
         One of `STRATEGIES`.
     scale : mapping, optional
-        What each biomarker is divided by, in its unit, where it differs from `SCALES`.
+        Divisors by biomarker, in the unit of the biomarker. They replace those of `SCALES`.
     imagenet : bool
-        Then subtract the mean and divide by the standard deviation of ImageNet's pictures, in each
-        channel, off by default [assumption]. What had no value gets what 0 becomes.
+        Subtract the mean of ImageNet's images from each channel and divide by their standard
+        deviation; off by default [assumption]. Pixels without a value count as 0.
 
     Returns
     -------
@@ -70,9 +131,9 @@ def merge(
     Raises
     ------
     NotFoundError
-        No such strategy, or maps that lack a biomarker that it needs.
+        If the strategy is unknown, or the maps lack a biomarker that the strategy needs.
     InputError
-        A scale that is not above 0.
+        If a scale is not above 0.
 
     Examples
     --------
@@ -85,7 +146,7 @@ def merge(
     (3, [0.5, 0.03999999910593033, 0.0])
     """
     array = _map_of(maps)
-    channels = _channels(strategy)
+    channels = _channels(strategy, "merge")
     scales = _scales(scale)
     known = [str(name) for name in array["biomarker"].values]
     needed = [name for name in dict.fromkeys(channels) if name is not None]
@@ -94,20 +155,20 @@ def merge(
             f"no map of {', '.join(absent)}",
             expected=f"{', '.join(needed)} for strategy {strategy}",
             where="merge",
-            todo=f"There are {', '.join(known)}.",
+            todo=f"The maps contain {', '.join(known)}.",
         )
-    of = {
+    scaled = {
         name: (array.sel(biomarker=name, drop=True) / np.float32(scales[name])).fillna(0.0)
         for name in needed
     }
-    zeros = xr.zeros_like(of[needed[0]])
-    merged = xr.concat([of.get(name or "", zeros) for name in channels], "channel")
+    zeros = xr.zeros_like(scaled[needed[0]])
+    merged = xr.concat([scaled.get(name or "", zeros) for name in channels], "channel")
     merged = merged.assign_coords(channel=list(_CHANNELS))
     if imagenet:
         mean = xr.DataArray(np.array(_IMAGENET_MEAN, np.float32), dims="channel")
         merged = (merged - mean) / xr.DataArray(np.array(_IMAGENET_SD, np.float32), dims="channel")
     order = (..., "channel", "azimuth", "polar")
-    attributes = {  # none of the map's own: here NaN is 0, and nothing has a unit
+    attributes = {  # not copied from the maps: in images NaN is 0, and values have no unit
         "long_name": f"spherical maps, {strategy}",
         "strategy": strategy,
         "channels": ", ".join(
@@ -123,61 +184,64 @@ def merge(
 
 def _map_of(maps: xr.DataArray | xr.Dataset) -> xr.DataArray:
     array = maps.get("map") if isinstance(maps, xr.Dataset) else maps
-    wanted = ("biomarker", "azimuth", "polar")
-    if array is None or "biomarker" not in array.coords or not set(wanted) <= set(array.dims):
-        has = "no map" if array is None else f"dimensions {', '.join(map(str, array.dims))}"
+    dims = ("biomarker", "azimuth", "polar")
+    if array is None or "biomarker" not in array.coords or not set(dims) <= set(array.dims):
         raise NotFoundError(
-            has,
-            expected=f"spherical maps along {', '.join(wanted)}, with the coordinate biomarker",
+            "no map" if array is None else f"dimensions {', '.join(map(str, array.dims))}",
+            expected=f"spherical maps along {', '.join(dims)}, with the coordinate biomarker",
             where="merge",
             todo="Load group sphere: lake.load('sphere').",
         )
     return array
 
 
-def _channels(strategy: str) -> tuple[str | None, str | None, str | None]:
+def _channels(strategy: str, where: str) -> tuple[str | None, str | None, str | None]:
     if strategy not in STRATEGIES:
         raise NotFoundError(
-            f"no strategy {strategy!r}", expected=f"one of {', '.join(STRATEGIES)}", where="merge",
+            f"no strategy {strategy!r}",
+            expected=f"one of {', '.join(STRATEGIES)}",
+            where=where,
             todo=did_you_mean(str(strategy), tuple(STRATEGIES)),
-        )  # fmt: skip
+        )
     return STRATEGIES[strategy]
 
 
-def _scales(given: Mapping[str, float] | None) -> dict[str, float]:
-    scales = {**SCALES, **(given or {})}
+def _scales(replaced: Mapping[str, float] | None) -> dict[str, float]:
+    scales = {**SCALES, **(replaced or {})}
     for name, value in scales.items():
         if name not in SCALES or not (np.isfinite(value) and value > 0):
             raise InputError(
-                f"scale {name}={value}", expected=f"{', '.join(SCALES)}, above 0", where="merge"
+                f"scale {name}={value}",
+                expected=f"a number above 0 for {', '.join(SCALES)}",
+                where="merge",
             )
     return scales
 
 
-# -------------------------------------------------------------------------- UCSF's files of maps
+# ------------------------------------------------------------------------------ UCSF's map files
 
 
 def read_bone_sphere(path: str | os.PathLike[str]) -> NDArray[np.float32]:
-    """Read a spherical bone map as UCSF keeps it.
+    """Read a spherical bone map in UCSF's format.
 
     Parameters
     ----------
     path : path
-        A ``.mat`` file of MATLAB 5 to 7 with ``bone_sphere``, 224 x 224 x 3, mm, 0 for no value;
-        its three channels are the same map.
+        A ``.mat`` file of MATLAB 5 to 7 with ``bone_sphere``, 224 x 224 x 3 [mm], 0 for no value.
+        Its three channels contain the same map.
 
     Returns
     -------
     (azimuth, polar) float32
-        mm, NaN for no value.
+        The map [mm]; NaN where it has no value.
 
     Raises
     ------
     NotFoundError
-        No such file.
+        If there is no such file.
     InputError
-        A file that can't be read, without ``bone_sphere``, of another size, or whose channels
-        differ: what they would mean is not known.
+        If the file can't be read or has no ``bone_sphere``, or if that array has another size or
+        channels that differ. The meaning of different channels is unknown.
     """
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
@@ -186,59 +250,80 @@ def read_bone_sphere(path: str | os.PathLike[str]) -> NDArray[np.float32]:
     if not Path(path).is_file():
         raise NotFoundError("no such file", expected="a .mat file", where=os.fspath(path))
     try:
-        found = loadmat(path, variable_names=[_KEY])
+        variables = loadmat(path, variable_names=[_KEY])
     except (OSError, ValueError, NotImplementedError, MatReadError) as error:
-        kind = "a file of MATLAB 7.3" if isinstance(error, NotImplementedError) else "no .mat file"
+        newer = isinstance(error, NotImplementedError)
         raise InputError(
-            kind, expected="a .mat file of MATLAB 5 to 7", where=name,
-            todo="Save it with save(..., '-v7').", reason=Reason.UNREADABLE_FILE,
-        ) from error  # fmt: skip
-    if _KEY not in found:
-        raise InputError(f"no {_KEY}", expected=f"the variable {_KEY}", where=name,
-                         reason=Reason.UNREADABLE_FILE)  # fmt: skip
-    sphere: NDArray[Any] = found[_KEY]
+            "a file of MATLAB 7.3" if newer else "not a .mat file",
+            expected="a .mat file of MATLAB 5 to 7",
+            where=name,
+            todo="Save it with save(..., '-v7').",
+            reason=Reason.UNREADABLE_FILE,
+        ) from error
+    if _KEY not in variables:
+        raise InputError(
+            f"no {_KEY}", expected=f"the variable {_KEY}", where=name, reason=Reason.UNREADABLE_FILE
+        )
+    sphere: Values = variables[_KEY]
     if sphere.shape != (_SIDE, _SIDE, 3):
         raise InputError(
-            f"{' x '.join(map(str, sphere.shape))} values", expected="224 x 224 x 3", where=name,
+            f"{' x '.join(map(str, sphere.shape))} values",
+            expected="224 x 224 x 3",
+            where=name,
             reason=Reason.GRID_MISMATCH,
-        )  # fmt: skip
+        )
     if not (sphere == sphere[..., :1]).all():
         raise InputError(
-            "channels that differ", expected="one map, three times", where=name,
-            todo="Take the channel that you need, and build the map from it.",
+            "channels that differ",
+            expected="the same map in all three",
+            where=name,
+            todo="Choose one channel and build the map from it.",
             reason=Reason.UNREADABLE_FILE,
-        )  # fmt: skip
+        )
     first = sphere[..., 0].astype(np.float32)
     return np.where(first == 0, np.float32(np.nan), first)
 
 
-def write_bone_sphere(path: str | os.PathLike[str], shape: NDArray[Any] | xr.DataArray) -> None:
-    """Write a spherical bone map as UCSF keeps it, see `read_bone_sphere`.
+def write_bone_sphere(path: str | os.PathLike[str], shape: Values | xr.DataArray) -> None:
+    """Write a spherical bone map in UCSF's format: see `read_bone_sphere`.
 
     Parameters
     ----------
     path : path
-        Replaced if it is there.
+        The ``.mat`` file. An existing file is replaced.
     shape : (224, 224), azimuth and polar
-        mm, NaN for no value.
+        The map [mm]; NaN where it has no value.
 
     Raises
     ------
     InputError
-        Another size; or a value of 0, which in the file would say that there is none.
+        If the map has another size, or contains 0, which means "no value" in the file.
     """
     from scipy.io import savemat
 
     values = np.asarray(shape, np.float64)
     if values.shape != (_SIDE, _SIDE):
         raise InputError(
-            f"{' x '.join(map(str, values.shape))} values", expected="224 x 224",
-            where="write_bone_sphere", reason=Reason.GRID_MISMATCH,
-        )  # fmt: skip
+            f"{' x '.join(map(str, values.shape))} values",
+            expected="224 x 224",
+            where="write_bone_sphere",
+            reason=Reason.GRID_MISMATCH,
+        )
     if (values == 0).any():
         raise InputError(
-            "a distance of 0 mm", expected="above 0, or NaN for no value: in the file 0 is none",
+            "a distance of 0 mm",
+            expected="above 0, or NaN where there is no value: the file uses 0 for NaN",
             where="write_bone_sphere",
-        )  # fmt: skip
+        )
     filled = np.nan_to_num(values, nan=0.0)
     savemat(path, {_KEY: np.repeat(filled[..., None], 3, axis=2)}, appendmat=False)
+
+
+def biomarkers_of(strategy: str) -> list[str]:
+    """Return the biomarkers that a strategy needs, each once, in the order of the channels.
+
+    >>> biomarkers_of("thickness+t2")
+    ['thickness', 't2']
+    """
+    channels = _channels(strategy, "spherical images")
+    return [name for name in dict.fromkeys(channels) if name is not None]

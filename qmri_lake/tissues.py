@@ -1,11 +1,11 @@
-"""The label values of bones and tissues, by name: the one place where a number means a tissue."""
+"""Label values of bones and tissues, by name."""
 
 from __future__ import annotations
 
 __all__ = ["BONE", "CARTILAGE", "NO_MASK"]
 
 NO_MASK = 255
-"""Value of a label voxel that was never segmented. It is not background."""
+"""Label of a voxel that was never segmented. It is not background."""
 
 BONE: dict[str, int] = {"background": 0, "femur": 1, "tibia": 2, "patella": 3}
 """Labels of `bone` arrays."""

@@ -1,15 +1,17 @@
 """Run every judged line and write docs/reference/acceptance.md: required, measured, verdict.
 
 Usage: ``python -m tests.acceptance [--update] [pytest arguments]`` (``make accept``). Lines come
-from tests that ask for the fixture `judge`; a test that is skipped for another reason than `gpu`,
-or that fails before it has judged, is a miss too. With arguments only those tests run, and the page
-is printed; with --update their lines are replaced in the page, and the others stay. Each line says
-of which commit it is.
+from tests that ask for the fixture `judge`. A test that is marked `accept` and does not judge, as
+it is too slow for ``make test``, gives the line that it passed. A test that is skipped for another
+reason than `gpu`, or that fails before it has judged, is a miss too. With arguments only those
+tests run, and the page is printed; with --update their lines are replaced in the page, and the
+others stay. Each line says of which commit it is.
 """
 
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,8 +25,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "reference" / "acceptance.md"
 
 HEAD = """# Acceptance
 
-What this version was required to do, and what was measured. Written by `make accept`; each line
-is a test that fails when it is missed. CPU times are process time.
+Requirements of this version, and measured values. `make accept` writes this page; each line is a
+test that fails if its requirement is not met. CPU times are process time.
 
 Last run: {date}; {machine}.
 
@@ -36,14 +38,22 @@ _CELL = re.compile(r"(?<!\\) \| ")
 
 @dataclass(eq=False)  # pytest keeps plugins in a set
 class Table:
-    """The pytest plugin that keeps judged tests and gathers their lines."""
+    """The pytest plugin that keeps judged and slow tests and gathers their lines."""
 
     rows: list[tuple[str, str, str, str]] = field(default_factory=list)
     ran: set[str] = field(default_factory=set)
     """Names of tests; one that failed before it judged has left its name in the page."""
+    old: Sequence[Sequence[str]] = ()
+    """Lines of the page before the run."""
+    path: Path | None = None
+    """Page to write after each test, with the old lines of other tests; None: no page."""
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items[:] = [item for item in items if "judge" in getattr(item, "fixturenames", ())]
+        items[:] = [
+            item
+            for item in items
+            if "judge" in getattr(item, "fixturenames", ()) or item.get_closest_marker("accept")
+        ]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         judged = [value for name, value in report.user_properties if name == "judged"]
@@ -52,6 +62,9 @@ class Table:
         if report.when == "call":
             for line, required, measured, passed in judged:
                 self.rows.append((line, required, measured, "pass" if passed else "**miss**"))
+            if report.passed and not judged:
+                seconds = f"{report.duration:.0f} s"
+                self.rows.append((f"test / {name}", "passes", seconds, "pass"))
         if report.skipped:
             reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else "")
             gpu = "gpu" in report.keywords
@@ -60,6 +73,10 @@ class Table:
             self.rows.append(
                 (name, "-", f"failed before it was judged ({report.when})", "**miss**")
             )
+
+    def pytest_runtest_logfinish(self) -> None:
+        if self.path is not None:  # a run takes hours, and may be stopped
+            self.path.write_text(self.page(self.old), encoding="utf-8")
 
     @property
     def missed(self) -> bool:
@@ -101,7 +118,7 @@ def _machine() -> str:
 
     import psutil
 
-    from qmri_lake.compute import gpu_count
+    from qmri_lake.core.devices import gpu_count
 
     memory = psutil.virtual_memory().total / 2**30
     return (
@@ -113,9 +130,14 @@ def _machine() -> str:
 def main(arguments: Sequence[str]) -> int:
     update = "--update" in arguments
     arguments = [argument for argument in arguments if argument != "--update"]
-    table = Table()
-    pytest.main(["-p", "no:cacheprovider", "--timeout=3600", "-q", *arguments], plugins=[table])
-    page = table.page(_lines_of(PAGE.read_text(encoding="utf-8")) if update else ())
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a background job
+    old = _lines_of(PAGE.read_text(encoding="utf-8"))
+    table = Table(old=old, path=PAGE if update or not arguments else None)
+    code = pytest.main(
+        ["-p", "no:cacheprovider", "--timeout=3600", "-q", *arguments], plugins=[table]
+    )
+    stopped = code == pytest.ExitCode.INTERRUPTED
+    page = table.page(old if update or stopped else ())
     if arguments and not update:
         print(page)
     else:

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from qmri_lake.lake import Lake, create_lake
-from qmri_lake.phantom.knee import Truth
-from qmri_lake.steps import load_own_steps
-from qmri_lake.storage import commit, open_root
-from qmri_lake.variables import REGISTRY, sizes_of
-from qmri_lake.writing import Change, append_exams, declare, write_table
+from qmri_lake.execution.step import load_steps
+from qmri_lake.lake.lake import Lake, create_lake
+from qmri_lake.phantom.exam_truth import Truth
+from qmri_lake.schema.builtin import REGISTRY
+from qmri_lake.schema.variable import sizes_of
+from qmri_lake.store.arrays import open_root
+from qmri_lake.store.repository import commit
+from qmri_lake.store.transaction import Transaction, append_exams, declare, write_table
 
 ECHO_TIME = np.arange(10.0, 80.0, 10.0)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Start processes that SIGINT ends, also where this one ignores it, as a background job does.
+
+    An ignored signal is inherited, and Python then leaves it alone; a handler becomes the default.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def keys(count: int) -> pd.DataFrame:
@@ -41,13 +58,13 @@ def msme_signal(row: int, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.n
 def array_lake(path: Path, count: int = 6, shape: tuple[int, int, int] = (5, 12, 10)) -> Lake:
     """A lake with `count` msme exams, the odd ones a slice smaller than the arrays."""
     lake = create_lake(str(path))
-    variables = REGISTRY.made_by("ingest_msme") + REGISTRY.made_by("register")
+    variables = REGISTRY.variables_of("ingest_msme") + REGISTRY.variables_of("register")
 
     def build(session):
         append_exams(session, keys(count))
         root = open_root(session.store, "r+")
         declare(root, variables, sizes_of("msme", (len(ECHO_TIME), *shape)))
-        change = Change(runs={1: {"step": "import", "parameters": {}, "version": "1"}})
+        change = Transaction(runs={1: {"step": "import", "parameters": {}, "version": "1"}})
         for row in range(count):
             extent = (shape[0] - row % 2, *shape[1:])
             signal, _ = msme_signal(row, extent)
@@ -76,7 +93,7 @@ def add_clinical(lake: Lake, **columns: object) -> Lake:
 
     def build(session):
         declare(open_root(session.store, "r+"), variables)
-        change = Change(runs={2: {"step": "import", "parameters": {}, "version": "1"}})
+        change = Transaction(runs={2: {"step": "import", "parameters": {}, "version": "1"}})
         for name, values in columns.items():
             change.set_column(f"clinical/{name}", range(len(lake)), np.asarray(values))
         for row in range(len(lake)):
@@ -104,12 +121,12 @@ def add_visits(lake: Lake) -> Lake:
 
 def add_dess(lake: Lake, shape: tuple[int, int, int] = (6, 16, 8)) -> Lake:
     """Add DESS images, all of full extent; the last exam has none."""
-    variables = REGISTRY.made_by("ingest_dess") + REGISTRY.made_by("segment_cartilage")
+    variables = REGISTRY.variables_of("ingest_dess") + REGISTRY.variables_of("segment_cartilage")
 
     def build(session):
         root = open_root(session.store, "r+")
         declare(root, variables, sizes_of("dess", shape))
-        change = Change(runs={3: {"step": "import", "parameters": {}, "version": "1"}})
+        change = Transaction(runs={3: {"step": "import", "parameters": {}, "version": "1"}})
         for row in range(len(lake) - 1):
             root["dess/image"][row] = np.full(shape, row, np.float32)
             change.set_small("dess/extent", row, np.array(shape))
@@ -123,7 +140,7 @@ def add_dess(lake: Lake, shape: tuple[int, int, int] = (6, 16, 8)) -> Lake:
 
 def add_maps(lake: Lake) -> Lake:
     """Declare the groups that steps make after T2, without a value."""
-    load_own_steps()
+    load_steps()
 
     def build(session):
         root = open_root(session.store, "r+")
@@ -145,10 +162,12 @@ def knee_lake(
     `change_exam` may spoil the arrays of an exam, by path; one that it removes is not there.
     """
     steps = ("segment_bones", "segment_cartilage", "register", "t2")
-    load_own_steps()
+    load_steps()
     lake = create_lake(str(path))
-    largest = [np.max([k.dess_bone.shape for k in knees], axis=0),
-               np.max([k.msme_cartilage.shape for k in knees], axis=0)]  # fmt: skip
+    largest = [
+        np.max([k.dess_bone.shape for k in knees], axis=0),
+        np.max([k.msme_cartilage.shape for k in knees], axis=0),
+    ]
 
     def build(session):
         rows = [(k.exam.patient.number, k.exam.visit.month, k.exam.side) for k in knees]
@@ -157,19 +176,24 @@ def knee_lake(
         for group, size in zip(("dess", "msme"), largest, strict=True):
             shape = tuple(map(int, size)) if group == "dess" else (7, *map(int, size))
             for step in (f"ingest_{group}", *steps):
-                made = [v for v in REGISTRY.made_by(step) if v.group == group]
+                made = [v for v in REGISTRY.variables_of(step) if v.group == group]
                 if made:
                     declare(root, made, sizes_of(group, shape))
-        change = Change(runs={1: {"step": "import", "parameters": {}, "version": "1"}})
+        change = Transaction(runs={1: {"step": "import", "parameters": {}, "version": "1"}})
         for row, knee in enumerate(knees):
             t2 = np.where(np.isin(knee.msme_cartilage, (1, 2, 3)), knee.t2, np.nan)
             arrays = {
-                "dess/bone": knee.dess_bone, "dess/cartilage": knee.dess_cartilage,
-                "dess/affine": knee.dess_affine, "dess/extent": np.array(knee.dess_bone.shape),
-                "msme/cartilage": knee.msme_cartilage, "msme/t2": t2.astype(np.float32),
-                "msme/affine": knee.msme_affine, "msme/extent": np.array(t2.shape),
-                "msme/echo_time": ECHO_TIME, "msme/dess_to_msme": knee.dess_to_msme,
-            }  # fmt: skip
+                "dess/bone": knee.dess_bone,
+                "dess/cartilage": knee.dess_cartilage,
+                "dess/affine": knee.dess_affine,
+                "dess/extent": np.array(knee.dess_bone.shape),
+                "msme/cartilage": knee.msme_cartilage,
+                "msme/t2": t2.astype(np.float32),
+                "msme/affine": knee.msme_affine,
+                "msme/extent": np.array(t2.shape),
+                "msme/echo_time": ECHO_TIME,
+                "msme/dess_to_msme": knee.dess_to_msme,
+            }
             if change_exam is not None:
                 change_exam(row, arrays)
             for name, values in arrays.items():
@@ -180,8 +204,11 @@ def knee_lake(
                 else:
                     root[name][(row, *(slice(0, n) for n in values.shape))] = values
             made_by = {"ingest_dess": "dess/affine", "ingest_msme": "msme/affine"}
-            made_by |= dict(zip(steps, ("dess/bone", "dess/cartilage", "msme/cartilage", "msme/t2"),
-                                strict=True))  # fmt: skip
+            made_by |= dict(
+                zip(
+                    steps, ("dess/bone", "dess/cartilage", "msme/cartilage", "msme/t2"), strict=True
+                )
+            )
             for step, product in made_by.items():
                 if product in arrays:
                     change.set_state(step, row, "done", 1)

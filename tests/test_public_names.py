@@ -28,8 +28,15 @@ def test_public_names__are_there_whatever_was_imported(package: ModuleType) -> N
     for name in public:
         found = getattr(package, name)
         if isinstance(found, ModuleType):  # one that is meant, and hides no function of its name
-            assert found.__name__ == f"{package.__name__}.{name}" in modules
+            assert found.__name__ in modules
+            assert found.__name__.startswith(f"{package.__name__}.")
+            assert found.__name__.endswith(f".{name}")
             assert not callable(getattr(found, name, None))
+
+
+@pytest.mark.parametrize("name", ["Frame", "side", "splits"])
+def test_public_names__aliases_of_version_0_1(name: str) -> None:
+    assert getattr(ql.segmentation, name).__doc__
 
 
 def test_public_names__an_unknown_one_is_an_attribute_error() -> None:

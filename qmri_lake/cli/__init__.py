@@ -1,87 +1,112 @@
-"""The command line, ``qmri-lake``: thin commands over the functions of a session."""
+"""The command line, ``qmri-lake``, whose commands call the public functions."""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+from qmri_lake.cli._exit import FINISHED, NOT_DONE, STOPPED, Stopped
+
+if TYPE_CHECKING:
+    from typer.exceptions import TyperException
 
 __all__ = ["Stopped", "entry", "main"]
 
-FINISHED, SOME_FAILED, NOT_DONE, STOPPED = 0, 1, 2, 130
-"""Exit codes: all well; finished, but some exams or files failed and are listed; could not run;
-stopped by Ctrl-C or SIGTERM."""
-
-
-class Stopped(Exception):
-    """A command was stopped by Ctrl-C, and knows itself what is kept and how to go on."""
-
 
 def entry() -> NoReturn:
-    """Run the command of this process and end it."""
-    # Batch systems stop a job by SIGTERM: treat it as Ctrl-C, so that what has arrived is kept.
+    """Run the command of this process and end the process with its exit code."""
+    # Batch systems stop a job with SIGTERM. It is treated like Ctrl-C, so that finished exams are
+    # committed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    # Without the interpreter's shutdown: storage threads that outlive it have crashed there, and
-    # turned exit code 2 into 134. Clusters and locks have been closed by their context managers.
+    # Skip the shutdown of the interpreter: storage threads that were still alive have crashed
+    # during it, which turned exit code 2 into 134. Context managers have already closed clusters
+    # and locks.
     os._exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit code. Every error is one line, unless ``--debug``."""
-    # Threads of OpenMP that wait for each other would spin, on a busy machine five times the work.
-    # Read when torch is first imported.
+    """Run a command and return its exit code.
+
+    Every error is printed as one line, unless ``--debug`` is given. ``--debug`` and ``--verbose``
+    are accepted anywhere, so that they can be appended to a command that failed.
+    """
+    # By default, idle threads of OpenMP spin. On a busy machine, this takes five times the CPU
+    # time.
+    # torch reads the variable when it is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in given  # wherever it stands, so that it can be added to a failed command
-    given = [word for word in given if word != "--debug"]
+    debug = "--debug" in given
+    verbosity = sum(_verbosity(word) for word in given)
+    words = [word for word in given if word != "--debug" and not _verbosity(word)]
 
+    from qmri_lake.cli._logging import show_log
+
+    with show_log(verbosity):
+        return _run(words or ["--help"], debug=debug)
+
+
+def _run(words: list[str], *, debug: bool) -> int:
     from typer.exceptions import Abort, TyperException
 
     from qmri_lake.cli.app import command
     from qmri_lake.errors import QmriLakeError
 
     try:
-        code = command().main(given or ["--help"], prog_name="qmri-lake", standalone_mode=False)
+        code = command().main(words, prog_name="qmri-lake", standalone_mode=False)
     except TyperException as error:
-        where = getattr(getattr(error, "ctx", None), "command_path", "qmri-lake")
-        said = _one_line(error.format_message()).rstrip(".")
-        if getattr(error, "option_name", "") in ("--lake", "-l"):
-            said += f"; the lake stands by itself: {where} LAKE"
-        _say(f"error: {said}. See `{where} --help`.")
+        _print_error(f"error: {_usage_error(error)}")
         return NOT_DONE
     except Stopped as stop:
-        _say(_one_line(stop))
+        _print_error(_one_line(stop))
         return STOPPED
     except (Abort, KeyboardInterrupt):
         code = STOPPED
     except BrokenPipeError:
-        return FINISHED  # the reader, such as `head`, has seen enough
+        return FINISHED  # the reader, such as `head`, has closed the pipe
     except (QmriLakeError, OSError) as error:
         if debug:
             raise
-        _say(f"error: {_one_line(error)}")
+        _print_error(f"error: {_one_line(error)}")
         return NOT_DONE
     except Exception as error:
         if debug:
             raise
-        _say(
-            f"error: {type(error).__name__}: {_one_line(error)}. This is a fault of qmri_lake; "
-            "--debug shows where."
+        _print_error(
+            f"error: {type(error).__name__}: {_one_line(error)}. This is a bug in qmri_lake; "
+            "--debug prints the traceback."
         )
         return NOT_DONE
-    if code == STOPPED:  # which is also how the command line library reports Ctrl-C
-        _say("stopped; what was committed is safe, and the same command goes on from there")
+    if code == STOPPED:  # typer also returns this code after Ctrl-C
+        _print_error("stopped; committed results are safe. Resume: run the same command again")
     return int(code or FINISHED)
+
+
+def _verbosity(word: str) -> int:
+    """Return the number of levels that a word of the command line adds to the log's verbosity."""
+    if word == "--verbose":
+        return 1
+    return len(word) - 1 if re.fullmatch("-v+", word) else 0
+
+
+def _usage_error(error: TyperException) -> str:
+    """Return the one-line message for an invalid command line."""
+    where = getattr(getattr(error, "ctx", None), "command_path", "qmri-lake")
+    message = _one_line(error.format_message()).rstrip(".")
+    if getattr(error, "option_name", "") in ("--lake", "-l"):
+        message += f"; the lake is an argument, not an option: {where} LAKE"
+    return f"{message}. See `{where} --help`."
 
 
 def _one_line(error: object) -> str:
     return " ".join(str(error).split())
 
 
-def _say(text: str) -> None:
+def _print_error(text: str) -> None:
     print(text, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""``python -m qmri_lake.cli``."""
+"""Entry point of ``python -m qmri_lake.cli``."""
 
 from qmri_lake.cli import entry
 

@@ -1,4 +1,4 @@
-"""All commands, in the order in which a user meets them."""
+"""The commands of ``qmri-lake``, in the order in which the help lists them."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ from typing import Annotated, Any
 
 import typer
 
-from qmri_lake.cli import care, data, demo, look, train, work
+from qmri_lake.cli import demo, figures, ingest, inspect, maintain, phantom, run, train_networks
 
 __all__ = ["command"]
 
-HELP = """The array-native data lake for quantitative knee MRI.
+HELP = """Array-native data lake for quantitative knee MRI.
 
-New here? **qmri-lake demo** takes synthetic knees through the whole chain, from DICOM to masks, T2,
-maps, classifiers and a report. A first lake of your own:
+New here? **qmri-lake demo** runs the whole chain on synthetic knees: DICOM, masks, T2, spherical
+maps, classifiers and a report. To make a lake from your own data:
 
     qmri-lake ingest /data/oai --lake oai.lake
     qmri-lake info oai.lake
     qmri-lake run t2 --lake oai.lake --set within=all
 
-Every long command can be stopped with Ctrl-C and started again: it goes on where it was.
+You can stop a long command with Ctrl-C. The same command resumes it (training: with --resume).
 
-Exit code 0: all well. 1: finished, but some exams or files failed and are listed. 2: not done."""
+Exit codes: 0 success; 1 finished, but some exams or files failed and are listed; 2 an error
+prevented the command from running; 130 stopped by Ctrl-C or SIGTERM."""
 
 
 def command() -> Any:
-    """Build the command tree."""
+    """Build the tree of commands."""
     app = typer.Typer(
         help=HELP,
         rich_markup_mode="markdown",
@@ -35,20 +36,43 @@ def command() -> Any:
     )
     app.callback()(_options)
     for panel, commands in (
-        ("Start", (demo.demo, data.phantom, data.phantom_truth)),
-        ("Data", (data.ingest, data.ingest_masks, work.run, work.derive, work.report)),
-        ("Look", (care.info, care.cohort, care.failures, look.view, look.atlas, look.paper)),
-        ("Care", (care.tag, care.catalog, care.validate, care.doctor)),
+        ("Start", (demo.demo, phantom.phantom, phantom.phantom_truth)),
+        (
+            "Data",
+            (
+                ingest.ingest,
+                ingest.ingest_masks,
+                ingest.ingest_table,
+                run.run,
+                run.derive,
+                run.report,
+            ),
+        ),
+        (
+            "Inspect",
+            (
+                inspect.info,
+                inspect.cohort,
+                inspect.failures,
+                figures.view,
+                figures.atlas,
+                figures.paper,
+            ),
+        ),
+        (
+            "Maintain",
+            (maintain.tag, maintain.catalog, maintain.validate, maintain.doctor, maintain.upgrade),
+        ),
     ):
         for function in commands:
             app.command(rich_help_panel=panel)(function)
-    app.add_typer(train.commands(), name="train", rich_help_panel="Data")
+    app.add_typer(train_networks.commands(), name="train", rich_help_panel="Data")
     return typer.main.get_command(app)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        from qmri_lake import __version__
+def _version(requested: bool) -> None:
+    if requested:
+        from qmri_lake.core.version import __version__
 
         typer.echo(f"qmri-lake {__version__}")
         raise typer.Exit
@@ -56,11 +80,25 @@ def _version(wanted: bool) -> None:
 
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
     ] = False,
+    verbose: Annotated[
+        int,
+        typer.Option(
+            "--verbose",
+            "-v",
+            count=True,
+            show_default=False,
+            help="Print log messages (-v: INFO, -vv: DEBUG); allowed anywhere in the command.",
+        ),
+    ] = 0,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error; goes anywhere.")
+        bool,
+        typer.Option(
+            "--debug", help="Print the traceback of an error; allowed anywhere in the command."
+        ),
     ] = False,
 ) -> None:
-    # `main` has taken --debug already; it is declared here so that --help shows it.
+    # `main` handles --verbose and --debug; they are declared here so that --help shows them.
     pass

@@ -1,283 +1,310 @@
-"""The commands that train classifiers: oa, pain, and the search."""
+"""Commands that train classifiers: oa, pain and search."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qmri_lake.cli.options import (
-    ClusterOption,
-    CohortOption,
-    EpochsOption,
-    LakeOption,
-    OutOption,
-    PresetOption,
-    RefOption,
-    ResumeOption,
-    SeedOption,
-)
-from qmri_lake.cli.trained import next_step, result_table, stopped
+from qmri_lake.cli._options import StrategyOption, TrainingOptions, choose_exams
+from qmri_lake.cli._results import next_step, result_table, stopped
 
 if TYPE_CHECKING:
-    from qmri_lake.diagnosis.classifier import Classifier
-    from qmri_lake.diagnosis.training import ModelDone
+    from qmri_lake.diagnosis.models.classifier import Classifier
+    from qmri_lake.diagnosis.training.train_classifiers import ModelDone
+    from qmri_lake.lake.lake import Lake
+    from qmri_lake.training.events import EpochDone
 
-__all__ = ["oa", "pain", "search"]
+__all__ = ["ClassifierOptions", "GridOptions", "InitialOptions", "oa", "pain", "search"]
 
-StrategyOption = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME", help="Such as thickness; repeatable. Default: all six."),
-]
-BoneOption = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME", help="Such as femur; repeatable. Default: all three."),
-]
-SplitOption = Annotated[
+OAOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="A split.json: who trains, validates and tests."),
-]
-StartOption = Annotated[
-    str | None,
-    typer.Option(metavar="random|imagenet|oa", help="Where weights come from; default: preset."),
-]
-WeightsOption = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="ImageNet weights, where they can't be downloaded."),
+    typer.Option(
+        metavar="FOLDER",
+        help="Folder of OA classifiers. Their weights are the initial weights of the pain "
+        "classifiers.",
+    ),
 ]
 RuleOption = Annotated[
-    str, typer.Option(metavar="chronic|frequent_12m|persistent", help="Whose pain is a case.")
+    str,
+    typer.Option(
+        metavar="RULE",
+        help="Case definition for chronic pain: chronic, frequent_12m or persistent.",
+    ),
 ]
-WorkersOption = Annotated[int, typer.Option(min=0, help="Processes that read images, a model.")]
+
+
+@dataclass(frozen=True)
+class ClassifierOptions(TrainingOptions):
+    """Options of all commands that train classifiers."""
+
+    strategy: StrategyOption = None
+    bone: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="femur|tibia|patella", help="Bone to train (repeatable; default: all three)."
+        ),
+    ] = None
+    split: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="File split.json with training, validation and test exams (default: a new split; "
+            "for pain, the split of the OA models).",
+        ),
+    ] = None
+    workers: Annotated[
+        int, typer.Option(min=0, help="Number of processes that load images for each model.")
+    ] = 0
+
+    def arguments(self, lake: Lake) -> dict[str, Any]:
+        """Return the arguments that `train_classifiers` and `search` share."""
+        return {
+            "out": self.out,
+            "preset": self.preset,
+            "strategies": self.strategy,
+            "bones": self.bone,
+            "sets": self.split,
+            "cohort": choose_exams(lake, self.cohort),
+            "seed": self.seed,
+            "resume": self.resume,
+            "epochs": self.epochs,
+            "workers": self.workers,
+            "cluster": self.cluster,
+        }
+
+
+@dataclass(frozen=True)
+class InitialOptions:
+    """Options of the initial weights."""
+
+    start: Annotated[
+        str | None,
+        typer.Option(
+            metavar="random|imagenet|oa", help="Initial weights (default: those of the preset)."
+        ),
+    ] = None
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="File of ImageNet weights, if this machine cannot download them."
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class GridOptions:
+    """Options that restrict the grid of a search."""
+
+    start: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="random|imagenet|oa",
+            help="Initial weights to try (repeatable; default: all three).",
+        ),
+    ] = None
+    depth: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="18|34|50", help="Depth of the ResNet to try (repeatable; default: all three)."
+        ),
+    ] = None
+    learning_rate: Annotated[
+        list[float] | None,
+        typer.Option(
+            metavar="RATE",
+            help="Learning rate to try (repeatable; default: both rates of the preset).",
+        ),
+    ] = None
+    frozen: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LAYERS",
+            help="Frozen layers to try: none, first, first_two or all (repeatable; default: all "
+            "four).",
+        ),
+    ] = None
 
 
 def oa(
-    lake: LakeOption,
-    out: OutOption,
-    preset: PresetOption = "paper",
-    strategy: StrategyOption = None,
-    bone: BoneOption = None,
-    split: SplitOption = None,
-    start: StartOption = None,
-    weights: WeightsOption = None,
-    cohort: CohortOption = None,
-    seed: SeedOption = 0,
-    resume: ResumeOption = False,
-    epochs: EpochsOption = None,
-    workers: WorkersOption = 0,
-    cluster: ClusterOption = None,
-    ref: RefOption = None,
+    options: ClassifierOptions,
+    initial: InitialOptions = InitialOptions(),
 ) -> int:
-    """Train classifiers that tell osteoarthritis (KL > 1) from spherical maps.
+    """Train classifiers of osteoarthritis (KL grade above 1) on spherical maps.
 
-    One a strategy and bone, 18 in all: MODELS/thickness/femur holds model.pth, card.json, log.csv,
-    curves.png. MODELS/split.json says who trains, validates and tests, each patient
-    in one set; MODELS/training.json says who has no label, and why. MODELS/cache holds packed maps;
-    remove it when all is trained. Exams without a map of a model's bone are left out of it.
+    Trains one model per merging strategy and bone, 18 in total. A folder such as
+    MODELS/thickness/femur contains model.pth, card.json, log.csv and curves.png. MODELS/split.json
+    lists training, validation and test exams; all exams of a patient are in one set.
+    MODELS/training.json lists exams without a label, with the reason. Exams without a spherical map
+    of a bone are excluded for that bone. MODELS/cache contains prepared maps; delete it when all
+    models are trained.
 
-    A model that fails does not stop the others: it is listed, and the exit code is 1. The same
-    command with --resume goes on, with the exams and labels of then; what is finished stays.
+    If a model fails, the others are still trained; failures are listed, and the exit code is 1. The
+    same command with --resume resumes with the exams and labels of the first start and keeps
+    finished models.
 
-    Then: qmri-lake run predict_oa --lake LAKE --set models=MODELS
+    Next: qmri-lake run predict_oa --lake LAKE --set models=MODELS
     """
-    return _classifiers(
-        "oa", lake, out, ref, preset=preset, strategies=strategy, bones=bone, sets=split,
-        start=start, weights=weights, cohort=cohort, seed=seed, resume=resume, epochs=epochs,
-        workers=workers, cluster=cluster,
-    )  # fmt: skip
+    return _train("oa", options, start=initial.start, weights=initial.weights)
 
 
 def pain(
-    lake: LakeOption,
-    out: OutOption,
-    oa: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Models of OA, from which those of pain start."),
-    ] = None,
+    options: ClassifierOptions,
+    initial: InitialOptions = InitialOptions(),
+    oa: OAOption = None,
     rule: RuleOption = "chronic",
-    preset: PresetOption = "paper",
-    strategy: StrategyOption = None,
-    bone: BoneOption = None,
-    split: SplitOption = None,
-    start: StartOption = None,
-    weights: WeightsOption = None,
-    cohort: CohortOption = None,
-    seed: SeedOption = 0,
-    resume: ResumeOption = False,
-    epochs: EpochsOption = None,
-    workers: WorkersOption = 0,
-    cluster: ClusterOption = None,
-    ref: RefOption = None,
 ) -> int:
-    """Train classifiers that tell knee pain, from those of OA of the same strategy and bone.
+    """Train classifiers of chronic knee pain, initialised with classifiers of osteoarthritis.
 
-    Patients stay in the sets that they were in for OA: its models have seen them.
+    Each model starts from the OA model of the same strategy and bone. Each patient is in the same
+    set (training, validation or test) as in the OA training, because the OA models were trained on
+    the patients of their training set.
 
-    Then: qmri-lake run predict_pain --lake LAKE --set models=MODELS
+    Next: qmri-lake run predict_pain --lake LAKE --set models=MODELS
     """
-    return _classifiers(
-        "pain", lake, out, ref, oa=oa, rule=rule, preset=preset, strategies=strategy, bones=bone,
-        sets=split, start=start, weights=weights, cohort=cohort, seed=seed, resume=resume,
-        epochs=epochs, workers=workers, cluster=cluster,
-    )  # fmt: skip
+    return _train("pain", options, start=initial.start, weights=initial.weights, oa=oa, rule=rule)
 
 
 def search(
-    lake: LakeOption,
-    out: OutOption,
-    oa: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Models of OA, which four recipes of 34 start from."),
-    ] = None,
+    options: ClassifierOptions,
+    grid: GridOptions = GridOptions(),
+    oa: OAOption = None,
     rule: RuleOption = "chronic",
-    preset: PresetOption = "paper",
-    strategy: StrategyOption = None,
-    bone: BoneOption = None,
-    start: Annotated[
-        list[str] | None,
-        typer.Option(metavar="random|imagenet|oa", help="Repeatable. Default: all three."),
-    ] = None,
-    depth: Annotated[
-        list[int] | None, typer.Option(metavar="18|34|50", help="Repeatable. Default: all.")
-    ] = None,
-    learning_rate: Annotated[
-        list[float] | None,
-        typer.Option(metavar="RATE", help="Repeatable. Default: both of the preset."),
-    ] = None,
-    frozen: Annotated[
-        list[str] | None,
-        typer.Option(metavar="none|first|first_two|all", help="Repeatable. Default: all four."),
-    ] = None,
     figure: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw Figure S4, such as into s4.svg.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Also draw Figure S4 into this file, such as s4.svg."),
     ] = None,
-    split: SplitOption = None,
-    cohort: CohortOption = None,
-    seed: SeedOption = 0,
-    resume: ResumeOption = False,
-    epochs: EpochsOption = None,
-    workers: WorkersOption = 0,
-    cluster: ClusterOption = None,
-    ref: RefOption = None,
 ) -> int:
-    """Search for the best models of pain: 34 recipes for each strategy and bone, 612 in all.
+    """Search for the best pain classifiers: 34 recipes per strategy and bone, 612 models in total.
 
-    Learning rate x depth x start x frozen layers. Options narrow it to a part; what is trained is
-    kept, so that the rest can follow with --resume. The best of each start is listed.
+    The recipes combine learning rate, depth, initial weights and frozen layers. Options restrict
+    the search to a part. Finished models are kept, and --resume trains the remaining models later.
+    The best model for each kind of initial weights is listed.
     """
-    from qmri_lake.cli.progress import console
-    from qmri_lake.diagnosis import search as searching
-    from qmri_lake.lake import open_lake
+    from qmri_lake.cli._progress import console
+    from qmri_lake.diagnosis.training import search as search_module
+    from qmri_lake.lake.lake import open_lake
 
-    opened = open_lake(lake, ref=ref, mode="r")
-    asked: dict[str, Any] = {
-        "oa": oa, "preset": preset, "strategies": strategy, "bones": bone, "starts": start,
-        "depths": depth, "learning_rates": learning_rate, "frozen": frozen, "sets": split,
-        "rule": rule, "cohort": cohort, "seed": seed, "resume": resume, "epochs": epochs,
-        "cluster": cluster, "workers": workers,
-    }  # fmt: skip
-    with _training(out) as (progress, ended):
-        found = searching.search(opened, out=out, progress=progress, **asked)
+    lake = open_lake(options.lake, ref=options.ref, mode="r")
+    with _model_progress(options.out) as (progress, finished):
+        result = search_module.search(
+            lake,
+            **options.arguments(lake),
+            oa=oa,
+            rule=rule,  # type: ignore[arg-type]
+            starts=grid.start,
+            depths=grid.depth,
+            learning_rates=grid.learning_rate,
+            frozen=grid.frozen,
+            progress=progress,
+        )
     names = ("strategy", "bone", "start", "depth", "learning_rate", "frozen")
     table = result_table(*(name.replace("_", " ") for name in names), "AUC")
-    for row in found.best().to_dict("records"):
+    for row in result.best().to_dict("records"):
         rate = f"{row['learning_rate']:g}"
         values = [rate if name == "learning_rate" else str(row[name]) for name in names]
         table.add_row(*values, f"{row['validation_auc']:.3f}")
-    console.print(f"Best of each start on the validation exams, {found.told} models:", style="bold")
+    console.print(
+        f"Best model for each kind of initial weights, on the validation exams; {result.coverage} "
+        "models:",
+        style="bold",
+    )
     console.print(table)
-    if figure is not None and found.trained:
+    if figure is not None and result.trained:
         from qmri_lake.report import figure_s4
 
-        figure_s4(found).savefig(figure)
-        console.print(f"wrote {figure}", soft_wrap=True)
-    return _show_failed(ended)
+        figure_s4(result).savefig(figure)
+        console.print(f"wrote {figure}")
+    return _show_failed(finished)
 
 
-# ----------------------------------------------------------------------- what they have in common
+# ------------------------------------------------------------------------------ shared by commands
 
 
-def _classifiers(task: str, lake: str, out: Path, ref: str | None, **options: Any) -> int:
-    from qmri_lake.diagnosis.training import train_classifiers
+def _train(task: str, options: ClassifierOptions, **arguments: Any) -> int:
+    from qmri_lake.diagnosis.training.train_classifiers import train_classifiers
     from qmri_lake.errors import RunError
-    from qmri_lake.lake import open_lake
+    from qmri_lake.lake.lake import open_lake
 
-    opened = open_lake(lake, ref=ref, mode="r")
-    ended: list[ModelDone] = []
+    lake = open_lake(options.lake, ref=options.ref, mode="r")
+    finished: list[ModelDone] = []
     try:
-        with _training(out) as (progress, ended):
-            train_classifiers(opened, task, out=out, progress=progress, **options)
+        with _model_progress(options.out) as (progress, finished):
+            train_classifiers(lake, task, progress=progress, **options.arguments(lake), **arguments)
     except RunError:
-        if not any(done.error for done in ended):
+        if not any(done.error for done in finished):
             raise
-    trained = [done.classifier for done in ended if done.classifier is not None]
+    trained = [done.classifier for done in finished if done.classifier is not None]
     if trained:
-        _show_classifiers(trained, out)
-    code = _show_failed(ended)
+        _show_classifiers(trained, options.out)
+    code = _show_failed(finished)
     if not code:
-        next_step(f"predict_{task}", lake, out)
+        next_step(f"predict_{task}", options.lake, options.out)
     return code
 
 
 @contextmanager
-def _training(out: Path) -> Iterator[tuple[Callable[[Any], None], list[ModelDone]]]:
-    """Show a bar of models and one of epochs; yield their listener, and the models that ended."""
-    from qmri_lake.cli.progress import training_bar
-    from qmri_lake.diagnosis.training import ModelDone
+def _model_progress(
+    out: Path,
+) -> Iterator[tuple[Callable[[EpochDone | ModelDone], None], list[ModelDone]]]:
+    """Show a bar of models and a bar of epochs; yield their listener and the finished models."""
+    from qmri_lake.cli._progress import training_bar
+    from qmri_lake.diagnosis.training.train_classifiers import ModelDone
 
-    ended: list[ModelDone] = []
+    finished: list[ModelDone] = []
     try:
         with training_bar() as bar:
 
-            def progress(event: Any) -> None:
+            def progress(event: EpochDone | ModelDone) -> None:
                 if isinstance(event, ModelDone):
-                    ended.append(event)
-                    bar.model(event.name, len(ended), event.models)
+                    finished.append(event)
+                    bar.model(event.name, len(finished), event.models)
                 else:
                     bar.epoch(event)
 
-            yield progress, ended
+            yield progress, finished
     except KeyboardInterrupt:
-        raise stopped(out, "the models that are finished, and the last epoch") from None
+        raise stopped(out, "the finished models and the last epoch") from None
 
 
-def _show_failed(ended: Sequence[ModelDone]) -> int:
+def _show_failed(finished: Sequence[ModelDone]) -> int:
     """List the models that failed; return the exit code."""
-    from qmri_lake.cli.progress import console
+    from qmri_lake.cli._progress import console
 
-    failed = [done for done in ended if done.error]
+    failed = [done for done in finished if done.error]
     for done in failed:
-        console.print(f"failed: {done.name}: {done.error}", soft_wrap=True)
+        console.print(f"failed: {done.name}: {done.error}")
     if failed:
-        console.print(f"{len(failed)} of {len(ended)} models failed; --resume tries them again")
+        console.print(f"{len(failed)} of {len(finished)} models failed; --resume retries them")
     return int(bool(failed))
 
 
 def _show_classifiers(trained: Sequence[Classifier], out: Path) -> None:
-    """Print who learned, and a row a strategy: AUC of the validation exams by bone."""
+    """Print the sets of exams, and the AUC on the validation exams by strategy and bone."""
     import json
 
-    from qmri_lake.cli.progress import console
-    from qmri_lake.diagnosis.training_sets import ASKED, SPLIT
+    from qmri_lake.cli._progress import console
+    from qmri_lake.diagnosis.training.training_sets import RECORD, SPLIT
     from qmri_lake.fusion import STRATEGIES
-    from qmri_lake.surface.layout import BONES
+    from qmri_lake.surface.spherical_grid import BONES
 
-    known = json.loads((out / ASKED).read_text(encoding="utf-8"))
-    for row in known["flow"]:
+    record = json.loads((out / RECORD).read_text(encoding="utf-8"))
+    for row in record["flow"]:
         if row["why"]:
-            console.print(f"{row['condition']}: {row['exams']} exams; {row['why']}", soft_wrap=True)
-    outside = known["sets"].pop("in no set")
-    parts = [f"{n['exams']} {name} ({n['cases']} cases)" for name, n in known["sets"].items()]
+            console.print(f"{row['condition']}: {row['exams']} exams; {row['why']}")
+    outside = record["sets"].pop("in no set")
+    parts = [f"{n['exams']} {name} ({n['cases']} cases)" for name, n in record["sets"].items()]
     parts += [f"{outside} in no set"] if outside else []
-    console.print(f"exams: {', '.join(parts)}; see {out / SPLIT}\n", soft_wrap=True)
-    of = {(one.strategy, one.bone): one.card["validation_auc"] for one in trained}
+    console.print(f"exams: {', '.join(parts)}; see {out / SPLIT}\n")
+    auc_of = {(model.strategy, model.bone): model.card["validation_auc"] for model in trained}
     table = result_table("strategy", *BONES)
     for strategy in STRATEGIES:
-        if any(strategy == known for known, _ in of):
-            aucs = (of.get((strategy, bone)) for bone in BONES)
+        if any(strategy == name for name, _ in auc_of):
+            aucs = (auc_of.get((strategy, bone)) for bone in BONES)
             table.add_row(strategy, *("–" if auc is None else f"{auc:.3f}" for auc in aucs))
     console.print("AUC on the validation exams:", style="bold")
     console.print(table)

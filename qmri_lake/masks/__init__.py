@@ -1,4 +1,4 @@
-"""Masks: choose voxels by tissue, read masks made elsewhere, and bring them into a lake."""
+"""Masks: select voxels by tissue, and read external mask files."""
 
 from __future__ import annotations
 

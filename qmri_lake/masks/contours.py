@@ -1,18 +1,17 @@
-"""Contours of iMorphics (``.mat``), drawn as voxels of the exam that they belong to.
+"""Contours of iMorphics (``.mat``), filled on the voxel grid of their exam.
 
-The file has a struct array ``datastruct`` (1, slice) with a field a tissue, each a cell of
-contours (point, 2 or more): x counts columns from the left edge of the image, y counts rows from
-its **bottom** edge [G]. Points are on the edges of pixels, whose centres lie at half numbers, and a
-voxel belongs to a contour if its centre lies inside [A].
+The file has a struct array ``datastruct`` (1, slice) with a field for each tissue. Each field is a
+cell of contours (point, 2 or more). x counts columns from the left edge of the image, and y counts
+rows from its **bottom** edge [group]. Pixel edges have integer coordinates, and pixel centres have
+half-integer coordinates. A voxel belongs to a contour if its centre is inside [assumption].
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from qmri_lake.core.array_api import Values
 from qmri_lake.errors import InputError, Reason
 
 __all__ = ["FIELDS", "fill_contour", "read_contours"]
@@ -25,29 +24,34 @@ FIELDS = {
     "LateralMeniscus": 5,
     "MedialMeniscus": 6,
 }
-"""Number of each tissue in the label map that is drawn."""
+"""Label number of each tissue in the resulting label map."""
+
+_MARGIN = 2.0
+"""Voxels by which a contour may leave the image, because a hand is not exact. [assumption]"""
 
 
 def read_contours(path: str, rows: int, columns: int) -> tuple[NDArray[np.uint8], int]:
-    """Draw all contours of a file.
+    """Fill all contours of a file.
 
     Parameters
     ----------
     path : str
     rows, columns : int
-        Of the image that they were drawn on.
+        Size of the image on which the contours were drawn.
 
     Returns
     -------
     labels : array of uint8, (slice, row, column)
-        Numbers of `FIELDS`; slices in the order of the file.
+        Label numbers of `FIELDS`; the slices have the order of the file.
     shared : int
-        Voxels inside contours of two tissues; they got the smaller number [A].
+        Number of voxels inside contours of two tissues. They get the smaller label number
+        [assumption].
 
     Raises
     ------
     InputError
-        The file has no ``datastruct``, or contours that are not lists of points.
+        If the file has no ``datastruct``, or if a contour is not a list of points or leaves the
+        image.
     """
     from scipy.io import loadmat
 
@@ -58,7 +62,7 @@ def read_contours(path: str, rows: int, columns: int) -> tuple[NDArray[np.uint8]
             "no struct array named datastruct with contours",
             expected=f"fields {', '.join(FIELDS)}",
             where=path,
-            todo="Give the .mat files as iMorphics delivered them.",
+            todo="Use the original .mat files of iMorphics.",
             reason=Reason.UNREADABLE_FILE,
         )
     labels = np.zeros((len(structs), rows, columns), np.uint8)
@@ -67,21 +71,23 @@ def read_contours(path: str, rows: int, columns: int) -> tuple[NDArray[np.uint8]
         for name, number in FIELDS.items():
             inside = np.zeros((rows, columns), dtype=bool)
             for points in _contours(getattr(struct, name, None)):
-                inside |= fill_contour(_checked(points, f"{path}, slice {index + 1}, {name}"),
-                                       rows, columns)  # fmt: skip
+                where = f"{path}, slice {index + 1}, {name}"
+                checked = _check_points(points, where)
+                _check_inside(checked, rows, columns, where)
+                inside |= fill_contour(checked, rows, columns)
             free = labels[index] == 0
             shared += int((inside & ~free).sum())
             labels[index][inside & free] = number
     return labels, shared
 
 
-def fill_contour(points: NDArray[Any], rows: int, columns: int) -> NDArray[np.bool_]:
-    """Return the pixels whose centres lie inside a closed contour, by the even-odd rule.
+def fill_contour(points: Values, rows: int, columns: int) -> NDArray[np.bool_]:
+    """Return the pixels whose centres are inside a closed contour, by the even-odd rule.
 
     Parameters
     ----------
     points : array, (point, 2)
-        x from the left edge, y from the bottom edge, in pixels. The last point joins the first.
+        x from the left edge, y from the bottom edge, in pixels. The contour is closed.
     rows, columns : int
 
     Returns
@@ -91,8 +97,8 @@ def fill_contour(points: NDArray[Any], rows: int, columns: int) -> NDArray[np.bo
     x = points[:, 0].astype(np.float64)
     y = rows - points[:, 1].astype(np.float64)
     x_next, y_next = np.roll(x, -1), np.roll(y, -1)
-    # An edge crosses the rows whose centres lie between its ends, the upper end included: so a row
-    # through a corner is crossed once, and neighbours share no pixel.
+    # An edge crosses the rows whose centres are between its ends, including the upper end. Thus a
+    # row through a corner is crossed once, and adjacent contours share no pixel.
     first = np.clip(np.ceil(np.minimum(y, y_next) - 0.5), 0, rows).astype(int)
     stop = np.clip(np.ceil(np.maximum(y, y_next) - 0.5), 0, rows).astype(int)
     count = stop - first
@@ -110,17 +116,17 @@ def fill_contour(points: NDArray[Any], rows: int, columns: int) -> NDArray[np.bo
     return inside
 
 
-def _contours(field: Any) -> list[Any]:
+def _contours(field: ArrayLike | None) -> list[Values]:
     if field is None or not np.size(field):
         return []
     values = np.asarray(field)
     return [one for one in values.ravel() if np.size(one)] if values.dtype == object else [values]
 
 
-def _checked(points: Any, where: str) -> NDArray[Any]:
+def _check_points(points: ArrayLike, where: str) -> Values:
     values = np.asarray(points)
     if values.ndim != 2 or values.shape[1] < 2 or values.dtype.kind not in "fiu":
-        found = f"a contour of shape {values.shape} and type {values.dtype}"
+        found = f"a contour of shape {values.shape} and dtype {values.dtype}"
     elif not np.isfinite(values[:, :2]).all():
         found = "a contour with points that are not finite"
     else:
@@ -129,6 +135,20 @@ def _checked(points: Any, where: str) -> NDArray[Any]:
         found,
         expected="points (x, y)",
         where=where,
-        todo="Ask for the file again: this one is damaged.",
+        todo="The file is damaged: copy or download it again.",
         reason=Reason.UNREADABLE_VALUE,
     )
+
+
+def _check_inside(points: Values, rows: int, columns: int, where: str) -> None:
+    """Raise an error for a contour that was drawn on a larger image."""
+    for name, values, size in (("x", points[:, 0], columns), ("y", points[:, 1], rows)):
+        low, high = float(values.min()), float(values.max())
+        if low < -_MARGIN or high > size + _MARGIN:
+            raise InputError(
+                f"a contour with {name} from {low:.1f} to {high:.1f}",
+                expected=f"0 to {size}, in an image of {rows} x {columns} voxels",
+                where=where,
+                todo="Check that the contours belong to this series.",
+                reason=Reason.GRID_MISMATCH,
+            )

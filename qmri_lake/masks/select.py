@@ -1,30 +1,33 @@
-"""Lazy masks: voxels inside an exam's true extent, voxels of a tissue by name."""
+"""Lazy masks of the voxels inside the extent of an exam, and of the voxels of named tissues."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Hashable, Mapping
 
 import numpy as np
 import xarray as xr
 
+from qmri_lake.core.array_api import Array
 from qmri_lake.errors import InputError, NotFoundError, Reason
+from qmri_lake.schema.variable import VOLUME_DIMS
 from qmri_lake.tissues import NO_MASK
 
 __all__ = ["inside", "tissue"]
 
 
 def inside(ds: xr.Dataset) -> xr.DataArray:
-    """Return where each exam has voxels; beyond its true extent an array holds fill.
+    """Return which voxels are inside the extent of each exam; other voxels have fill values.
 
     Parameters
     ----------
     ds : Dataset
-        Of group ``dess`` or ``msme``, with `extent` (exam, axis).
+        Dataset of group ``dess`` or ``msme``, with `extent` (exam, axis).
 
     Returns
     -------
     DataArray of bool, (exam, slice, row, column)
-        Lazy. Every reduction over voxels of several exams should go through it.
+        Lazy mask with one exam in each Dask block. Use it for every reduction over voxels of
+        several exams.
     """
     if not isinstance(ds, xr.Dataset) or "extent" not in ds:
         raise NotFoundError(
@@ -32,39 +35,41 @@ def inside(ds: xr.Dataset) -> xr.DataArray:
             expected="a Dataset of group dess or msme",
             where="inside",
         )
+    extent = _chunked(ds["extent"], {"exam": 1, "axis": -1})
     mask = None
-    for axis, dim in enumerate(("slice", "row", "column")):
-        # The coordinate that a loaded group has; by it a selection of slices knows which they are.
+    for axis, dim in enumerate(VOLUME_DIMS):
+        # Loaded groups have voxel indices as coordinates, even after a selection of slices.
         index = ds[dim] if dim in ds.coords else xr.DataArray(np.arange(ds.sizes[dim]), dims=dim)
-        within = ds["extent"].isel(axis=axis) > index
+        within = extent.isel(axis=axis) > index
         mask = within if mask is None else mask & within
     assert mask is not None
-    return mask.transpose(..., "slice", "row", "column", missing_dims="ignore").rename("inside")
+    return mask.transpose(..., *VOLUME_DIMS, missing_dims="ignore").rename("inside")
 
 
 def tissue(labels: xr.DataArray, *names: str) -> xr.DataArray:
-    """Return where a label array is one of the named tissues.
+    """Return which voxels of a label array belong to one of the named tissues.
 
     Parameters
     ----------
     labels : DataArray of uint8
-        Such as ``ds.cartilage``, with the attributes ``flag_values`` and ``flag_meanings``.
+        Label array with the attributes ``flag_values`` and ``flag_meanings``, such as
+        ``ds.cartilage``.
     *names : str
-        Such as ``"femoral"``, ``"tibial"``; several are joined.
+        Names of tissues, such as ``"femoral"`` and ``"tibial"``. Several tissues are combined.
 
     Returns
     -------
     DataArray of bool
-        Same dims, lazy where `labels` is.
+        Mask with the same dims; lazy if `labels` is lazy.
 
     Raises
     ------
     NotFoundError
-        No tissue of that name.
+        If there is no tissue of this name.
     InputError
-        When computed: an exam that was never segmented (255 everywhere). It must not read as an
-        exam without cartilage. So select slices after this, not before: what lies beyond an
-        exam's extent is 255 too.
+        When the mask is computed, if an exam was not segmented (255 everywhere), which differs from
+        an exam without cartilage. Voxels beyond the extent of an exam are also 255, so select
+        slices of the mask rather than of the labels.
     """
     meanings = labels.attrs.get("flag_meanings", "").split()
     known = dict(zip(meanings, labels.attrs.get("flag_values", []), strict=True))
@@ -78,7 +83,7 @@ def tissue(labels: xr.DataArray, *names: str) -> xr.DataArray:
     wanted = [known[name] for name in names]
     dims = [dim for dim in labels.dims if dim != "exam"]
     if labels.chunks is not None:
-        labels = labels.chunk(dict.fromkeys(dims, -1))  # only a whole exam can be without a mask
+        labels = _chunked(labels, dict.fromkeys(dims, -1))  # _select checks whole exams
     result: xr.DataArray = xr.apply_ufunc(
         _select,
         labels,
@@ -91,15 +96,21 @@ def tissue(labels: xr.DataArray, *names: str) -> xr.DataArray:
     return result.rename(" or ".join(names))
 
 
-def _select(labels: Any, wanted: list[int], name: str, n_dims: int) -> Any:
+def _chunked(array: xr.DataArray, chunks: Mapping[Hashable, int]) -> xr.DataArray:
+    """Return the array in other blocks; `DataArray.chunk` would make its keys lazy too."""
+    known = {dim: size for dim, size in chunks.items() if dim in array.dims}
+    return array.copy(data=array.variable.chunk(known).data)
+
+
+def _select(labels: Array, wanted: list[int], name: str, n_dims: int) -> Array:
     spatial = tuple(range(labels.ndim - n_dims, labels.ndim))
     if labels.size and (labels == NO_MASK).all(axis=spatial).any():
         raise InputError(
-            "an exam without a mask, or a piece of one that lies beyond its extent",
+            "an exam without a mask, or slices beyond the extent of an exam",
             expected="labels",
             where=name,
-            todo=f"Choose exams that have one by cohort.require('<group>/{name}'), and select "
-            "slices of the result, not of the labels.",
+            todo=f"Use cohort.require('<group>/{name}'), and select slices of the result rather "
+            "than of the labels.",
             reason=Reason.ABSENT_EXAM,
         )
     result = labels == wanted[0] if wanted else np.zeros_like(labels, dtype=bool)

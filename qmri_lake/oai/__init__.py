@@ -1,8 +1,8 @@
-"""What an OAI delivery holds: DICOM series, listings and clinical tables, as arrays and rows."""
+"""Readers of OAI deliveries: DICOM series, listings and clinical tables."""
 
-from qmri_lake.oai.archive import Inventory, Repeat, Series, inventory, read_series
 from qmri_lake.oai.clinical import ClinicalTables, read_tables
 from qmri_lake.oai.dicom import Volume, read_dicom
+from qmri_lake.oai.inventory import Inventory, Repeat, Series, inventory, read_series
 
 __all__ = [
     "ClinicalTables",

@@ -1,4 +1,4 @@
-"""OAI's clinical tables as one row for each knee and attended visit."""
+"""Clinical tables of the OAI as one row for each knee and attended visit."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ import numpy as np
 import pandas as pd
 
 from qmri_lake.errors import InputError, Problem, Reason
-from qmri_lake.index import exam_key
-from qmri_lake.oai.identity import VISIT_MONTHS
-from qmri_lake.oai.tables import Table, find_tables, parse_coded, read_table
-from qmri_lake.variables import REGISTRY, Variable
+from qmri_lake.oai import readings
+from qmri_lake.oai.readings import Readings
+from qmri_lake.oai.table_columns import Columns
+from qmri_lake.oai.table_names import find_tables
+from qmri_lake.oai.tables import Table, read_oai_table
+from qmri_lake.schema.builtin import REGISTRY
+from qmri_lake.schema.variable import Variable
+from qmri_lake.schema.visits import VISIT_MONTHS
 
 __all__ = ["ClinicalTables", "read_tables"]
 
@@ -31,7 +35,7 @@ _KNEE_ITEMS = {
 }
 _VISIT_ITEMS = {"days": "VISDYS", "bmi": "BMI"}
 _DATES = ("FVDATE", "EVDATE")
-_COLUMNS = {
+_ITEM_COLUMNS = {
     **{(item, ""): name for item, name in _VISIT_ITEMS.items()},
     **{
         (item, knee): name.format(letter)
@@ -39,32 +43,45 @@ _COLUMNS = {
         for knee, letter in _KNEES.items()
     },
 }
-"""(item, knee or "" for both) -> column name after the visit's prefix."""
-_ITEM_OF = {name: key for key, name in _COLUMNS.items()}
+"""Column name without the prefix of the visit, by (item, knee); the knee is "" for both knees."""
+_ITEM_OF = {name: key for key, name in _ITEM_COLUMNS.items()}
 _PREFIX = r"(?P<prefix>P01|V\d\d)"
-_WANTED = rf"V00AGE|{_PREFIX}({'|'.join([*_ITEM_OF, *_DATES])})"
-_FIRST_PROJECT = 15
-"""The reading project that counts first; the others follow by number."""
-
-_SIDE = Variable("", "side", (), "uint8", "Side of a reading", flags={"right": 1, "left": 2})
+_CLINICAL = rf"V00AGE|{_PREFIX}({'|'.join([*_ITEM_OF, *_DATES])})"
+_RACES = {"other": 0, "white": 1, "black": 2, "asian": 3}
+_COHORTS = {"progression": 1, "incidence": 2, "control": 3}
+_ENROLLED = {"P02SEX": "sex", "P02RACE": "race", "V00COHORT": "cohort", "V00SITE": "site"}
+_CODES = {
+    "race": Variable("visit", "race", ("exam",), "float32", "Race (P02RACE)", flags=_RACES),
+    "cohort": Variable(
+        "visit", "cohort", ("exam",), "float32", "Subcohort of the OAI", flags=_COHORTS
+    ),
+}
+"""Columns of codes that a lake does not store."""
+_REPLACED = r"V99E[RL]K(DAYS|DATE|BLRP)"
 
 _Visit = tuple[int, int]
-"""(patient, months)."""
+"""Key of a visit: (patient, months after enrolment)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClinicalTables:
-    """What the clinical tables of a delivery say."""
+    """Content of the clinical tables of a delivery."""
 
     visits: pd.DataFrame
     """One row for each patient, timepoint and knee; see `read_tables`."""
     problems: tuple[Problem, ...]
     counts: Mapping[str, int]
-    """``tables`` read; visits with ``bmi_carried_forward`` or ``age_from_nominal_month``;
-    ``missed_visits`` (all cells missing, no row); ``other_readings`` (radiograph readings of
-    further projects, not used); ``readings_without_side`` (left out); ``repeated_rows``."""
-    tells_replacements: bool
-    """Whether OUTCOMES99 was among them; without it False in ``replaced`` is only a default."""
+    """Numbers of ``tables`` that were used; of visits with ``bmi_carried_forward`` or
+    ``age_from_nominal_month``; of ``missed_visits`` (all cells are missing, so there is no row); of
+    ``repeated_rows``; and of readings of radiographs (`qmri_lake.oai.readings.COUNTS`)."""
+    has_replacements: bool
+    """Whether OUTCOMES99 was used. Without it, False in ``replaced`` is only a default."""
+    unknown_replacements: frozenset[int]
+    """Patients whose cells in OUTCOMES99 are unreadable or contradict each other: False in
+    ``replaced`` is only a default."""
+    unused: Mapping[str, str]
+    """Reason why a table is not used, by its path relative to the folder. Tables of a known name
+    that could not be used are `problems`."""
 
 
 def read_tables(
@@ -72,21 +89,26 @@ def read_tables(
 ) -> ClinicalTables:
     """Read ``Enrollees``, ``AllClinical##``, ``kxr_sq_bu##`` and ``OUTCOMES99`` below a folder.
 
-    Age at a visit is V00AGE + days / 365.25; where the days of a visit are missing, the nominal
-    month stands in and is counted. BMI is the last one measured at or before the visit; what is
-    carried forward is counted. KL is the reading of project 15, else of the lowest-numbered
-    project. Items of the baseline may have the prefix P01 instead of V00; V00 comes first. A knee
-    is replaced at a visit if its replacement (``V99E[RL]KDAYS``, else ``V99E[RL]KDATE`` minus
-    the enrolment date) is not after the visit's day, if it was so at baseline, or if a radiograph
-    of this or an earlier visit shows a prosthesis. The enrolment date is V00EVDATE, else a
-    follow-up or scan date minus that visit's days.
+    The tables may be text, SAS or Excel files; see `qmri_lake.oai.table_formats.read_table`. A
+    table that is incomplete or ambiguous is not used. If rows or tables contradict each other, none
+    of their values is used.
+
+    The age at a visit is V00AGE + days / 365.25. If the days are missing, the nominal month is used
+    and counted. The BMI is the last value measured at or before the visit; values carried forward
+    are counted. KL is the grade of project 15, else that of project 37, else that of 42. Items of
+    the baseline may have the prefix P01 instead of V00; V00 takes precedence.
+
+    A knee is replaced at a visit if the day of its replacement (``V99E[RL]KDAYS``, or
+    ``V99E[RL]KDATE`` minus the enrolment date) is not after the day of the visit, if the knee was
+    replaced at baseline, or if a radiograph of this or an earlier visit shows a prosthesis. The
+    enrolment date is V00EVDATE, or the date of a follow-up or scan minus the days of its visit.
 
     Parameters
     ----------
     folder : path
-        Searched with its subfolders; the case of file and column names makes no difference.
+        Folder to search, with its subfolders. Names of files and columns are case-insensitive.
     scan_dates : mapping, optional
-        (patient, timepoint) -> ``yyyymmdd`` of its MRI, where the tables hold no dates.
+        Date of the MRI, ``yyyymmdd``, by (patient, timepoint). It is used for tables without dates.
 
     Returns
     -------
@@ -94,14 +116,14 @@ def read_tables(
         Columns of ``visits``: patient, timepoint [months], knee, days [since enrolment],
         age [years], sex (1 male, 2 female), race (code), site, cohort (code), bmi [kg/m2],
         kl (0..4), womac_pain, koos_pain, pain_most_days_12m, pain_any_12m, pain_months_12m,
-        pain_frequent_30d (float, NaN = missing), replaced (bool). Sorted by patient, timepoint,
-        knee. A missed visit (nothing measured, no radiograph) has no row.
+        pain_frequent_30d (float, NaN = missing), replaced (bool). The rows are sorted by patient,
+        timepoint and knee. A missed visit (no measurement and no radiograph) has no row.
     """
-    return _Reading(Path(folder), scan_dates or {}).finish()
+    return _TableReader(Path(folder), scan_dates or {}).read()
 
 
-class _Reading:
-    """The tables of one folder while they are read."""
+class _TableReader:
+    """Reader of the tables of one folder."""
 
     def __init__(self, root: Path, scan_dates: Mapping[tuple[int, int], str]) -> None:
         self._root = root
@@ -114,157 +136,139 @@ class _Reading:
                     "bmi_carried_forward",
                     "age_from_nominal_month",
                     "missed_visits",
-                    "other_readings",
-                    "readings_without_side",
                     "repeated_rows",
                 ),
                 0,
             )
         )
-        self._enrolled: dict[str, dict[int, float | str]] = {}
-        self._items: dict[tuple[str, str], dict[_Visit, float]] = {key: {} for key in _COLUMNS}
-        self._first_age: dict[int, float] = {}
-        self._dates: dict[_Visit, pd.Timestamp] = {}
+        self._columns = Columns()
+        """Columns of Enrollees, AllClinical## and OUTCOMES99, by patient."""
+        self._readings = Readings()
         self._seen: set[_Visit] = set()
+        self._items: dict[tuple[str, str], dict[_Visit, float]] = {}
         self._kl: dict[tuple[int, int, str], float] = {}
         self._prosthesis: dict[tuple[int, str], int] = {}
-        """(patient, knee) -> first visit [months] whose radiograph shows one."""
-        self._outcomes: list[Table] = []
+        """First visit [months] whose radiograph shows a prosthesis, by (patient, knee)."""
+        self._replacement_rows: dict[tuple[str, int], str] = {}
+        """Location of the date of a replacement, by (column, patient)."""
+        self._has_replacements = False
+        self._unknown_replacements: set[int] = set()
 
-    def finish(self) -> ClinicalTables:
+    def read(self) -> ClinicalTables:
         """Read all tables and join them."""
-        self._each(r"Enrollees\d*\.txt", r"P02SEX|P02RACE|V00COHORT|V00SITE", self._take_enrollees)
-        self._each(r"AllClinical\d\d\.txt", _WANTED, self._take_clinical)
-        self._each(
-            r"kxr_sq_bu\d\d\.txt", r"V\d\dXRKL", self._take_readings, ("ID", "SIDE", "READPRJ")
-        )
-        self._each(r"OUTCOMES99\.txt", r"V99E[RL]K(DAYS|DATE|BLRP)", self._outcomes.append)
+        found = find_tables(self._root)
+        self._problems += found.problems
+        kinds: dict[str, tuple[str, Callable[[Table], None], tuple[str, ...]]] = {
+            "Enrollees": ("|".join(_ENROLLED), self._add_enrollees, ("ID",)),
+            "AllClinical##": (_CLINICAL, self._add_clinical, ("ID",)),
+            "kxr_sq_bu##": (readings.WANTED, self._readings.add, readings.KEYS),
+            "OUTCOMES99": (_REPLACED, self._add_outcomes, ("ID",)),
+        }
+        for kind, (wanted, add, keys) in kinds.items():
+            for path in found.used[kind]:
+                try:
+                    table = read_oai_table(path, self._root, wanted, keys)
+                    self._problems += table.problems
+                    add(table)
+                except InputError as error:
+                    self._problems.append(error.problem())
+                    continue
+                self._counts["tables"] += 1
+                self._counts["repeated_rows"] += table.repeated
+        self._kl, self._prosthesis = self._readings.grades()
+        self._seen |= {(patient, months) for patient, months, _ in self._kl}
+        self._seen |= self._readings.prostheses
+        self._items = {key: self._item(name) for key, name in _ITEM_COLUMNS.items()}
         visits = self._join()
+        self._problems += self._readings.problems + self._columns.problems
         self._problems.sort(key=lambda problem: problem.where)
-        told = bool(self._outcomes)
-        return ClinicalTables(visits, tuple(self._problems), dict(self._counts), told)
+        counts = {**self._counts, **self._readings.counts}
+        unknown = self._unknown_replacements.union(
+            *(self._columns.refused(name) for name in self._columns if name.startswith("V99"))
+        )
+        return ClinicalTables(
+            visits,
+            tuple(self._problems),
+            counts,
+            self._has_replacements,
+            frozenset(unknown),
+            found.unused,
+        )
 
-    def _each(
-        self,
-        pattern: str,
-        wanted: str,
-        take: Callable[[Table], None],
-        keys: tuple[str, ...] = ("ID",),
-    ) -> None:
-        for path in find_tables(self._root, pattern):
-            try:
-                table = read_table(path, self._root, wanted, keys)
-            except InputError as error:
-                self._problems.append(error.problem())
-                continue
-            self._problems += table.problems
-            self._counts["tables"] += 1
-            take(table)
+    def _add(self, table: Table, column: str, values: pd.Series) -> None:
+        self._columns.add(column, values.set_axis(table.patient), table.name)
 
-    def _one_row_a_patient(self, table: Table) -> pd.Series[bool]:
-        repeated = table.patient.duplicated(keep="last")
-        self._counts["repeated_rows"] += int(repeated.sum())
-        return ~repeated
-
-    def _numbers(
-        self, table: Table, column: str, variable: Variable | None = None, *, whole: bool = False
-    ) -> pd.Series[float]:
+    def _numbers(self, table: Table, column: str, item: str, *, whole: bool = False) -> pd.Series:
+        """Add a column as numbers, and return them."""
+        variable = _CODES.get(item) or (REGISTRY[f"visit/{item}"] if item else None)
         values, problems = table.numbers(column, variable, whole=whole)
         self._problems += problems
+        self._add(table, column, values)
         return values
 
-    def _take_enrollees(self, table: Table) -> None:
-        columns: dict[str, pd.Series[float] | pd.Series[str]] = {}
-        for column, item, variable in (
-            ("P02SEX", "sex", REGISTRY["visit/sex"]),
-            ("P02RACE", "race", None),
-            ("V00COHORT", "cohort", None),
-        ):
-            if column in table.cells:
-                columns[item] = self._numbers(table, column, variable)
-        if "V00SITE" in table.cells:
-            site = table.cells["V00SITE"].str.split(":", n=1).str[0].str.strip()
-            columns["site"] = site.where(~site.str.startswith("."), "")
-        keep = self._one_row_a_patient(table)
-        patients = table.patient[keep].tolist()
-        for item, values in columns.items():
-            self._enrolled[item] = dict(zip(patients, values[keep].tolist(), strict=True))
-        self._seen |= {(patient, 0) for patient in patients}
+    def _dates(self, table: Table, column: str) -> pd.Series[pd.Timestamp]:
+        """Add a column as dates, and return them."""
+        dates, problems = table.dates(column)
+        self._problems += problems
+        self._add(table, column, dates)
+        return dates
 
-    def _take_clinical(self, table: Table) -> None:
-        keep = self._one_row_a_patient(table)
-        patients = table.patient[keep].to_numpy()
+    def _add_enrollees(self, table: Table) -> None:
+        for column, item in _ENROLLED.items():
+            if column not in table.cells:
+                continue
+            if item == "site":
+                site, problems = table.words(column)
+                self._problems += problems
+                self._add(table, column, site)
+            else:
+                self._numbers(table, column, item)
+        self._seen |= {(patient, 0) for patient in table.patient.tolist()}
+
+    def _add_clinical(self, table: Table) -> None:
         attended: dict[int, np.ndarray] = {}
-        # V00 before P01: what the enrolment visit measured counts first.
-        for column in sorted(table.cells.columns, key=lambda name: (name[0] == "P", name)):
+        for column in table.cells.columns:
             if column == "V00AGE":
-                ages = self._numbers(table, column, REGISTRY["visit/age"])[keep]
-                known = ages.notna().to_numpy()
-                self._first_age |= dict(
-                    zip(patients[known].tolist(), ages[known].tolist(), strict=True)
-                )
+                self._numbers(table, column, "age")
                 continue
             match = re.fullmatch(_PREFIX + "(.+)", column)
             if match is None or (number := _visit_number(match["prefix"])) not in VISIT_MONTHS:
                 continue
-            months = VISIT_MONTHS[number]
             if match[2] in _DATES:
-                self._take_dates(table, column, months, keep)
+                self._dates(table, column)
                 continue
-            item = _ITEM_OF[match[2]]
-            variable = REGISTRY[f"visit/{item[0]}"]
-            whole = item[0] == "pain_months_12m"
-            values = self._numbers(table, column, variable, whole=whole)[keep].to_numpy()
-            known = np.isfinite(values)
-            store = self._items[item]
-            for patient, value in zip(
-                patients[known].tolist(), values[known].tolist(), strict=True
-            ):
-                store.setdefault((patient, months), value)
-            attended[months] = attended.get(months, np.zeros(len(patients), bool)) | known
+            item, _ = _ITEM_OF[match[2]]
+            values = self._numbers(table, column, item, whole=item == "pain_months_12m")
+            months = VISIT_MONTHS[number]
+            attended[months] = attended.get(months, False) | values.notna().to_numpy()
         for months, known in attended.items():
-            self._seen |= {(patient, months) for patient in patients[known].tolist()}
+            self._seen |= {(patient, months) for patient in table.patient[known].tolist()}
             self._counts["missed_visits"] += int((~known).sum())
 
-    def _take_dates(self, table: Table, column: str, months: int, keep: pd.Series[bool]) -> None:
-        dates, problems = table.dates(column)
-        self._problems += problems
-        for patient, date in zip(table.patient[keep].tolist(), dates[keep].tolist(), strict=True):
-            if not pd.isna(date):
-                self._dates.setdefault((patient, months), date)
-
-    def _take_readings(self, table: Table) -> None:
-        side = self._numbers(table, "SIDE", _SIDE)
-        self._counts["readings_without_side"] += int(side.isna().sum())
-        project = self._numbers(table, "READPRJ")
-        rows = pd.DataFrame({"patient": table.patient, "side": side, "project": project})
-        rows["later"] = rows["project"] != _FIRST_PROJECT
-        rows = rows.dropna(subset=["side"]).sort_values(["later", "project"], kind="stable")
-        first = rows[~rows.duplicated(["patient", "side"])].sort_index()
-        knees = np.where(first.side == 1, "right", "left").tolist()
-        self._counts["other_readings"] += len(rows) - len(first)
+    def _add_outcomes(self, table: Table) -> None:
+        self._has_replacements = True
+        self._unknown_replacements |= table.refused
         for column in table.cells.columns:
-            match = re.fullmatch(r"V(\d\d)XRKL", column)
-            if match is None or int(match[1]) not in VISIT_MONTHS:
-                continue
-            months = VISIT_MONTHS[int(match[1])]
-            grades = self._numbers(table, column, REGISTRY["visit/kl"], whole=True)
-            codes = pd.Series(parse_coded(table.cells[column]).missing, table.cells.index)
-            for row, patient, knee, grade, code in zip(
-                first.index.tolist(), first.patient.tolist(), knees,
-                grades[first.index].tolist(), codes[first.index].tolist(), strict=True,
-            ):  # fmt: skip
-                place = (patient, months, knee)
-                if code == "P":
-                    self._prosthesis[patient, knee] = min(
-                        months, self._prosthesis.get((patient, knee), months)
-                    )
-                    self._problems.append(_prosthesis(table.where(row, column), place))
-                elif np.isfinite(grade):
-                    self._kl.setdefault(place, grade)
-                else:
-                    continue
-                self._seen.add((patient, months))
+            if column not in table.keys:
+                self._add_outcome(table, column)
+
+    def _add_outcome(self, table: Table, column: str) -> None:
+        if column.endswith("DATE"):
+            values = self._dates(table, column)
+            rows = values.dropna().index
+            for row, patient in zip(rows.tolist(), table.patient[rows].tolist(), strict=True):
+                self._replacement_rows[column, patient] = table.where(row, column)
+        else:
+            values = self._numbers(table, column, "replaced" if column.endswith("BLRP") else "")
+        self._unknown_replacements |= table.unreadable(column, values)
+
+    def _item(self, name: str) -> dict[_Visit, float]:
+        """Return the values of an item by visit. V00 takes precedence over P01."""
+        values: dict[_Visit, float] = {}
+        for prefix, months in [("P01", 0), *((f"V{n:02d}", m) for n, m in VISIT_MONTHS.items())]:
+            column = self._columns.by_key(prefix + name)
+            values |= {(patient, months): value for patient, value in column.items()}
+        return values
 
     def _join(self) -> pd.DataFrame:
         visits = sorted(self._seen)
@@ -274,9 +278,10 @@ class _Reading:
         ).astype({"patient": np.int64, "timepoint": np.int64, "knee": object})
         days = {visit: self._day(visit) for visit in visits}
         nominal = {visit: visit[1] * 365.25 / 12 for visit in visits}
+        first_age = self._columns.by_key("V00AGE")
         ages = {}
         for visit in visits:
-            first = self._first_age.get(visit[0], np.nan)
+            first = first_age.get(visit[0], np.nan)
             if np.isnan(days[visit]) and not np.isnan(first):
                 self._counts["age_from_nominal_month"] += 1
             known = nominal[visit] if np.isnan(days[visit]) else days[visit]
@@ -287,8 +292,10 @@ class _Reading:
         frame["days"] = [days[key] for key in keys]
         frame["age"] = [ages[key] for key in keys]
         for item in ("sex", "race", "cohort", "site"):
+            column = next(name for name, known in _ENROLLED.items() if known == item)
+            enrolled = self._columns.by_key(column)
             absent: float | str = "" if item == "site" else np.nan
-            frame[item] = [self._enrolled.get(item, {}).get(patient, absent) for patient, _ in keys]
+            frame[item] = [enrolled.get(patient, absent) for patient, _ in keys]
         frame["bmi"] = [bmi.get(key, np.nan) for key in keys]
         places = list(
             zip(frame.patient.tolist(), frame.timepoint.tolist(), frame.knee, strict=True)
@@ -315,7 +322,7 @@ class _Reading:
         measured = self._items["bmi", ""]
         carried: dict[_Visit, float] = {}
         last: tuple[int, float] = (-1, np.nan)
-        for visit in visits:  # by patient, then in time
+        for visit in visits:  # sorted by patient, then by time
             patient = visit[0]
             if visit in measured:
                 last = (patient, measured[visit])
@@ -326,14 +333,20 @@ class _Reading:
         return carried
 
     def _enrolment(self) -> dict[int, pd.Timestamp]:
-        """Return the date of each patient's day 0: from a table's date, else from a scan's."""
+        """Return the date of day 0 by patient, from dates in the tables, else from scan dates."""
         scans = {
             visit: date
             for visit, text in self._scan_dates.items()
             if not pd.isna(date := pd.to_datetime(text, errors="coerce"))
         }
+        dated = {
+            (patient, months): date
+            for name in reversed(_DATES)
+            for number, months in VISIT_MONTHS.items()
+            for patient, date in self._columns.by_key(f"V{number:02d}{name}").items()
+        }
         enrolment: dict[int, pd.Timestamp] = {}
-        for dates in (self._dates, scans):
+        for dates in (dated, scans):
             for (patient, months), date in sorted(dates.items()):
                 day = self._day((patient, months))
                 if not np.isnan(day):
@@ -341,34 +354,25 @@ class _Reading:
         return enrolment
 
     def _replacement_days(self) -> dict[tuple[int, str], float]:
-        """Return (patient, knee) -> day of its replacement, -inf if before the baseline."""
+        """Return the day of replacement by (patient, knee), or -inf if it was before baseline."""
         replaced: dict[tuple[int, str], float] = {}
         enrolment = self._enrolment()
-        for table in self._outcomes:
-            patients = table.patient.tolist()
-            for knee, letter in _KNEES.items():
-                before, day, date = (f"V99E{letter}K{end}" for end in ("BLRP", "DAYS", "DATE"))
-                if before in table.cells:
-                    done = self._numbers(table, before, REGISTRY["visit/replaced"]) == 1
-                    replaced |= {(p, knee): -np.inf for p in table.patient[done].tolist()}
-                if day in table.cells:
-                    days = self._numbers(table, day).tolist()
-                    for patient, value in zip(patients, days, strict=True):
-                        if not np.isnan(value):
-                            replaced.setdefault((patient, knee), value)
-                if date in table.cells:
-                    dates, problems = table.dates(date)
-                    self._problems += problems
-                    rows = zip(table.cells.index.tolist(), patients, dates.tolist(), strict=True)
-                    for row, patient, on in rows:
-                        if pd.isna(on) or (patient, knee) in replaced:
-                            continue
-                        if patient in enrolment:
-                            replaced[patient, knee] = (on - enrolment[patient]).days
-                        else:
-                            # Without a dated visit the safe side is to call it replaced.
-                            replaced[patient, knee] = -np.inf
-                            self._problems.append(_undated(table.where(row, date)))
+        for knee, letter in _KNEES.items():
+            before, day, date = (f"V99E{letter}K{end}" for end in ("BLRP", "DAYS", "DATE"))
+            for patient, done in self._columns.by_key(before).items():
+                if done == 1:
+                    replaced[patient, knee] = -np.inf
+            for patient, value in self._columns.by_key(day).items():
+                replaced.setdefault((patient, knee), value)
+            for patient, on in self._columns.by_key(date).items():
+                if (patient, knee) in replaced:
+                    continue
+                if patient in enrolment:
+                    replaced[patient, knee] = (on - enrolment[patient]).days
+                else:
+                    # Without a dated visit, the conservative choice is "replaced".
+                    replaced[patient, knee] = -np.inf
+                    self._problems.append(_undated(self._replacement_rows[date, patient]))
         return replaced
 
     def _is_replaced(
@@ -387,18 +391,7 @@ def _undated(where: str) -> Problem:
     return Problem(
         Reason.UNREADABLE_VALUE,
         where,
-        "a replacement date of a patient without any dated visit",
+        "a replacement date of a patient without dated visits",
         "V00EVDATE, V##FVDATE, or an MRI of the patient",
-        "Add the dates; the knee counts as replaced at every visit meanwhile.",
-    )
-
-
-def _prosthesis(where: str, place: tuple[int, int, str]) -> Problem:
-    return Problem(
-        Reason.KL_PROSTHESIS,
-        where,
-        "KL grade .P (prosthesis)",
-        "a grade from 0 to 4",
-        "Nothing to do: the grade is missing and the knee counts as replaced from here on.",
-        exam_key(*place),
+        "Add the dates. The knee was treated as replaced at every visit.",
     )

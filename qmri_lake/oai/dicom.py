@@ -5,69 +5,70 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 
 from qmri_lake.errors import InputError, Reason
+from qmri_lake.oai.completeness import assess
+from qmri_lake.oai.decoding import FileContent
 from qmri_lake.oai.files import Files
-from qmri_lake.oai.header import Header, is_dicom, read_header
-from qmri_lake.oai.stack import arrange
+from qmri_lake.oai.geometry import arrange
+from qmri_lake.oai.header import Header, read_header
+from qmri_lake.oai.strays import list_series
+from qmri_lake.schema.variable import VOLUME_DIMS
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["Volume", "read_dicom", "read_volume"]
 
-_DELIMITER = (b"\xfe\xff\xdd\xe0", b"\xff\xfe\xe0\xdd")
-"""What ends encapsulated pixel data."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Volume:
-    """The pixels and the geometry of one series."""
+    """Pixels and geometry of one series."""
 
     image: NDArray[np.float32]
-    """(echo, slice, row, column), or (slice, row, column) for a DESS; rescaled."""
+    """(echo, slice, row, column), or (slice, row, column) for a DESS. The values are rescaled."""
     affine: NDArray[np.float64]
-    """(4, 4) voxel centre (slice, row, column) -> LPS mm."""
+    """(4, 4) matrix from voxel indices (slice, row, column, 1) to LPS positions of centres, mm."""
     echo_time: NDArray[np.float64]
-    """(echo,) ms, ascending."""
+    """(echo,) echo times, ms, ascending."""
     uid: str
+    """SeriesInstanceUID."""
     digest: str
-    """SHA-256 of stored pixels, rescaling, affine and echo times in canonical order."""
+    """SHA-256 of the stored pixels, rescaling, affine and echo times, in canonical order."""
 
 
-def read_volume(files: Files, where: str = "") -> Volume:
+def read_volume(files: Files, where: str = "", *, whole: bool = True) -> Volume:
     """Read the files of one series.
 
     Parameters
     ----------
     files : Files
-        In any order, under any names.
+        Files of the series, in any order and with any names.
     where : str, optional
-        The series, for messages.
+        Location of the series, for messages.
+    whole : bool
+        Whether files that the headers imply must be there; False for a part of a scan.
 
     Returns
     -------
     Volume
         Image (echo, slice, row, column) float32, rescaled file by file; slices and echoes in
-        the order of `qmri_lake.oai.stack.arrange`.
+        the order of `qmri_lake.oai.geometry.arrange`.
 
     Raises
     ------
     InputError
-        With its reason, if a file is cut off or can't be decoded, if the files are not all of
-        one series, or if they don't make one regular grid.
+        If a file is truncated or cannot be decoded, if the files are of several series, or if they
+        do not form one regular grid. The error has a `Reason`.
     """
     headers: list[Header] = []
-    contents: list[bytes] = []
+    contents: list[FileContent | None] = []
     where = where or files.path
     for name, content in files.read(where):
         header = read_header(io.BytesIO(content), os.path.join(where, name), len(content))
@@ -75,7 +76,7 @@ def read_volume(files: Files, where: str = "") -> Volume:
             if header.fault is not None:
                 raise header.fault
             headers.append(header)
-            contents.append(content)
+            contents.append(FileContent(content))
     if not headers:
         raise InputError(
             "no DICOM image",
@@ -85,20 +86,28 @@ def read_volume(files: Files, where: str = "") -> Volume:
         )
     series = {header.uid: header.series_description for header in reversed(headers)}
     if len(series) > 1:
-        named = "; ".join(text or "one without a name" for text in series.values())
+        named = "; ".join(text or "without a name" for text in series.values())
         raise InputError(
             f"{len(series)} series: {named}",
             expected="one series",
             where=where,
-            todo="Read them one by one, or take an inventory of the folder.",
+            todo="Read each series separately, or use qmri_lake.oai.inventory for the folder.",
             reason=Reason.INCONSISTENT_GEOMETRY,
         )
     stack = arrange(headers, where)
+    missing = assess(headers, stack, where).missing
+    if missing is not None and whole:
+        raise missing
     image = np.empty(stack.shape, np.float32)
     digest = hashlib.sha256()
+    unread = np.bincount(stack.order.ravel(), minlength=len(headers))
     for (echo, index), k in np.ndenumerate(stack.order):
-        header, stored = headers[k], _decode(headers[k], contents[k])
-        contents[k] = b""  # the content is not needed again: keep the peak low
+        header, source = headers[k].images[stack.frame[echo, index]], contents[k]
+        assert source is not None
+        stored = source.decode(header)
+        unread[k] -= 1
+        if not unread[k]:
+            contents[k] = None  # free the memory
         digest.update(np.ascontiguousarray(stored).data)
         digest.update(np.array([header.slope, header.intercept]).data)
         if header.slope == 1 and header.intercept == 0:
@@ -116,21 +125,22 @@ def read_dicom(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
     Parameters
     ----------
     source : path or iterable of paths
-        A folder (its files, without its subfolders), or files.
+        A folder, whose subfolders are ignored, or files.
 
     Returns
     -------
     xarray.Dataset
         ``image`` (echo, slice, row, column) float32, rescaled; ``echo_time`` (echo) in ms, NaN
-        where the headers have none; ``affine`` (world, voxel) float64: LPS mm from voxel index
-        (slice, row, column), at voxel centres. Slices ascend along the normal of the plane,
-        echoes by time, whatever the order of the files.
+        if the headers have none; ``affine`` (world, voxel) float64, from the voxel index
+        (slice, row, column, 1) to the LPS position of the voxel centre in mm. Slices ascend along
+        the normal of the plane, and echoes by echo time. The order of the files has no effect.
 
     Raises
     ------
     InputError
-        With its `qmri_lake.errors.Reason`: no image, several series, a cut-off file, a
-        missing slice ...
+        If there is no image, if there are several series, if a file is truncated, if a slice is
+        missing, if a file in the place of a slice is not DICOM ... The error has a
+        `qmri_lake.errors.Reason`.
 
     Examples
     --------
@@ -140,11 +150,11 @@ def read_dicom(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
     """
     import xarray as xr
 
-    files = _list_files(source)
+    files = list_series(source)
     volume = read_volume(files)
     return xr.Dataset(
         {
-            "image": (("echo", "slice", "row", "column"), volume.image),
+            "image": (("echo", *VOLUME_DIMS), volume.image),
             "echo_time": (("echo",), volume.echo_time, {"units": "ms"}),
             "affine": (
                 ("world", "voxel"),
@@ -154,78 +164,3 @@ def read_dicom(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
         },
         attrs={"series_uid": volume.uid, "source_digest": volume.digest},
     )
-
-
-def _list_files(source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Files:
-    if isinstance(source, (str, os.PathLike)):
-        folder = Path(source)
-        if folder.is_dir():
-            # What is listed and does not exist is a broken link, perhaps to a slice.
-            paths = sorted(p for p in folder.iterdir() if p.is_file() or not p.exists())
-        else:
-            paths = [folder]
-    else:
-        paths = [Path(path) for path in source]
-    names = []
-    for path in paths:
-        try:
-            with path.open("rb") as stream:
-                start = stream.read(132)
-        except OSError as error:
-            raise InputError(
-                f"a path that can't be opened ({error.strerror})",
-                expected="a folder of DICOM files, or DICOM files",
-                where=str(path),
-                reason=Reason.UNREADABLE_FILE,
-            ) from None
-        if is_dicom(start):
-            names.append(str(path.absolute()))
-    return Files(str(source) if isinstance(source, (str, os.PathLike)) else "", tuple(names))
-
-
-def _decode(header: Header, content: bytes) -> NDArray[np.integer]:
-    """Return the stored numbers (row, column) of one file, in the byte order of this machine."""
-    if header.dtype:
-        count = header.rows * header.columns
-        stored = np.frombuffer(content, header.dtype, count, header.pixel_offset)
-        pixels = stored.astype(stored.dtype.newbyteorder("="), copy=False)
-        return _keep_stored_bits(pixels, header.bits_stored).reshape(header.rows, header.columns)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd but decodable streams warn; broken ones raise
-            pixels = pydicom.dcmread(io.BytesIO(content), force=True).pixel_array
-    except Exception as error:  # each decoder raises what it likes
-        if not any(mark in content[-1024:] for mark in _DELIMITER):
-            raise InputError(
-                "compressed pixels without their end",
-                expected="a whole DICOM image",
-                where=header.name,
-                todo="Copy or download the file again.",
-                reason=Reason.TRUNCATED_FILE,
-            ) from None
-        raise InputError(
-            f"pixels that don't decode ({type(error).__name__})",
-            expected="uncompressed, RLE, JPEG, JPEG-LS or JPEG 2000 pixels",
-            where=header.name,
-            todo="Copy or download the file again, or decompress it with another tool.",
-            reason=Reason.UNDECODABLE_PIXELS,
-        ) from None
-    if pixels.shape != (header.rows, header.columns):
-        raise InputError(
-            f"pixels of shape {pixels.shape}",
-            expected=f"{(header.rows, header.columns)}",
-            where=header.name,
-            todo="Give gray-scale images of one slice a file.",
-            reason=Reason.UNDECODABLE_PIXELS,
-        )
-    return pixels
-
-
-def _keep_stored_bits(pixels: NDArray[np.integer], bits: int) -> NDArray[np.integer]:
-    """Drop what old scanners keep above the stored bits (overlays, saturation marks)."""
-    unused = pixels.dtype.itemsize * 8 - bits
-    if unused == 0 or bits < 1:
-        return pixels
-    if pixels.dtype.kind == "u":
-        return pixels & pixels.dtype.type((1 << bits) - 1)
-    return (pixels << unused) >> unused  # the sign goes with the top stored bit

@@ -1,17 +1,34 @@
-"""The header of one DICOM file: the few elements that order, place and name a series."""
+"""Reader of DICOM headers: the elements that identify a series and define its geometry."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import BinaryIO
 
-import pydicom
-from pydicom.dataset import Dataset
+from pydicom import config
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
 
 from qmri_lake.errors import InputError, Reason
+from qmri_lake.oai import plausible
+from qmri_lake.oai.acquisition import ACQUISITION_TAGS, Acquisition, read_acquisition
+from qmri_lake.oai.elements import Elements, element_text, read_elements
+from qmri_lake.oai.encoding import is_dicom
+from qmri_lake.oai.enhanced import (
+    FACETS,
+    FRAME_TAGS,
+    GROUPS,
+    frame_texts,
+    is_enhanced,
+    kept_components,
+)
+from qmri_lake.oai.header_values import Values, parse_number
+from qmri_lake.oai.pixels import PixelFormat, explain_damage, find_pixels
 
 __all__ = ["Header", "is_dicom", "read_header"]
 
@@ -19,9 +36,11 @@ _TAGS: dict[str, BaseTag] = {
     "sop_class": Tag(0x0008, 0x0016),
     "sop_uid": Tag(0x0008, 0x0018),
     "image_type": Tag(0x0008, 0x0008),
+    "manufacturer": Tag(0x0008, 0x0070),
     "study_date": Tag(0x0008, 0x0020),
     "series_time": Tag(0x0008, 0x0031),
     "acquisition_time": Tag(0x0008, 0x0032),
+    "acquisition_date_time": Tag(0x0008, 0x002A),
     "study_description": Tag(0x0008, 0x1030),
     "series_description": Tag(0x0008, 0x103E),
     "patient_id": Tag(0x0010, 0x0020),
@@ -29,275 +48,301 @@ _TAGS: dict[str, BaseTag] = {
     "echo_time": Tag(0x0018, 0x0081),
     "spacing_between_slices": Tag(0x0018, 0x0088),
     "slice_thickness": Tag(0x0018, 0x0050),
+    "echo_number": Tag(0x0018, 0x0086),
+    "echo_train_length": Tag(0x0018, 0x0091),
     "uid": Tag(0x0020, 0x000E),
     "series_number": Tag(0x0020, 0x0011),
     "acquisition_number": Tag(0x0020, 0x0012),
+    "instance_number": Tag(0x0020, 0x0013),
     "position": Tag(0x0020, 0x0032),
     "orientation": Tag(0x0020, 0x0037),
+    "slice_location": Tag(0x0020, 0x1041),
     "laterality": Tag(0x0020, 0x0060),
     "image_laterality": Tag(0x0020, 0x0062),
+    "temporal_position": Tag(0x0020, 0x0100),
+    "temporal_positions": Tag(0x0020, 0x0105),
+    "images_in_acquisition": Tag(0x0020, 0x1002),
     "samples": Tag(0x0028, 0x0002),
+    "photometric": Tag(0x0028, 0x0004),
     "frames": Tag(0x0028, 0x0008),
     "rows": Tag(0x0028, 0x0010),
     "columns": Tag(0x0028, 0x0011),
     "pixel_spacing": Tag(0x0028, 0x0030),
     "bits": Tag(0x0028, 0x0100),
     "bits_stored": Tag(0x0028, 0x0101),
+    "high_bit": Tag(0x0028, 0x0102),
     "signed": Tag(0x0028, 0x0103),
+    "padding": Tag(0x0028, 0x0120),
+    "padding_limit": Tag(0x0028, 0x0121),
     "intercept": Tag(0x0028, 0x1052),
     "slope": Tag(0x0028, 0x1053),
+    "rescale_type": Tag(0x0028, 0x1054),
+    "modality_lut": Tag(0x0028, 0x3000),
+    **ACQUISITION_TAGS,
 }
-_WANTED = list(_TAGS.values())
-_PIXEL_DATA = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
-_UNDEFINED = 0xFFFFFFFF
-_NATIVE = {
-    "1.2.840.10008.1.2": "<",
-    "1.2.840.10008.1.2.1": "<",
-    "1.2.840.10008.1.2.2": ">",
-}
-"""Byte order of the transfer syntaxes whose pixels are plain numbers."""
+_KEYS = {int(tag): key for key, tag in _TAGS.items()}
+_WANTED = [*_KEYS, *map(int, (*FRAME_TAGS.values(), *GROUPS))]
+_UID = re.compile(r"[0-9.]{1,64}")
 _LARGEST_RESCALING = 1e28
-"""Times any 32-bit pixel it is still a float32."""
-_DEFLATED = "1.2.840.10008.1.2.1.99"
+"""Largest slope or intercept, and inverse of the smallest slope: its product with any 32-bit pixel
+is a finite float32, and not 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What one DICOM file says of itself; no name or birth date is ever read.
+    """Header of one DICOM file. Names and birth dates of patients are never read.
 
-    Lengths are in mm, echo times in ms; an absent number is NaN, an absent text is empty.
+    Lengths are in mm, echo times in ms. Absent numbers are NaN, absent strings are empty.
     """
 
     name: str
-    """File it was read from."""
+    """Name of the file."""
     uid: str
     sop_uid: str
     image_type: str
     study_date: str
     scan_order: tuple[str, str, float, float]
-    """Study date, time, series and acquisition number: later scans sort last."""
+    """Sort key of repeated scans, later scans last: study date, time, series number and acquisition
+    number."""
     study_description: str
     series_description: str
     patient_id: str
     visit: str
     laterality: tuple[str, str]
     echo_time: float
+    slice_location: float
+    """Stated position along the normal; only its order is reliable."""
     spacing_between_slices: float
     slice_thickness: float
+    instance_number: float
+    echo_number: float
+    """EchoNumbers, if the file has one."""
+    echo_train_length: float
+    temporal_position: float
+    """TemporalPositionIdentifier."""
+    temporal_positions: float
+    """NumberOfTemporalPositions."""
+    images_in_acquisition: float
     position: tuple[float, ...]
     """Centre of the first voxel, LPS [mm]."""
     orientation: tuple[float, ...]
-    """Direction of increasing column index, then of increasing row index."""
+    """Unit vectors of increasing column index and of increasing row index, LPS."""
     pixel_spacing: tuple[float, ...]
-    """Between rows, between columns [mm]."""
+    """Distance between rows and distance between columns [mm]."""
     rows: int
     columns: int
     slope: float
     intercept: float
-    bits_stored: int
-    """Bits of a pixel that count: those above may hold anything."""
-    dtype: str
-    """NumPy type of native pixels; empty where they need decoding."""
-    pixel_offset: int
-    """Of the first pixel byte in the file, for native pixels."""
+    rescaling: tuple[bool, bool, str]
+    """Whether there is a slope, whether there is an intercept, and the unit of rescaled values."""
+    pixels: PixelFormat
+    acquisition: Acquisition
+    component: str
+    """``magnitude``, ``phase`` ... of an image of an enhanced file; empty for other files."""
+    facets: tuple[str, ...]
+    """Volume of an image of an enhanced file: values of `FACETS` and the frame type."""
+    frames: tuple[Header, ...]
+    """Headers of the images of a file of several frames; empty for other files."""
     fault: InputError | None
-    """Why the pixels can't be used although the header can be read: cut off, no valid slope ..."""
+    """Error if the header is usable but the pixels are not, for example if they are truncated."""
 
-
-def is_dicom(start: bytes) -> bool:
-    """Return whether a file that starts so (132 bytes or more) can be DICOM."""
-    return start[128:132] == b"DICM" or start[:4] in (
-        b"\x08\x00\x05\x00",  # without a preamble, as old exports are
-        b"\x08\x00\x08\x00",
-        b"\x08\x00\x00\x00",
-        b"\x02\x00\x00\x00",
-    )
+    @property
+    def images(self) -> tuple[Header, ...]:
+        """Headers of all images of the file."""
+        return self.frames or (self,)
 
 
 def read_header(stream: BinaryIO, name: str, size: int) -> Header | None:
-    """Read the header of one DICOM file, and check that its pixels are all there.
+    """Read the header of one DICOM file, and check that its pixels are complete.
 
     Parameters
     ----------
     stream : binary file
-        At its start.
+        The file, positioned at its start.
     name : str
-        For messages.
+        Name of the file, for messages.
     size : int
-        Of the file, in bytes.
+        Size of the file in bytes.
 
     Returns
     -------
     Header or None
-        None for DICOM that holds no image (a directory, a report).
+        The header, or None for DICOM without an image (a directory, a report).
 
     Raises
     ------
     InputError
-        ``truncated_file`` if the file ends within its header.
+        If the file ends within its header (reason ``truncated_file``).
     """
     try:
-        dataset = pydicom.dcmread(
-            stream, stop_before_pixels=True, specific_tags=_WANTED, force=True
-        )
-        values = {key: _text(dataset, tag) for key, tag in _TAGS.items()}
-        syntax = str(dataset.file_meta.get("TransferSyntaxUID", "1.2.840.10008.1.2"))
-        stored_class = str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
-    except Exception as error:  # a cut or damaged file makes pydicom raise anything
-        raise _truncated(name, f"a header that ends or breaks ({type(error).__name__})") from None
-    # A class that isn't known may be the cut-off name of one that is.
-    sop_class = UID(stored_class or values["sop_class"])
-    if sop_class.name != sop_class and "Image Storage" not in sop_class.name:
+        elements = read_elements(stream, _WANTED)
+    except Exception as error:  # pydicom raises many errors for a damaged file
+        raise explain_damage(stream, name, type(error).__name__) from None
+    texts = dict.fromkeys(_TAGS, "")
+    for tag, element in elements.found.items():
+        if tag in _KEYS:
+            texts[_KEYS[tag]] = element_text(element)
+    if elements.error:
+        raise explain_damage(stream, name, elements.error, elements.order)
+    if not _is_image(elements.sop_class or texts["sop_class"]):
         return None
-    offset, dtype, fault = -1, "", None
-    slope, intercept = 1.0, 0.0
+    values = Values(name, texts, _TAGS)
+    if not _UID.fullmatch(texts["uid"]):
+        values.fault("uid", "a UID of digits and points")
+    for repeated in elements.repeated:
+        if repeated in _KEYS:
+            values.fault(_KEYS[repeated], "the element once")
+    pixels, fault = PixelFormat(), None
+    frames: Sequence[Mapping[str, str]] = [texts]
     try:
-        _check_frames(_number(values["frames"]), name)
-        slope = _rescaling("RescaleSlope", values["slope"], 1.0, name)
-        intercept = _rescaling("RescaleIntercept", values["intercept"], 0.0, name)
-        offset, dtype = _locate_pixels(stream, name, size, values, syntax)
+        pixels = find_pixels(stream, size, values, elements.syntax, elements.order)
+        frames = _read_frames(elements, values, pixels.frames)
     except InputError as error:
-        if not values["uid"]:
+        if not texts["uid"]:
             raise
         fault = error
-    time = values["series_time"] or values["acquisition_time"]
+    if len(frames) == 1:
+        return _make_header(Values(name, frames[0], _TAGS, values.faults), pixels, fault)
+    images = [
+        _make_header(Values(f"{name} frame {k + 1}", frame, _TAGS), pixels.of_frame(k), None)
+        for k, frame in enumerate(frames)
+    ]
+    keep = kept_components([image.component for image in images])
+    kept = [image for image, used in zip(images, keep, strict=True) if used]
+    faults = (*values.faults, *(image.fault for image in kept))
+    fault = next((found for found in faults if found is not None), None)
+    return replace(kept[0], name=name, frames=tuple(images), fault=fault)
+
+
+@cache
+def _is_image(sop_class: str) -> bool:
+    """Return whether a class is one of images. An unknown class may be a truncated known one."""
+    name = UID(sop_class, config.IGNORE).name
+    return name == sop_class or "Image Storage" in name
+
+
+def _read_frames(elements: Elements, values: Values, frames: int) -> Sequence[Mapping[str, str]]:
+    """Return the texts of each frame; those of the file unless it is enhanced MR."""
+    if is_enhanced(values["sop_class"] or elements.sop_class):
+        try:
+            with warnings.catch_warnings():
+                # pydicom warns of unusual values, which are checked here if they matter.
+                warnings.simplefilter("ignore")
+                return frame_texts(elements, values.texts, _TAGS, frames, values.name)
+        except InputError:
+            raise
+        except Exception as error:  # pydicom raises many errors for a damaged sequence
+            found = f"damaged functional groups: {type(error).__name__}"
+    elif frames > 1:
+        found = f"{frames} frames in one file"
+    else:
+        return [values.texts]
+    raise InputError(
+        found,
+        expected="one slice in each file, or enhanced MR",
+        where=values.name,
+        todo="Export the series as classic or enhanced MR images.",
+        reason=Reason.UNREADABLE_FILE,
+    )
+
+
+def _make_header(values: Values, pixels: PixelFormat, fault: InputError | None) -> Header:
+    """Return the header of one image. An invalid value is its fault, unless `fault` is given."""
+    name = values.name
+    echo_time = values.number("echo_time")
+    spacing_between_slices = values.number("spacing_between_slices")
+    slice_thickness = values.number("slice_thickness")
+    position = values.numbers("position", 3)
+    orientation = values.numbers("orientation", 6)
+    pixel_spacing = values.numbers("pixel_spacing", 2)
+    rows, columns = values.whole("rows", 0), values.whole("columns", 0)
+    slope, intercept, outside = _read_rescaling(values, pixels.bits_stored)
+    faults = (
+        fault,
+        *values.faults,
+        outside,
+        plausible.check_ranges(
+            [
+                (plausible.ECHO_TIME, echo_time),
+                *((plausible.PIXEL_SPACING, spacing) for spacing in pixel_spacing),
+                *((plausible.POSITION, coordinate) for coordinate in position),
+                # 0 is common for an unknown thickness or spacing.
+                (plausible.SLICE_THICKNESS, slice_thickness or math.nan),
+                (plausible.SPACING_BETWEEN_SLICES, abs(spacing_between_slices) or math.nan),
+            ],
+            name,
+        ),
+        plausible.check_field_of_view((rows, columns), pixel_spacing, name),
+    )
+    component = values.texts.get("component", "")
+    image_type = values["image_type"].upper()
+    if component not in ("", "magnitude"):
+        image_type += f"\\{component.upper()}"
+    time = (
+        values["series_time"] or values["acquisition_time"] or values["acquisition_date_time"][8:]
+    )
+    order = [parse_number(values[key]) for key in ("series_number", "acquisition_number")]
     return Header(
         name=name,
         uid=values["uid"],
         sop_uid=values["sop_uid"],
-        image_type=values["image_type"].upper(),
+        image_type=image_type,
         study_date=values["study_date"],
         scan_order=(
             values["study_date"],
             time,
-            _number(values["series_number"], -1.0),
-            _number(values["acquisition_number"], -1.0),
+            -1.0 if math.isnan(order[0]) else order[0],
+            -1.0 if math.isnan(order[1]) else order[1],
         ),
         study_description=values["study_description"],
         series_description=values["series_description"],
         patient_id=values["patient_id"],
         visit=values["visit"],
         laterality=(values["laterality"], values["image_laterality"]),
-        echo_time=_number(values["echo_time"]),
-        spacing_between_slices=_number(values["spacing_between_slices"]),
-        slice_thickness=_number(values["slice_thickness"]),
-        position=_numbers(values["position"], 3),
-        orientation=_numbers(values["orientation"], 6),
-        pixel_spacing=_numbers(values["pixel_spacing"], 2),
-        rows=int(_number(values["rows"], 0.0)),
-        columns=int(_number(values["columns"], 0.0)),
+        echo_time=echo_time,
+        slice_location=parse_number(values["slice_location"]),
+        spacing_between_slices=spacing_between_slices,
+        slice_thickness=slice_thickness,
+        instance_number=parse_number(values["instance_number"]),
+        echo_number=parse_number(values["echo_number"]),
+        echo_train_length=parse_number(values["echo_train_length"]),
+        temporal_position=parse_number(values["temporal_position"]),
+        temporal_positions=parse_number(values["temporal_positions"]),
+        images_in_acquisition=parse_number(values["images_in_acquisition"]),
+        position=position,
+        orientation=orientation,
+        pixel_spacing=pixel_spacing,
+        rows=rows,
+        columns=columns,
         slope=slope,
         intercept=intercept,
-        bits_stored=int(_number(values["bits_stored"], 0.0)),
-        dtype=dtype,
-        pixel_offset=offset,
-        fault=fault,
+        rescaling=(bool(values["slope"]), bool(values["intercept"]), values["rescale_type"]),
+        pixels=pixels,
+        acquisition=read_acquisition(values.texts),
+        component=component,
+        facets=(*(values.texts[key] for key in FACETS), image_type) if component else (),
+        frames=(),
+        fault=next((found for found in faults if found is not None), None),
     )
 
 
-def _check_frames(frames: float, name: str) -> None:
-    if frames > 1:
-        raise InputError(
-            f"{frames:.0f} frames in one file",
-            expected="one slice a file",
-            where=name,
-            todo="Convert enhanced (multi-frame) DICOM to classic files first.",
-            reason=Reason.UNREADABLE_FILE,
+def _read_rescaling(values: Values, bits_stored: int) -> tuple[float, float, InputError | None]:
+    """Return slope and intercept, and an error if they cannot be those of an MR image."""
+    slope, intercept = values.number("slope", 1.0), values.number("intercept", 0.0)
+    if not 1 / _LARGEST_RESCALING <= abs(slope) <= _LARGEST_RESCALING:
+        values.fault("slope", "one finite number other than 0")
+    elif abs(intercept) > _LARGEST_RESCALING:
+        values.fault("intercept", "one finite number")
+    elif slope < 0 or (bits_stored and abs(intercept) > slope * 2**bits_stored):
+        return (
+            slope,
+            intercept,
+            InputError(
+                f"RescaleSlope = {slope:g}, RescaleIntercept = {intercept:g}",
+                expected="a slope above 0, and an intercept within the range of the pixels",
+                where=values.name,
+                todo="Correct the header, or export the series again.",
+                reason=Reason.IMPLAUSIBLE_VALUE,
+            ),
         )
-
-
-def _rescaling(element: str, text: str, absent: float, name: str) -> float:
-    """Return a slope or an intercept; one that can't be read would scale the image silently."""
-    if not text:
-        return absent
-    value = _number(text)
-    if not abs(value) <= _LARGEST_RESCALING or (value == 0 and absent == 1):
-        raise InputError(
-            f"{element} {text[:40]!r}",
-            expected="one finite number" + (" other than 0" if absent == 1 else ""),
-            where=name,
-            todo="Correct the header, or export the series again.",
-            reason=Reason.UNREADABLE_VALUE,
-        )
-    return value
-
-
-def _locate_pixels(
-    stream: BinaryIO, name: str, size: int, values: dict[str, str], syntax: str
-) -> tuple[int, str]:
-    """Return where native pixels start, and their type; (-1, "") for encapsulated ones."""
-    if syntax == _DEFLATED:
-        return -1, ""  # the whole data set was inflated elsewhere: offsets mean nothing
-    start = stream.tell()
-    head = stream.read(12)
-    if head[:4] not in _PIXEL_DATA:
-        raise _truncated(name, "no pixel data")
-    order = _NATIVE.get(syntax, "<")
-    byteorder = "big" if order == ">" else "little"
-    explicit = head[4:6] in (b"OW", b"OB")
-    length = int.from_bytes(head[8:12] if explicit else head[4:8], byteorder)  # type: ignore[arg-type]
-    if length == _UNDEFINED or syntax not in _NATIVE:
-        return -1, ""
-    first = start + (12 if explicit else 8)
-    bits, samples = int(_number(values["bits"], 0.0)), int(_number(values["samples"], 1.0))
-    needed = (
-        int(_number(values["rows"], 0.0))
-        * int(_number(values["columns"], 0.0))
-        * max(int(_number(values["frames"], 1.0)), 1)
-        * samples
-        * bits
-        // 8
-    )
-    present = min(size - first, length)
-    if present < needed:
-        raise _truncated(name, f"{max(present, 0)} of {needed} bytes of pixels")
-    if samples != 1 or bits not in (8, 16, 32):
-        return -1, ""
-    kind = "i" if _number(values["signed"], 0.0) == 1 else "u"
-    return first, f"{order}{kind}{bits // 8}"
-
-
-def _truncated(name: str, found: str) -> InputError:
-    return InputError(
-        found,
-        expected="a whole DICOM image",
-        where=name,
-        todo="Copy or download the file again.",
-        reason=Reason.TRUNCATED_FILE,
-    )
-
-
-def _text(dataset: Dataset, tag: BaseTag) -> str:
-    """Return the value as it is written: no conversion that could fail or warn."""
-    if tag not in dataset:
-        return ""
-    element = dataset.get_item(tag)
-    value = element.value if element is not None else None
-    if value is None:
-        return ""
-    if isinstance(value, bytes):
-        if element.VR == "US" or tag in _BINARY:
-            little = getattr(element, "is_little_endian", True)
-            return str(int.from_bytes(value[:2], "little" if little else "big")) if value else ""
-        return value.decode("latin-1").strip("\0 \t\r\n")
-    if isinstance(value, str):
-        return value.strip("\0 ")
-    return "\\".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
-_BINARY = {_TAGS[key] for key in ("samples", "rows", "columns", "bits", "bits_stored", "signed")}
-
-
-def _number(text: str, absent: float = math.nan) -> float:
-    """Return one finite number; whatever else is written counts as absent."""
-    try:
-        value = float(text)
-    except ValueError:
-        return absent
-    return value if math.isfinite(value) else absent
-
-
-def _numbers(text: str, count: int) -> tuple[float, ...]:
-    """Return ``count`` finite numbers, or an empty tuple."""
-    numbers = tuple(_number(part) for part in text.split("\\"))
-    return numbers if len(numbers) == count and not any(map(math.isnan, numbers)) else ()
+    return slope, intercept, None

@@ -1,38 +1,22 @@
-"""Whose knee, which side, which visit: what the sources say, and where they disagree."""
+"""Identify patient, side and visit of a series from folders, headers, listings and options."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from qmri_lake.errors import InputError, Reason
-from qmri_lake.index import exam_key
-from qmri_lake.oai.files import tar_stem
 from qmri_lake.oai.header import Header
-from qmri_lake.oai.listing import Listed
+from qmri_lake.oai.listing import ListingRow
+from qmri_lake.oai.packing import archive_stem
+from qmri_lake.schema.exam_index import exam_key
+from qmri_lake.schema.visits import VISIT_MONTHS
 
-__all__ = ["PATIENTS", "VISIT_MONTHS", "Identity", "identify"]
+__all__ = ["Identity", "identify"]
 
-VISIT_MONTHS = {
-    0: 0,
-    1: 12,
-    2: 18,
-    3: 24,
-    4: 30,
-    5: 36,
-    6: 48,
-    7: 60,
-    8: 72,
-    9: 84,
-    10: 96,
-    11: 108,
-}
-"""V## to months: the number of a visit is not its month."""
-PATIENTS = (1, 9_999_999_999)
-"""Smallest and largest patient number: OAI's have 7 digits, other studies up to 10."""
-_IMAGED = (0, 1, 2, 3, 4, 5, 6, 8, 10)
-"""Visits with MRI, so with image releases."""
+_MRI_VISITS = (0, 1, 2, 3, 4, 5, 6, 8, 10)
+"""Numbers of the visits with MRI, and therefore with image releases."""
 
 _RELEASE = re.compile(r"^(\d{1,2})\.[A-Z]\.\d{1,2}$")
 _MONTH_FOLDER = re.compile(r"^(\d{1,3})m$", re.IGNORECASE)
@@ -42,8 +26,8 @@ _MONTH = re.compile(r"(?<!\d)(\d{1,3})[ _]?MONTH")
 _BASELINE = re.compile(r"ENROLL?MENT|BASELINE|SCREENING")
 _VISIT = re.compile(r"^V(\d\d)$")
 
-Claims = dict[int | str, list[str]]
-"""Value -> the sources that say so."""
+SourcesByValue = dict[int | str, list[str]]
+"""Names of the sources that give each value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,124 +36,126 @@ class Identity:
 
     patient: int
     timepoint: int
-    """Months."""
+    """Months after enrolment."""
     knee: str
     """``left`` or ``right``."""
 
     @property
     def exam(self) -> str:
-        """Readable key of the exam."""
+        """Key of the exam."""
         return exam_key(self.patient, self.timepoint, self.knee)
 
 
 def identify(
     where: str,
     headers: Sequence[Header],
-    listed: Listed | None = None,
+    listed: ListingRow | None = None,
     *,
     patient: int | None = None,
     timepoint: int | None = None,
     knee: str | None = None,
 ) -> Identity:
-    """Gather what the folders, the header, the listing and the options say of one series.
+    """Identify a series from its folders, its headers, its row in a listing, and the options.
 
     Parameters
     ----------
     where : str
         Folder or tar of the series, relative to the delivery.
     headers : sequence of Header
-        Of its files; one of each that names something else is enough.
-    listed : Listed, optional
-        Its row in ``contents.csv`` or ``image03.txt``.
+        Headers of the files of the series. One header for each distinct identification is
+        sufficient.
+    listed : ListingRow, optional
+        Row of the series in ``contents.csv`` or ``image03.txt``.
     patient, timepoint, knee : optional
-        What the caller knows; they fill in what is not said, and never override.
+        Values given by the caller. A source with another value is a conflict.
 
     Raises
     ------
     InputError
-        ``absent_*`` if nothing says it (or sources disagree on patient or visit),
-        ``side_conflict`` if they disagree on the side, ``unknown_release`` if the release folder
-        is none of OAI's.
+        If no source gives a value (reason ``absent_*``), if sources disagree (``*_conflict``), or
+        if the release folder is not a release of the OAI (``unknown_release``).
     """
-    folders = [part for part in tar_stem(where).split("/") if part]
-    patients: Claims = {}
-    sides: Claims = {}
-    timepoints: Claims = {}
+    folders = [part for part in archive_stem(where).split("/") if part]
+    found = _Sources()
     for part in folders:
         if _PATIENT.match(part):
-            _claim(patients, int(part), "the folder")
+            _add_source(found.patients, int(part), "the folder")
     for header in headers:
-        if _PATIENT.match(header.patient_id):
-            _claim(patients, int(header.patient_id), "PatientID")
-        texts = (
-            ("SeriesDescription", header.series_description),
-            ("StudyDescription", header.study_description),
-        )
-        _read_texts(texts, sides, timepoints)
-        for source, value in zip(("Laterality", "ImageLaterality"), header.laterality, strict=True):
-            letter = value.upper()[:1]
-            if letter in ("L", "R"):
-                _claim(sides, "left" if letter == "L" else "right", source)
-        visit = _VISIT.match(header.visit.upper())
-        if visit and int(visit[1]) in VISIT_MONTHS:
-            _claim(timepoints, VISIT_MONTHS[int(visit[1])], "ClinicalTrialTimePointID")
+        found.add_header(header)
     if listed is not None:
-        if _PATIENT.match(listed.patient):
-            _claim(patients, int(listed.patient), "the listing")
-        texts = (
-            ("the listed series", listed.series_description),
-            ("the listed study", listed.study_description),
-        )
-        _read_texts(texts, sides, timepoints)
+        found.add_listing(listed)
     for part in folders:
         if match := _MONTH_FOLDER.match(part):
-            _claim(timepoints, int(match[1]), f"folder {part}")
+            _add_source(found.timepoints, int(match[1]), f"folder {part}")
     release = _find_release(folders)
     if release:
         months = _release_months(release)
         if months is not None:
-            _claim(timepoints, months, f"release {release}")
+            _add_source(found.timepoints, months, f"release {release}")
         elif timepoint is None:
             raise InputError(
-                f"release folder {release!r}",
+                f"unknown release folder {release!r}",
                 expected="0.x (00m), 1.x (12m), 2.x (18m), 3.x (24m), 4.x (30m), 5.x (36m), "
                 "6.x (48m), 8.x (72m) or 10.x (96m)",
                 where=where,
-                todo="Rename the folder, or give the visit: timepoint=...",
+                todo="Rename the folder, or give timepoint=...",
                 reason=Reason.UNKNOWN_RELEASE,
             )
-
-    options: tuple[tuple[Claims, int | str | None], ...] = (
-        (patients, patient),
-        (timepoints, timepoint),
-        (sides, knee),
+    options: tuple[tuple[SourcesByValue, int | str | None], ...] = (
+        (found.patients, patient),
+        (found.timepoints, timepoint),
+        (found.knees, knee),
     )
-    for claims, option in options:
+    for sources, option in options:
         if option is not None:
-            _claim(claims, option, "the option")
+            _add_source(sources, option, "the option")
     return Identity(
-        int(_settle(patients, "patient", Reason.ABSENT_PATIENT, Reason.PATIENT_CONFLICT, where)),
-        int(
-            _settle(
-                timepoints, "timepoint", Reason.ABSENT_TIMEPOINT, Reason.TIMEPOINT_CONFLICT, where
-            )
-        ),
-        str(_settle(sides, "knee", Reason.ABSENT_SIDE, Reason.SIDE_CONFLICT, where)),
+        int(_single_value(found.patients, "patient", where)),
+        int(_single_value(found.timepoints, "timepoint", where)),
+        str(_single_value(found.knees, "knee", where)),
     )
 
 
-def _claim(claims: Claims, value: int | str, source: str) -> None:
-    sources = claims.setdefault(value, [])
-    if source not in sources:
-        sources.append(source)
+@dataclass(slots=True)
+class _Sources:
+    """Patients, timepoints and knees of one series according to different sources."""
 
+    patients: SourcesByValue = field(default_factory=dict)
+    timepoints: SourcesByValue = field(default_factory=dict)
+    knees: SourcesByValue = field(default_factory=dict)
 
-def _read_texts(texts: Iterable[tuple[str, str]], sides: Claims, timepoints: Claims) -> None:
-    for source, text in texts:
+    def add_header(self, header: Header) -> None:
+        """Add the values of a header."""
+        if _PATIENT.match(header.patient_id):
+            _add_source(self.patients, int(header.patient_id), "PatientID")
+        self._add_text("SeriesDescription", header.series_description)
+        self._add_text("StudyDescription", header.study_description)
+        for source, value in zip(("Laterality", "ImageLaterality"), header.laterality, strict=True):
+            letter = value.upper()[:1]
+            if letter in ("L", "R"):
+                _add_source(self.knees, "left" if letter == "L" else "right", source)
+        visit = _VISIT.match(header.visit.upper())
+        if visit and int(visit[1]) in VISIT_MONTHS:
+            _add_source(self.timepoints, VISIT_MONTHS[int(visit[1])], "ClinicalTrialTimePointID")
+
+    def add_listing(self, row: ListingRow) -> None:
+        """Add the values of the row of a listing."""
+        if _PATIENT.match(row.patient):
+            _add_source(self.patients, int(row.patient), "the listing")
+        self._add_text("the series name in the listing", row.series_description)
+        self._add_text("the study name in the listing", row.study_description)
+
+    def _add_text(self, source: str, text: str) -> None:
         for side in _SIDE.findall(text.upper()):
-            _claim(sides, side.lower(), source)
+            _add_source(self.knees, side.lower(), source)
         for month in _months(text.upper()):
-            _claim(timepoints, month, source)
+            _add_source(self.timepoints, month, source)
+
+
+def _add_source(sources: SourcesByValue, value: int | str, source: str) -> None:
+    names = sources.setdefault(value, [])
+    if source not in names:
+        names.append(source)
 
 
 def _months(text: str) -> Iterator[int]:
@@ -180,7 +166,7 @@ def _months(text: str) -> Iterator[int]:
 
 
 def _find_release(folders: list[str]) -> str:
-    """Return the release folder: by its form, or by its place between visit and patient."""
+    """Return the release folder, found by its name or its position between visit and patient."""
     for part in folders:
         if _RELEASE.match(part):
             return part
@@ -192,34 +178,47 @@ def _find_release(folders: list[str]) -> str:
 
 def _release_months(release: str) -> int | None:
     match = _RELEASE.match(release)
-    return VISIT_MONTHS[int(match[1])] if match and int(match[1]) in _IMAGED else None
+    return VISIT_MONTHS[int(match[1])] if match and int(match[1]) in _MRI_VISITS else None
 
 
-_KINDS = {
-    "patient": ("a 7-digit PatientID or patient folder", "patient=..."),
+_MISSING = {
+    "patient": (
+        "a 7-digit PatientID or patient folder",
+        Reason.ABSENT_PATIENT,
+        Reason.PATIENT_CONFLICT,
+    ),
     "timepoint": (
         "a release or visit folder, ClinicalTrialTimePointID or StudyDescription",
-        "timepoint=...",
+        Reason.ABSENT_TIMEPOINT,
+        Reason.TIMEPOINT_CONFLICT,
     ),
-    "knee": ("LEFT or RIGHT in SeriesDescription or StudyDescription, or Laterality", "knee=..."),
+    "knee": (
+        "LEFT or RIGHT in SeriesDescription or StudyDescription, or Laterality",
+        Reason.ABSENT_SIDE,
+        Reason.SIDE_CONFLICT,
+    ),
 }
+"""Expected sources, reason of a missing value, and reason of contradictory values."""
 
 
-def _settle(claims: Claims, name: str, absent: Reason, conflict: Reason, where: str) -> int | str:
-    if len(claims) == 1:
-        return next(iter(claims))
-    expected, option = _KINDS[name]
-    if not claims:
+def _single_value(sources: SourcesByValue, name: str, where: str) -> int | str:
+    """Return the value on which all sources agree."""
+    if len(sources) == 1:
+        return next(iter(sources))
+    expected, absent, conflict = _MISSING[name]
+    if not sources:
         raise InputError(
             f"no {name}",
             expected=expected,
             where=where,
-            todo=f"Give it: {option}",
+            todo=f"Give {name}=...",
             reason=absent,
         )
-    said = "; ".join(f"{value} by {', '.join(sources)}" for value, sources in claims.items())
+    listed = "; ".join(
+        f"{value} according to {', '.join(names)}" for value, names in sources.items()
+    )
     raise InputError(
-        f"{name} {said}",
+        f"{name} {listed}",
         expected="sources that agree",
         where=where,
         todo="Correct the header, the folder or the listing that is wrong.",

@@ -1,43 +1,175 @@
-"""OAI's imaging protocol: which series are wanted, by the names that its scanners gave them."""
+"""Imaging protocol: which group a series belongs to, by its name and how it was acquired."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence as Values
+from dataclasses import dataclass
 
-__all__ = ["classify", "ignored_kind"]
+from qmri_lake.oai.header import Header
+from qmri_lake.oai.image_kind import image_kind
+from qmri_lake.schema.groups import GROUPS
 
-_GROUPS = {"dess": re.compile(r"^SAG_3D_DESS"), "msme": re.compile(r"^SAG_T2_MAP")}
-_IGNORED = {
-    "T2_CALC": re.compile(r"T2_?CALC"),
-    "localizer": re.compile(r"LOCALI[SZ]ER|LOCATOR|SCOUT|PRESCRIPTION|SURVEY"),
-    "reformat": re.compile(r"MPR(?![A-Z])|REFORMAT|RFMT"),
-}
+__all__ = [
+    "ECHO_TIMES",
+    "Evidence",
+    "classify",
+    "find_evidence",
+    "ignored_kind",
+    "is_spin_lock",
+    "plain_name",
+]
+
+ECHO_TIMES = {"msme": (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0)}
+"""Echo times of a series of the OAI [ms]. [paper]"""
+
 _OAI_NAME = re.compile(r"^(AX|COR|SAG)_(IW|T1|T2|3D)_")
 _SIDE = re.compile(r"[_ ]*(LEFT|RIGHT)$")
+_T2_CALC = re.compile(r"T2_?CALC")
+
+_DESS = re.compile(
+    r"(?<![A-Z])(Q|3D|T2|WE|FS)*DESS(3D|WE|FS)?(?![A-Z])|DE3D"
+    r"|(DUAL|DOUBLE)[ _-]?ECHO[ _-]?STEADY[ _-]?STATE"
+)
+"""Names of the DESS: Siemens (DESS, de3d, t2_de3d_we), GE (qDESS), in words. [assumption]"""
+_SECOND_ECHO = re.compile(
+    r"(?<![A-Z])(ECHO|E)[ _-]?2(?!\d)|2(ND)?[ _-]?ECHO|SECOND[ _-]?ECHO|(?<![A-Z])(S2|PSIF)(?!\w)"
+)
+_LONGEST_DESS_ECHO = 15.0
+"""Longest echo time of the first or the combined echo of a DESS [ms]. [assumption]
+
+The OAI has 4.7 ms. The second echo forms 2 TR - TE after its excitation: 20 ms and more.
+"""
+_MULTI_ECHO = re.compile(
+    r"T2[ _-]?MAP|(?<![A-Z])(MESE|MSME|CPMG|CARTIGRAM)(?![A-Z])|MULTI[ _-]?ECHO"
+    r"|SE[ _-]?MC(?![A-Z])|ME[ _-]?SE(?![A-Z])|T2[ _-]?RELAX|T2[ _-]?MES"
+)
+"""Names of multi-echo spin-echo series. [assumption]"""
+_SPIN_LOCK = re.compile(r"T1[ _-]?(RHO|R(?![A-Z]))|SPIN[ _-]?LOCK|(?<![A-Z])TSL(?![A-Z])")
+_NOT_MULTI_SPIN_ECHO = re.compile(
+    r"T2[ _-]?(\*|STAR)|R2[ _-]?(\*|STAR)|DIXON|IDEAL|FIELD[ _-]?MAP|(?<![A-Z0-9])B[01](?![A-Z0-9])"
+    r"|(?<![A-Z])(ME)?GRE(?![A-Z])|(?<![A-Z])(UTE|SWI|QSM|MEDIC|MERGE|DWI|DTI|EPI|CEST|FFE|BOLD)"
+    r"(?![A-Z])|MP(2)?RAGE|MEMPR|FLASH|DIFF"
+)
+_FEWEST_ECHOES = 3
+"""A series with fewer echoes is a multi-echo series only by its name: a TSE may have two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The group of a series, and what speaks against it."""
+
+    group: str = ""
+    """Empty: not known."""
+    doubt: str = ""
+    """Empty, or why the series isn't the image of the group: ``the second echo of a DESS``."""
+    certain: bool = False
+    """Whether the doubt holds even if the caller names the group."""
 
 
 def classify(series_description: str) -> str:
-    """Return the group that an OAI name stands for, or "" for other names.
+    """Return the group of an OAI series name, or "" for other names.
 
     >>> classify("SAG_T2_MAP_RIGHT")
     'msme'
     """
-    text = series_description.upper()
-    return next((group for group, name in _GROUPS.items() if name.search(text)), "")
+    return GROUPS.named(series_description.upper())
 
 
-def ignored_kind(series_description: str, study_description: str, image_type: str) -> str:
-    """Return under which name a series is counted and passed over, or "" if it is wanted.
+def plain_name(text: str) -> str:
+    """Return a description in upper case, without the side and with single blanks.
 
-    Computed T2 maps, localizers and reformats are passed over wherever they come from; every
-    other series of an OAI study is too, unless it is a DESS or a T2 (multi-echo) series.
+    >>> plain_name("SAG_3D_DESS_RIGHT") == plain_name("sag 3d dess")
+    True
     """
-    text = series_description.upper()
-    for kind, name in _IGNORED.items():
-        if name.search(text) or (kind != "T2_CALC" and name.search(image_type.upper())):
-            return kind
+    return " ".join(_SIDE.sub("", re.sub(r"[\s_]+", " ", text).upper().strip()).split())
+
+
+def is_spin_lock(name: str) -> bool:
+    """Whether a description names a T1rho series, whose images have spin-lock times."""
+    return bool(_SPIN_LOCK.search(name.upper()))
+
+
+def ignored_kind(header: Header, name: str, study: str, group: str | None = None) -> str:
+    """Return the kind of a series that is ignored, or "" if it can be of use.
+
+    Localizers, reformats, computed maps, phase images and the like are always ignored. Other series
+    of an OAI study are ignored unless they are DESS or T2 (multi-echo) series; so are 2D gradient
+    echoes, which are neither, unless the user names the group of the series.
+
+    Parameters
+    ----------
+    header : Header
+        Of its first file.
+    name, study : str
+        SeriesDescription and StudyDescription, of the header or of the listing.
+    group : str, optional
+        The group that the user requests.
+    """
+    text = _SIDE.sub("", name.upper())
+    if _T2_CALC.search(text):
+        return "T2_CALC"
+    kind = image_kind(header, name)
+    if kind in ("localizer", "reformat"):
+        return kind
+    if kind and not (kind == "derived image" and find_evidence(name, header, ()).group):
+        return f"{kind} ({name or 'without a name'})"
     if classify(text):
         return ""
-    if _OAI_NAME.search(text) or study_description.upper().startswith("OAI"):
-        return _SIDE.sub("", text) or "series without a name"
+    if _OAI_NAME.search(text) or study.upper().startswith("OAI"):
+        return text or "series without a name"
+    acquired = header.acquisition
+    two = acquired.acquisition_type == "2D" and acquired.is_gradient_echo
+    if two and not group and not _DESS.search(text):
+        return f"2D gradient echo ({name or 'without a name'})"
+    return ""
+
+
+def find_evidence(name: str, header: Header, echo_times: Values[float]) -> Evidence:
+    """Return the group that the name and the acquisition of a series give evidence for.
+
+    A DESS needs a name of the DESS, as description or sequence name. A multi-echo spin echo has at
+    least three echo times and no sign of another sequence, or its name and at least two.
+
+    Parameters
+    ----------
+    name : str
+        SeriesDescription, of the header or of the listing.
+    header : Header
+        Of the first file.
+    echo_times : sequence of float
+        Milliseconds; empty if unknown, because a file is damaged.
+    """
+    text, acquired = name.upper(), header.acquisition
+    group = classify(text)
+    if not group:
+        sequence = acquired.sequence_name.upper()
+        other = _NOT_MULTI_SPIN_ECHO.search(text) or is_spin_lock(text)
+        named = bool(_MULTI_ECHO.search(text))
+        several = len(echo_times) >= (2 if named else _FEWEST_ECHOES)
+        if not named and (_DESS.search(text) or _DESS.search(sequence)):
+            group = "dess"
+        elif not other and not acquired.is_gradient_echo and (several or named):
+            group = GROUPS.with_echoes(True)
+    if group and image_kind(header, name) == "derived image":
+        return Evidence(group, f"a derived image (ImageType {header.image_type})", certain=True)
+    if group == "dess":
+        return Evidence(group, _doubt_dess(text, header, echo_times))
+    if group == "msme" and acquired.is_gradient_echo:
+        return Evidence(group, "a gradient echo, not a spin echo")
+    return Evidence(group)
+
+
+def _doubt_dess(text: str, header: Header, echo_times: Values[float]) -> str:
+    acquired = header.acquisition
+    if acquired.is_spin_echo:
+        return "a spin echo, not a DESS"
+    if len(echo_times) != 1:
+        return ""
+    numbered = header.echo_number == 2 and not classify(text)
+    longest = _LONGEST_DESS_ECHO
+    if acquired.repetition_time > 0:
+        longest = min(longest, acquired.repetition_time)
+    if numbered or _SECOND_ECHO.search(text) or echo_times[0] > longest:
+        return "the second echo of a DESS"
     return ""

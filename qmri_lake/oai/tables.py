@@ -1,62 +1,77 @@
-"""OAI's text tables: ``|`` between cells, codes like ``1: Male``, missing values like ``.M``."""
+"""Read tables of the OAI: codes like ``1: Male`` and ``.M``, and one row for each key."""
 
 from __future__ import annotations
 
-import csv
 import re
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from qmri_lake.errors import InputError, Problem, Reason
-from qmri_lake.oai.identity import PATIENTS
-from qmri_lake.variables import Variable
+from qmri_lake.oai.table_formats import read_table
+from qmri_lake.schema.variable import Variable
+from qmri_lake.schema.visits import PATIENTS
 
-__all__ = ["Coded", "Table", "find_tables", "parse_coded", "read_table"]
+__all__ = ["Coded", "Table", "parse_coded", "read_oai_table"]
 
-_MISSING = re.compile(r"^\.(?!\d)")
-"""A cell that starts with a point is missing; .5 is a number."""
+_MISSING = r"^\.(?!\d)"
+"""Missing cells start with a point that is not followed by a digit; .5 is a number."""
+_VALUE = r"^([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*(?::(?:\s.*|[^0-9\s].*)?)?$"
+"""A number, and its label: ``1: Yes``. In ``12:30``, nothing is a label."""
+_WORD = r"\w{1,16}"
+"""A code, such as that of a site."""
+_PATIENT = r"^[0-9]{1,10}$"
+"""A patient number as it was assigned: not 9.00E+06, 9000001.0 or 9,000,001."""
+_NDA_PATIENT = "SRC_SUBJECT_ID"
+"""Name of the column ID in tables of the NDA."""
+_DATES = ("%m/%d/%Y", "%Y-%m-%d", "%d%b%Y")
+_LISTED = 5
+"""Maximum number of columns or rows that a message names."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Coded:
-    """A column of coded cells as numbers."""
+    """A column of coded cells, parsed to numbers."""
 
     value: NDArray[np.float64]
-    """What stands before ``:``; NaN where missing or unreadable."""
+    """Number before ``:``; NaN if the cell is missing or unreadable."""
     missing: NDArray[np.object_]
-    """The letter of the missing code (``P`` of ``.P``), "" elsewhere and for blanks."""
+    """Letter of the code of a missing cell (``P`` for ``.P``); "" for all other and empty cells."""
     bad: NDArray[np.bool_]
-    """Cells that are neither missing nor a number."""
+    """Whether the cell is unreadable: neither missing nor a number."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Table:
-    """One table: text cells, upper-case column names, one row for each usable ``ID``."""
+    """One table with text cells, column names in upper case, and one row for each key."""
 
     name: str
     cells: pd.DataFrame
-    """Index: line in the file, from 1."""
+    """The cells; "" without a value. The index is the row in the file, from 1."""
     patient: pd.Series[int]
     problems: tuple[Problem, ...]
-    """One for each row without a readable ``ID``; those rows are left out."""
+    """Rows without a readable ``ID``, and rows that contradict each other. They are excluded."""
     keys: tuple[str, ...] = ("ID",)
+    repeated: int = 0
+    """Number of repeated rows, which do not contradict the row that was kept."""
+    refused: frozenset[int] = frozenset()
+    """Patients with rows that contradict each other."""
 
     def where(self, row: int, column: str) -> str:
-        """Return the place of a cell, for messages."""
+        """Return the location of a cell, for messages."""
         return f"{self.name} row {row} column {column}"
 
     def numbers(
         self, column: str, variable: Variable | None = None, *, whole: bool = False
     ) -> tuple[pd.Series[float], list[Problem]]:
-        """Return a column as numbers, NaN where missing, and its unusable cells.
+        """Return a column as numbers, NaN if missing, and problems of unusable cells.
 
-        A value that `variable` does not allow, or that is not whole where it must be, is missing.
+        Values that `variable` does not allow are unusable. If `whole` is true, fractions are
+        unusable, too. Unusable cells become NaN.
         """
         coded = parse_coded(self.cells[column])
         bad = coded.bad | _forbidden(coded.value, variable)
@@ -65,33 +80,51 @@ class Table:
         expected = "a number, a code like '1: Yes', or a missing code like '.M'"
         if variable is not None:
             expected += f"; {variable.expectation}"
-        problems = [self._unusable(row, column, expected) for row in self.cells.index[bad]]
-        return pd.Series(np.where(bad, np.nan, coded.value), self.cells.index), problems
+        values = pd.Series(np.where(bad, np.nan, coded.value), self.cells.index)
+        return values, self._unusable(bad, column, expected)
 
     def dates(self, column: str) -> tuple[pd.Series[pd.Timestamp], list[Problem]]:
-        """Return ``mm/dd/yyyy`` or ``yyyy-mm-dd`` cells as dates, and the unreadable ones."""
-        text = self.cells[column].str.strip()
-        date = pd.to_datetime(text, format="%m/%d/%Y", errors="coerce")
-        date = date.fillna(pd.to_datetime(text, format="%Y-%m-%d", errors="coerce"))
+        """Return cells like 08/24/2004, 2004-08-24 or 24AUG2004 as dates, and problems."""
+        text = self.cells[column].str.strip().str.replace(r"[ T]00:00:00(\.0+)?$", "", regex=True)
+        date = pd.to_datetime(text, format=_DATES[0], errors="coerce")
+        for form in _DATES[1:]:
+            date = date.fillna(pd.to_datetime(text, format=form, errors="coerce"))
         bad = date.isna() & (text != "") & ~text.str.match(_MISSING)
         expected = "a date mm/dd/yyyy, or a missing code like '.M'"
-        rows = self.cells.index[bad.to_numpy(bool)]
-        return date, [self._unusable(row, column, expected) for row in rows]
+        return date, self._unusable(bad.to_numpy(bool), column, expected)
 
-    def _unusable(self, row: int, column: str, expected: str) -> Problem:
-        # A key column may hold what must not be repeated: who it is.
+    def words(self, column: str) -> tuple[pd.Series[str], list[Problem]]:
+        """Return the codes of cells like ``C`` and ``C: name``, and problems of other cells."""
+        text = self.cells[column].str.split(":", n=1).str[0].str.strip()
+        missing = (text == "") | text.str.startswith(".")
+        bad = ~missing & ~text.str.fullmatch(_WORD)
+        expected = "letters and digits, or a missing code like '.M'"
+        return text.where(~missing & ~bad), self._unusable(bad.to_numpy(bool), column, expected)
+
+    def unreadable(self, column: str, values: pd.Series[Any]) -> set[int]:
+        """Return the patients whose cells have no value, although they are not missing."""
+        text = self.cells[column].str.strip()
+        bad = values.isna() & (text != "") & ~text.str.match(_MISSING)
+        return set(self.patient[bad.to_numpy(bool)].tolist())
+
+    def _unusable(self, bad: NDArray[np.bool_], column: str, expected: str) -> list[Problem]:
+        """Return one problem for each bad cell of a column."""
+        # A cell of a key column may identify a person and is not shown.
         hidden = column in self.keys
-        return Problem(
-            Reason.UNREADABLE_VALUE,
-            self.where(row, column),
-            "another value" if hidden else repr(self.cells.at[row, column]),
-            expected,
-            "Correct the cell; it counts as missing meanwhile.",
-        )
+        return [
+            Problem(
+                Reason.UNREADABLE_VALUE,
+                self.where(row, column),
+                "invalid value" if hidden else repr(self.cells.at[row, column]),
+                expected,
+                "Correct the cell. It was treated as missing.",
+            )
+            for row in self.cells.index[bad]
+        ]
 
 
 def _forbidden(value: NDArray[np.float64], variable: Variable | None) -> NDArray[np.bool_]:
-    """Mark the values that the declaration of a variable does not allow; NaN is allowed."""
+    """Return whether the declaration of a variable forbids each value; NaN is allowed."""
     if variable is not None and variable.flags is not None:
         return np.isfinite(value) & ~np.isin(value, list(variable.flags.values()))
     if variable is not None and variable.valid_range is not None:
@@ -99,62 +132,38 @@ def _forbidden(value: NDArray[np.float64], variable: Variable | None) -> NDArray
     return np.zeros(len(value), np.bool_)
 
 
-def find_tables(folder: Path, pattern: str) -> Iterator[Path]:
-    """Yield the files below a folder whose whole name matches, sorted, without regard to case."""
-    name = re.compile(pattern, re.IGNORECASE)
-    yield from sorted(p for p in folder.rglob("*.[tT][xX][tT]") if name.fullmatch(p.name))
-
-
-def read_table(path: Path, root: Path, wanted: str, keys: tuple[str, ...] = ("ID",)) -> Table:
-    """Read the columns of one table whose names match, and its key columns.
+def read_oai_table(path: Path, root: Path, wanted: str, keys: tuple[str, ...] = ("ID",)) -> Table:
+    """Read the key columns of one table, and the columns whose names match.
 
     Parameters
     ----------
     path, root : Path
-        The file, and the folder its name is told relative to.
+        The file, and a folder above it. Messages give the path relative to this folder.
     wanted : str
-        Regular expression for whole column names, in upper case.
+        Regular expression for full column names, in upper case.
     keys : tuple of str
-        Columns it must have; the first holds the patient.
+        Required columns that identify a row. The first one contains the patient.
 
     Raises
     ------
     InputError
-        ``table_without_key`` or ``unreadable_file``.
+        If a key column is missing (reason ``table_without_key``), if no column name matches
+        (``unused_table``), if no row has a patient number (``unreadable_value``), and as
+        `read_table`.
     """
     name = path.relative_to(root).as_posix()
     pattern = re.compile(wanted)
 
     def use(column: str) -> bool:
-        plain = column.strip().upper()
-        return plain in keys or bool(pattern.fullmatch(plain))
+        plain = column.upper()
+        return plain in keys or plain == _NDA_PATIENT or bool(pattern.fullmatch(plain))
 
-    try:
-        numbers, columns = _find_rows(path)
-        cells = pd.read_csv(
-            path, sep="|", dtype=str, na_filter=False, usecols=use, index_col=False,
-            encoding="utf-8-sig", encoding_errors="replace", quoting=csv.QUOTE_NONE,
-        )  # fmt: skip
-    except (ValueError, OSError, pd.errors.ParserError) as error:
-        text = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
-        raise InputError(
-            f"a table that can't be read ({text or type(error).__name__})",
-            expected="text with | between the cells and a header row",
-            where=name,
-            todo="Download the table again.",
-            reason=Reason.UNREADABLE_FILE,
-        ) from None
-    doubled = sorted(column for column, n in columns.items() if n > 1 and use(column))
-    if doubled:
-        raise InputError(
-            f"column {' and '.join(doubled)} more than once",
-            expected="each column once, in capitals or not",
-            where=name,
-            todo="Remove or rename the columns that are too many.",
-            reason=Reason.UNREADABLE_FILE,
-        )
-    cells.columns = pd.Index([str(column).strip().upper() for column in cells.columns])
-    absent = [key for key in keys if key not in cells.columns]
+    cells = read_table(path, use=use, name=name).fillna("")
+    cells.columns = cells.columns.str.upper()
+    if "ID" in cells:
+        cells = cells.drop(columns=_NDA_PATIENT, errors="ignore")
+    cells = cells.rename(columns={_NDA_PATIENT: "ID"})
+    absent = [key for key in keys if key not in cells]
     if absent:
         raise InputError(
             f"no column {' nor '.join(absent)}",
@@ -163,34 +172,105 @@ def read_table(path: Path, root: Path, wanted: str, keys: tuple[str, ...] = ("ID
             todo="Restore the header row of the table, or download it again.",
             reason=Reason.TABLE_WITHOUT_KEY,
         )
-    cells.index = pd.Index(numbers if len(numbers) == len(cells) else range(2, len(cells) + 2))
-    coded = parse_coded(cells[keys[0]])
+    if not cells.columns.str.fullmatch(wanted).any():
+        raise InputError(
+            "no known column",
+            expected=f"columns like {wanted.replace('|', ', ')}" if len(wanted) < 60 else "",
+            where=name,
+            todo="Check the header row and the name of the table. It was not used.",
+            reason=Reason.UNUSED_TABLE,
+        )
+    cells, patient, problems = _usable_rows(name, cells, keys[0])
+    cells, conflicts = _merge_repeats(name, cells, patient, keys)
+    refused = [row for _, rows in conflicts for row in rows]
+    problems += [problem for problem, _ in conflicts]
+    return Table(
+        name,
+        cells,
+        patient[cells.index],
+        tuple(problems),
+        keys,
+        len(patient) - len(cells) - len(refused),
+        frozenset(patient[refused].tolist()),
+    )
+
+
+def _usable_rows(
+    name: str, cells: pd.DataFrame, key: str
+) -> tuple[pd.DataFrame, pd.Series[int], list[Problem]]:
+    """Return the rows with a patient number, the numbers, and problems of the other rows."""
     low, high = PATIENTS
-    usable = (coded.value >= low) & (coded.value <= high) & (coded.value % 1 == 0)
-    problems = tuple(
+    text = cells[key].str.strip()
+    number = pd.to_numeric(text.where(text.str.match(_PATIENT)), errors="coerce")
+    usable = ((number >= low) & (number <= high)).to_numpy(bool)
+    expected = f"a whole number from {low} to {high}, such as 9000001"
+    if not usable.any():
+        raise InputError(
+            f"no patient number in column {key}",
+            expected=expected,
+            where=name,
+            todo="Export the IDs as text: spreadsheets shorten them, as in 9.00E+06.",
+            reason=Reason.UNREADABLE_VALUE,
+        )
+    problems = [
         Problem(
             Reason.UNREADABLE_VALUE,
-            f"{name} row {row} column {keys[0]}",
-            "a cell that is not a patient number",
-            f"a whole number from {low} to {high}",
-            "Correct the cell; the row is left out meanwhile.",
+            f"{name} row {row} column {key}",
+            "not a patient number",
+            expected,
+            "Correct the cell. The row was excluded.",
         )
         for row in cells.index[~usable]
-    )
-    patient = pd.Series(coded.value[usable].astype(np.int64), cells.index[usable])
-    return Table(name, cells[usable], patient, problems, keys)
+    ]
+    return cells[usable], number[usable].astype(np.int64), problems
 
 
-def _find_rows(path: Path) -> tuple[list[int], Counter[str]]:
-    """Return the line of each row, and how often each column is named: pandas keeps neither."""
-    filled = (
-        (number, line)
-        for number, line in enumerate(path.read_bytes().splitlines(), 1)
-        if line.strip(b" \t")
-    )
-    _, header = next(filled, (0, b""))
-    names = header.decode("utf-8-sig", errors="replace").split("|")
-    return [number for number, _ in filled], Counter(name.strip().upper() for name in names)
+def _merge_repeats(
+    name: str, cells: pd.DataFrame, patient: pd.Series[int], keys: tuple[str, ...]
+) -> tuple[pd.DataFrame, list[tuple[Problem, list[int]]]]:
+    """Return one row for each key, and a problem for rows that contradict each other.
+
+    Repeated rows are merged into the last one if each column has at most one value. Otherwise, it
+    is unknown which row is right, and none is returned. Problems come with these rows.
+    """
+    others = {column: parse_coded(cells[column]).value for column in keys[1:]}
+    key = pd.DataFrame({keys[0]: patient, **others}, cells.index)
+    repeated = key.notna().all(axis=1) & key.duplicated(keep=False)
+    if not repeated.any():
+        return cells, []
+    by = [key.loc[repeated, column] for column in keys]
+    values = cells.loc[repeated].drop(columns=list(keys))
+    plain = values.apply(_comparable)
+    differs = plain.groupby(by).transform("nunique") > 1
+    problems = []
+    bad = differs.any(axis=1)
+    for _, group in differs[bad].groupby([column[bad] for column in by]):
+        columns = group.columns[group.any()].tolist()
+        rows = [str(row) for row in group.index[:_LISTED]]
+        problem = Problem(
+            Reason.CONFLICTING_ROWS,
+            f"{name} row {rows[-1]}",
+            f"rows {' and '.join(rows)} have the same {', '.join(keys)} and different values of "
+            f"{', '.join(columns[:_LISTED])}",
+            f"one row for each {', '.join(keys)}",
+            "Remove the wrong row. None of these rows was used.",
+        )
+        problems.append((problem, group.index.tolist()))
+    filled = values.where(plain.notna()).groupby(by).ffill().fillna(values)
+    merged = cells.copy()
+    merged.loc[filled.index, filled.columns] = filled
+    dropped = repeated & (key.duplicated(keep="last") | bad.reindex(key.index, fill_value=False))
+    return merged[~dropped], problems
+
+
+def _comparable(column: pd.Series[str]) -> pd.Series[Any]:
+    """Return the values of cells such that equal values have equal cells; None if missing."""
+    coded = parse_coded(column)
+    text = column.str.strip().astype(object)
+    number = pd.Series(coded.value, column.index).astype(object)
+    # A prosthesis (.P) is a finding, not a missing value.
+    known = coded.bad | (coded.missing == "P")
+    return number.where(~known, text).where(known | np.isfinite(coded.value), None)
 
 
 def parse_coded(cells: pd.Series[str]) -> Coded:
@@ -199,10 +279,13 @@ def parse_coded(cells: pd.Series[str]) -> Coded:
     >>> parse_coded(pd.Series(["1: Male", ".P", "", "x"])).value
     array([ 1., nan, nan, nan])
     """
-    text = cells.str.strip()
+    # A column has few different cells, so each is parsed once.
+    codes, unique = pd.factorize(cells.fillna(""))
+    text = pd.Series(unique, dtype=str).str.strip()
     missing = text.str.match(_MISSING) | (text == "")
-    number = pd.to_numeric(text.str.split(":", n=1).str[0].str.strip(), errors="coerce")
+    number = pd.to_numeric(text.str.extract(_VALUE, expand=False), errors="coerce")
     value = number.where(~missing).to_numpy(np.float64, na_value=np.nan)
     value = np.where(np.isinf(value), np.nan, value)
     code = text.where(missing, "").str[1:2].str.upper().to_numpy(object)
-    return Coded(value, code, ~missing.to_numpy(bool) & np.isnan(value))
+    bad = ~missing.to_numpy(bool) & np.isnan(value)
+    return Coded(value[codes], code[codes], bad[codes])

@@ -1,9 +1,10 @@
-"""The knee as functions of position: femur, tibia, patella, fibula, their cartilage, the menisci.
+"""The knee as functions of position: femur, tibia, patella, fibula, cartilage and menisci.
 
-Everything here is a *right* knee in millimetres of a femur 76 mm wide; `.pose` scales, bends,
-mirrors and places it. Axes: +x medial, +y posterior, +z proximal; z = 0 is close to the distal end
-of the condyles. Proportions follow a real knee (bone widths and depths by height, cartilage
-volumes); radii vary from patient to patient by `Anatomy.shape`.
+All functions describe a *right* knee with a femur 76 mm wide, in millimetres. The module `.pose`
+scales, flexes, mirrors and places the knee. The axes are +x medial, +y posterior and +z proximal;
+z = 0 is near the distal end of the condyles. The proportions are those of a real knee: widths and
+depths of the bones at each height, and volumes of the cartilage. `Anatomy.shape` varies the radii
+between patients.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .shapes import (
+from qmri_lake.phantom.shapes import (
     Array,
     capsule,
     column,
@@ -39,23 +40,23 @@ __all__ = [
 ]
 
 REFERENCE_WIDTH = 76.0
-"""Mediolateral femur width (mm) in which this module's numbers are written."""
+"""Mediolateral femur width (mm) that the numbers of this module refer to."""
 
 AXIS = (2.0, 17.0)
-"""(y, z) of the condylar axis, about which femoral cartilage is laid out by angle."""
+"""(y, z) of the condylar axis. The angle about this axis gives a position on femoral cartilage."""
 
 TROCHLEA_DEGREES = 32.0
-"""Angle in front of distal from which femoral cartilage counts as trochlea."""
+"""Femoral cartilage belongs to the trochlea if its angle from distal to anterior exceeds this."""
 
 MEDIAL, LATERAL = (18.0, 8.0), (-20.0, 8.0)
-"""(x, y) of the middle of the two tibial compartments."""
+"""(x, y) of the centres of the tibial compartments."""
 
 N_SHAPE = 24
 
 
 @dataclass(frozen=True, slots=True)
 class Anatomy:
-    """What makes one knee at one visit: size, shape, cartilage and its wear.
+    """Size, shape, cartilage and wear of one knee at one visit.
 
     Attributes
     ----------
@@ -64,20 +65,20 @@ class Anatomy:
     shape : 24 floats
         Standard normal shape scores.
     bumps : (3, 6, 4) array
-        Wave vectors and phases of the bumps of femur, tibia and patella.
+        Wave vectors and phases of the surface undulations of femur, tibia and patella.
     thickness : 3 floats
-        Healthy cartilage thickness relative to usual: femur, tibia, patella.
+        Healthy cartilage thickness of femur, tibia and patella, relative to the mean.
     wear_medial, wear_lateral, wear_front : float
-        Fraction of thickness lost in the middle of the medial and lateral compartments and of the
-        patellofemoral joint; above 1 bares the bone there.
+        Fraction of the thickness lost at the centre of the medial, lateral and patellofemoral
+        compartment. Above 1, the bone is denuded there.
     osteophytes : float
         Height of the marginal osteophytes, mm.
     effusion : float
-        0 (dry) to 1 (swollen).
+        Joint effusion, 0 (dry) to 1 (swollen).
     """
 
     width: float
-    # Python floats: NumPy's own would turn every float32 array that they touch into float64.
+    # Python floats: NumPy scalars would promote float32 arrays to float64.
     shape: tuple[float, ...]
     bumps: NDArray[np.float64]
     thickness: tuple[float, ...]
@@ -89,18 +90,18 @@ class Anatomy:
 
 
 class Bone(NamedTuple):
-    """A bone and its cartilage at the points asked for."""
+    """A bone and its cartilage at given points."""
 
     distance: Array
-    """Signed distance to the bone's surface, mm, negative inside."""
+    """Signed distance to the bone surface, mm, negative inside."""
     cartilage: Array
-    """Thickness of the cartilage on the nearest bone surface, mm; 0 where there is none."""
+    """Thickness of the cartilage on the nearest bone surface, mm; 0 if there is no cartilage."""
     articular: Array
-    """How far inside the articular area, mm; negative outside."""
+    """Distance to the edge of the articular area, mm, negative outside."""
 
 
 def draw_anatomy(patient: np.random.Generator, knee: np.random.Generator) -> Anatomy:
-    """Draw the healthy anatomy of a knee: mostly the patient's, a third the knee's own."""
+    """Draw a healthy anatomy, which is mostly the same in both knees of a patient."""
     width = 84 + 6 * float(np.clip(patient.normal(), -2.2, 2.2))
     own = 0.3
     shape = np.sqrt(1 - own**2) * patient.normal(size=N_SHAPE) + own * knee.normal(size=N_SHAPE)
@@ -111,7 +112,7 @@ def draw_anatomy(patient: np.random.Generator, knee: np.random.Generator) -> Ana
     bumps = np.concatenate([direction * 2 * np.pi / wavelength, phase], axis=-1)
     general = 0.035 * patient.normal() + 0.015 * knee.normal()
     thickness = np.clip(1 + general + 0.02 * patient.normal(size=3), 0.82, 1.2)
-    # Large knees have hardly thicker cartilage: undo most of the scale that comes with the width.
+    # Cartilage thickness hardly increases with knee size, so undo most of the scaling by width.
     thickness *= (REFERENCE_WIDTH / width) ** 0.7
     return Anatomy(
         width=width,
@@ -137,7 +138,7 @@ def _hill(x: Array, y: Array, centre: tuple[float, float], radii: tuple[float, f
 
 
 def femur(x: Array, y: Array, z: Array, a: Anatomy) -> Bone:
-    """Return the femur and its cartilage at points (mm) of the femur's own frame."""
+    """Return the femur and its cartilage at points (mm) in the frame of the femur."""
     s = a.shape
     depth = 1 + 0.03 * s[0]  # front to back
     ost = a.osteophytes
@@ -196,8 +197,8 @@ def femur(x: Array, y: Array, z: Array, a: Anatomy) -> Bone:
     articular = np.minimum(articular, (top - angle) * radius)
     articular = np.minimum(articular, (angle + 108 + 2 * s[13]) * radius)
     articular = np.minimum(articular, notch - 2.6 + 4.6 * front)
-    # The walls and the roof of the notch, nearer to the axis than any condyle, are bare. Its edge
-    # is sharper than cartilage's outer one.
+    # The walls and the roof of the notch have no cartilage. They are nearer to the condylar axis
+    # than any condyle. The cartilage's edge at the notch is sharper than its outer edge.
     from_axis = np.hypot(AXIS[0] - y, AXIS[1] - z)
     articular = np.minimum(articular, 2 * (from_axis - 13 + 3.5 * front))
 
@@ -211,12 +212,11 @@ def femur(x: Array, y: Array, z: Array, a: Anatomy) -> Bone:
     )
     lost += a.wear_front * (0.35 * front + 0.65 * _hill(x, angle, (-10, 62), (12, 28)))
     thick = np.maximum(a.thickness[0] * usual * (1 - lost), 0) * smooth_step(articular / 4.0)
-    # Deep inside the bone and far outside there is no nearest surface worth a thickness.
     return Bone(body, np.asarray(thick, np.float32), np.asarray(articular, np.float32))
 
 
 def tibia(x: Array, y: Array, z: Array, a: Anatomy) -> Bone:
-    """Return the tibia and its cartilage at points (mm) of the tibia's own frame."""
+    """Return the tibia and its cartilage at points (mm) in the frame of the tibia."""
     s, ost = a.shape, a.osteophytes
     flare = _logistic((z + 25 + 1.0 * s[14]) / 5.5)
     wall = column(
@@ -242,7 +242,7 @@ def tibia(x: Array, y: Array, z: Array, a: Anatomy) -> Bone:
     rm = np.hypot((x - MEDIAL[0]) / 14.0, (y - MEDIAL[1]) / 19.0)
     rl = np.hypot((x - LATERAL[0]) / 13.5, (y - LATERAL[1]) / 16.0)
     articular = np.maximum((1 - rm) * 14.0, (1 - rl) * 13.5)
-    articular = np.minimum(articular, z - top + 3.5)  # not down the side of the plateau
+    articular = np.minimum(articular, z - top + 3.5)  # not on the side of the plateau
     usual = np.where(x > -1, 2.2 + 0.5 * np.exp(-4 * rm**2), 2.3 + 1.1 * np.exp(-4 * rl**2))
     usual = usual + 0.12 * waves(x, y, z, a.bumps[1][::-1] * (1.3, 1.3, 1.3, 1))
     lost = np.where(
@@ -255,14 +255,14 @@ def tibia(x: Array, y: Array, z: Array, a: Anatomy) -> Bone:
 
 
 def patella(x: Array, y: Array, z: Array, a: Anatomy) -> Bone:
-    """Return the patella and its cartilage at points (mm) of the patella's own frame.
+    """Return the patella and its cartilage at points (mm) in the frame of the patella.
 
-    Its origin is the middle of the bone; the articular side faces +y.
+    The origin is the centre of the bone; the articular side faces +y.
     """
     s = a.shape
     wide, high = 21.0 + 0.8 * s[18], 19.0 + 0.8 * s[19]
     body = ellipsoid(x, y, z, (0, -1, 0), (wide, 11.2 + 0.5 * s[20], high))
-    # Two facets meet in the median ridge, which lies medial of the middle.
+    # The two facets meet at the median ridge, which is medial to the centre.
     ridge = np.where(x > 2, 0.42, 0.30 + 0.02 * s[21]) * np.sqrt((x - 2) ** 2 + 4)
     facet = (y - 7.2 + ridge + 0.004 * z * z) * np.float32(0.94)
     body = smooth_max(body, facet, 3.0)
@@ -278,7 +278,7 @@ def patella(x: Array, y: Array, z: Array, a: Anatomy) -> Bone:
 
 
 def fibula(x: Array, y: Array, z: Array, a: Anatomy) -> Array:
-    """Return the signed distance (mm) to the fibula at points of the tibia's frame."""
+    """Return the signed distance (mm) to the fibula at points in the frame of the tibia."""
     s = a.shape
     head = ellipsoid(x, y, z, (-34 - 0.5 * s[22], 27, -23), (8.5, 9, 9.5))
     shaft = capsule(x, y, z, (-34, 27, -30), (-30, 24, -110), 6.0, 5.2)
@@ -286,10 +286,10 @@ def fibula(x: Array, y: Array, z: Array, a: Anatomy) -> Array:
 
 
 def meniscus(x: Array, y: Array, a: Anatomy) -> Array:
-    """Return how far (mm) inside the meniscal rings, seen from above, points of the tibia lie.
+    """Return the distance (mm) to the edge of the meniscal rings, seen from above, positive inside.
 
-    What lies in the ring *and* between the cartilages of femur and tibia is meniscus: so its wedge
-    always fits its joint.
+    A point is meniscus if it is inside a ring *and* between the cartilages of femur and tibia.
+    Therefore, the wedge shape of a meniscus always fits the joint.
     """
     narrow = 1.5 * min(a.wear_medial, 1.0)
     rm = np.hypot((x - MEDIAL[0]) / 15.0, (y - MEDIAL[1]) / 20.0)

@@ -1,4 +1,4 @@
-"""Write a synthetic OAI: folders of DICOM files, the inventory, the clinical tables, the truth."""
+"""Write a synthetic OAI archive: DICOM files, inventory, clinical tables and ground truth."""
 
 from __future__ import annotations
 
@@ -7,23 +7,26 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .dicom_files import Series, uid, write_series
-from .knee import Exam, Setup, Truth, knee, set_up
-from .knee import exams as first_exams
-from .population import VISITS, Patient
-from .render import DESS_NOISE, MSME_NOISE, render_dess, render_msme
-from .signal import ECHO_TIMES
-from .tables import write_tables
+from qmri_lake.diagnosis.labels import CHRONIC_MONTHS
+from qmri_lake.errors import InputError, Reason
+from qmri_lake.phantom.dicom_files import Series, uid, write_series
+from qmri_lake.phantom.exam_truth import Exam, Setup, Truth, knee, set_up
+from qmri_lake.phantom.exam_truth import exams as first_exams
+from qmri_lake.phantom.lattice import Lattice
+from qmri_lake.phantom.phase_graphs import ECHO_TIMES
+from qmri_lake.phantom.population import VISITS, Patient
+from qmri_lake.phantom.render import DESS_NOISE, MSME_NOISE, render_dess, render_msme
+from qmri_lake.phantom.tables import write_tables
 
 __all__ = ["Archive", "write_archive"]
 
-MARK = "phantom.json"
-"""File that says what an archive was made of, and how many exams it has when it is whole."""
+MARKER = "phantom.json"
+"""File with the settings of an archive and, once the archive is complete, its number of exams."""
 
 _RELEASES = {
     0: ("0.C.2", "0.E.1"),
@@ -45,11 +48,11 @@ class Archive:
     Attributes
     ----------
     path : Path
-        Its folder: images by visit, ``contents.csv``, ``clinical/``, ``truth/``.
+        Folder of the archive with images by visit, ``contents.csv``, ``clinical/`` and ``truth/``.
     exams : tuple of str
         Exam keys, in the order of ``truth/exams.csv``.
     truth : Path
-        ``truth/``: ``exams.csv`` and one ``<exam key>.npz`` an exam.
+        Folder ``truth/``, with ``exams.csv`` and one ``<exam key>.npz`` per exam.
     clinical : Path
         The folder of the clinical tables.
     """
@@ -72,31 +75,34 @@ def write_archive(
     msme_noise: float = MSME_NOISE,
     progress: Callable[[int, int], None] | None = None,
 ) -> Archive:
-    """Write a synthetic OAI of `exams` exams.
+    """Write a synthetic OAI archive.
 
-    The same arguments give the same bytes, and a longer archive holds the exams of a shorter one.
-    An archive that is whole is left as it is; one that is not is written again.
+    The same arguments give the same bytes. An archive with more exams contains the exams of an
+    archive with fewer exams. A complete archive is not written again. An incomplete archive is
+    written again from the start.
 
     Parameters
     ----------
     out : path
-        Folder to make or to write into.
+        Output folder; created if missing.
     exams : int
-        Number of exams: knees of a patient at a visit, each with a DESS.
+        Number of exams. An exam is one knee of a patient at one visit, with a DESS.
     shape : (slices, rows, columns)
-        Of the DESS; the field of view is 112 x 140 x 140 mm whatever the shape. (40, 96, 96) is for
-        plumbing only, (64, 144, 144) the smallest for judged figures, (160, 384, 384) full size.
+        Shape of the DESS. The field of view is always 112 x 140 x 140 mm. Use (40, 96, 96) to test
+        the software, and at least (64, 144, 144) to evaluate results. (160, 384, 384) is the shape
+        of the OAI.
     seed : int
         Seed of the population.
     signal : {"epg", "mono"}
-        MSME echo train by extended phase graphs (T1 1.2 s, B1 0.8 to 1.1), or exactly exponential.
+        Model of the MSME echo train: extended phase graphs (T1 1.2 s, B1 0.8 to 1.1), or an exact
+        mono-exponential decay.
     compress : bool
-        One ``.tar.gz`` a series instead of a folder.
+        Write one ``.tar.gz`` per series instead of a folder.
     dess_noise, msme_noise : float
-        Standard deviation of each channel of the complex noise, relative to fluid (DESS) and to a
-        proton density of 1 (MSME); 0 for none.
+        Standard deviation of the real and imaginary noise, relative to fluid (DESS) and to a proton
+        density of 1 (MSME); 0 for no noise.
     progress : callable, optional
-        Called with (done, total) exams.
+        Called with the number of completed exams and the number of all exams.
 
     Returns
     -------
@@ -105,97 +111,123 @@ def write_archive(
     Raises
     ------
     InputError
-        If `exams` is less than 1, the shape too small for a knee, or the folder holds other files.
+        If `exams` is less than 1, the shape is too small for a knee, or the folder contains other
+        files.
     """
-    from ..errors import InputError
-
     if exams < 1:
         raise InputError(f"exams = {exams}", expected="at least 1", where="phantom")
     if signal not in ("epg", "mono"):
         raise InputError(f"signal = {signal!r}", expected="'epg' or 'mono'", where="phantom")
     root = Path(out)
     settings = {
-        "shape": list(shape), "seed": seed, "signal": signal, "compress": compress,
-        "dess_noise": dess_noise, "msme_noise": msme_noise,
-    }  # fmt: skip
+        "shape": list(shape),
+        "seed": seed,
+        "signal": signal,
+        "compress": compress,
+        "dess_noise": dess_noise,
+        "msme_noise": msme_noise,
+    }
     chosen = first_exams(exams, seed)
     truth = root / "truth"
     archive = Archive(root, tuple(e.key for e in chosen), truth, root / "clinical")
     if _check_folder(root, settings) == exams:
         return archive
     truth.mkdir(parents=True, exist_ok=True)
-    _write_mark(root, settings, 0)
-    rows: list[tuple[str, ...]] = []
-    table: list[dict[str, Any]] = []
-    barcodes: dict[int, int] = {}
+    _write_marker(root, settings, 0)
+    inventory = _Inventory(root, compress)
+    table: list[dict[str, object]] = []
     for done, exam in enumerate(chosen):
         at = set_up(exam, shape)
         lattice = at.lattice(exam.random(30))
         true = knee(exam, shape=shape, lattice=lattice)
-        t2: NDArray[np.float32] | None = None
-
-        def put(kind: str, series: Series, exam: Exam = exam) -> None:
-            number = barcodes[exam.patient.index] = barcodes.get(exam.patient.index, 0) + 1
-            folder = _folder(exam, number)
-            write_series(root / folder, series, compress=compress)
-            rows.append(_inventory_row(exam, folder, kind))
-
-        side = exam.side.upper()
-        image = render_dess(exam, at, lattice, noise=dess_noise)
-        put("LOCALIZER", _localizer(exam, at, image))
-        name = f"SAG_3D_DESS_{side}"
-        if _repeated(exam, "dess"):
-            bad = render_dess(exam, at, lattice, spoiled=True, noise=dess_noise or DESS_NOISE)
-            put(name, _dess_series(exam, at, bad, 0))
-        put(name, _dess_series(exam, at, image, 1))
-        if exam.has_msme:
-            name = f"SAG_T2_MAP_{side}"
-            if _repeated(exam, "msme"):
-                spoiled, _ = render_msme(
-                    exam, at, lattice, model=signal, spoiled=True, noise=msme_noise or MSME_NOISE
-                )
-                put(name, _msme_series(exam, at, spoiled, 0))
-            echoes, t2 = render_msme(exam, at, lattice, model=signal, noise=msme_noise)
-            put(name, _msme_series(exam, at, echoes, 1))
+        _add_dess(inventory, exam, at, lattice, dess_noise)
+        t2 = _add_msme(inventory, exam, at, lattice, signal, msme_noise) if exam.has_msme else None
         _write_truth(truth / f"{exam.key}.npz", true, t2)
         table.append(_truth_row(exam, at, true))
         if progress is not None:
             progress(done + 1, len(chosen))
     _write_csv(truth / "exams.csv", table)
-    _write_inventory(root / "contents.csv", rows)
+    _write_inventory(root / "contents.csv", inventory.rows)
     patients: dict[int, Patient] = {e.patient.index: e.patient for e in chosen}
     write_tables(archive.clinical, list(patients.values()), seed)
-    _write_mark(root, settings, exams)
+    _write_marker(root, settings, exams)
     return archive
 
 
-def _check_folder(root: Path, settings: dict[str, Any]) -> int:
-    """Return how many exams of these settings the folder has; refuse one that holds other things.
+class _Inventory:
+    """Writer of series into the folders of an archive; collects the rows of the inventory."""
 
-    Two archives in one folder would be read as one, with files of both in a series.
+    def __init__(self, root: Path, compress: bool) -> None:
+        self.rows: list[tuple[str, ...]] = []
+        self._root, self._compress = root, compress
+        self._count: dict[int, int] = {}
+        """Number of series so far, by patient. Barcodes are numbered within each patient."""
+
+    def add(self, exam: Exam, name: str, series: Series) -> None:
+        """Write a series."""
+        number = self._count[exam.patient.index] = self._count.get(exam.patient.index, 0) + 1
+        folder = _folder(exam, number)
+        write_series(self._root / folder, series, compress=self._compress)
+        self.rows.append(_inventory_row(exam, folder, name))
+
+
+def _add_dess(inventory: _Inventory, exam: Exam, at: Setup, lattice: Lattice, noise: float) -> None:
+    """Add the localizer and the DESS of an exam; a repeated DESS follows a spoiled first scan."""
+    image = render_dess(exam, at, lattice, noise=noise)
+    inventory.add(exam, "LOCALIZER", _localizer(exam, at, image))
+    name = f"SAG_3D_DESS_{exam.side.upper()}"
+    if _repeated(exam, "dess"):
+        spoiled = render_dess(exam, at, lattice, spoiled=True, noise=noise or DESS_NOISE)
+        inventory.add(exam, name, _dess_series(exam, at, spoiled, 0))
+    inventory.add(exam, name, _dess_series(exam, at, image, 1))
+
+
+def _add_msme(
+    inventory: _Inventory,
+    exam: Exam,
+    at: Setup,
+    lattice: Lattice,
+    signal: Literal["epg", "mono"],
+    noise: float,
+) -> NDArray[np.float32]:
+    """Add the MSME series of an exam in the same way as its DESS; return the true T2 map, ms."""
+    name = f"SAG_T2_MAP_{exam.side.upper()}"
+    if _repeated(exam, "msme"):
+        spoiled, _ = render_msme(
+            exam, at, lattice, model=signal, spoiled=True, noise=noise or MSME_NOISE
+        )
+        inventory.add(exam, name, _msme_series(exam, at, spoiled, 0))
+    echoes, t2 = render_msme(exam, at, lattice, model=signal, noise=noise)
+    inventory.add(exam, name, _msme_series(exam, at, echoes, 1))
+    return t2
+
+
+def _check_folder(root: Path, settings: dict[str, object]) -> int:
+    """Return the number of exams that the folder has with these settings.
+
+    A folder with other files raises an error, since the files of two archives in one folder would
+    be mixed when they are ingested.
     """
-    from ..errors import InputError, Reason
-
     if not root.exists() or not any(root.iterdir()):
         return 0
     try:
-        known = json.loads((root / MARK).read_text(encoding="utf-8"))
+        known = json.loads((root / MARKER).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         known = {}
     if known.get("settings") == settings:
         return int(known["exams"])
     raise InputError(
         "a folder with " + ("an archive of other settings" if known else "other files"),
-        expected="a new or empty folder, or an archive of the same settings to go on with",
+        expected="a new or empty folder, or an archive of the same settings",
         where=str(root),
-        todo="Choose another folder, or remove this one.",
+        todo="Choose another folder, or remove this folder.",
         reason=Reason.OTHER_SERIES,
     )
 
 
-def _write_mark(root: Path, settings: dict[str, Any], exams: int) -> None:
+def _write_marker(root: Path, settings: dict[str, object], exams: int) -> None:
     text = json.dumps({"settings": settings, "exams": exams}, indent=1)
-    (root / MARK).write_text(text + "\n", encoding="utf-8")
+    (root / MARKER).write_text(text + "\n", encoding="utf-8")
 
 
 def _folder(exam: Exam, number: int) -> str:
@@ -210,7 +242,7 @@ def _date(exam: Exam) -> datetime.date:
 
 
 def _repeated(exam: Exam, kind: str) -> bool:
-    """Whether a series was scanned twice: always once early, so that small archives have one."""
+    """Return whether a series was scanned twice; the first exam always has a repeated DESS."""
     if exam.patient.index == 0 and exam.visit.month == 0:
         return kind == "dess" and exam.side == "right"
     chance = exam.random(41 if kind == "dess" else 42).random()
@@ -227,8 +259,8 @@ def _inventory_row(exam: Exam, folder: str, name: str) -> tuple[str, ...]:
     return (folder, str(exam.patient.number), f"{_date(exam):%Y%m%d}", barcode, _study(exam), name)
 
 
-def _header(exam: Exam, name: str, number: int, minute: int) -> dict[str, Any]:
-    """Return what all files of one series share."""
+def _header(exam: Exam, name: str, number: int, minute: int) -> dict[str, object]:
+    """Return the header values that all files of a series have in common."""
     date, hour = f"{_date(exam):%Y%m%d}", 9 + (exam.side == "left")
     clock = f"{hour:02d}{minute:02d}00.000000"
     born = datetime.date.fromordinal(exam.patient.enrolled - int(exam.patient.age * 365.25))
@@ -318,7 +350,7 @@ def _msme_series(exam: Exam, at: Setup, echoes: NDArray[np.float32], last: int) 
 
 
 def _localizer(exam: Exam, at: Setup, image: NDArray[np.int16]) -> Series:
-    """Return three coarse slices: what every session starts with and no analysis wants."""
+    """Return a localizer of three coarse slices, since every scan session has one."""
     step = max(1, image.shape[0] // 4)
     picked = np.ascontiguousarray(image[step::step, ::2, ::2][:3])
     affine = at.dess_affine.copy()
@@ -340,7 +372,7 @@ def _localizer(exam: Exam, at: Setup, image: NDArray[np.int16]) -> Series:
 
 
 def _write_truth(path: Path, true: Truth, t2: NDArray[np.float32] | None) -> None:
-    arrays: dict[str, NDArray[Any]] = {
+    arrays: dict[str, NDArray[np.generic]] = {
         "dess_bone": true.dess_bone,
         "dess_cartilage": true.dess_cartilage,
         "dess_affine": true.dess_affine,
@@ -358,13 +390,13 @@ def _write_truth(path: Path, true: Truth, t2: NDArray[np.float32] | None) -> Non
             "dess_to_msme": true.dess_to_msme,
             "t2": t2,
         }
-    # savez stamps 1980 into every member, so the file depends on its arrays alone.
+    # savez gives all members a fixed date, so that the bytes depend only on the arrays.
     np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
 
 
-def _truth_row(exam: Exam, at: Setup, true: Truth) -> dict[str, Any]:
+def _truth_row(exam: Exam, at: Setup, true: Truth) -> dict[str, object]:
     own = exam.knee
-    chronic = "1" if own.pain_months >= 6 else ("" if own.any_pain else "0")
+    chronic = "1" if own.pain_months >= CHRONIC_MONTHS else ("" if own.any_pain else "0")
     return {
         "exam": exam.key,
         "patient": exam.patient.number,
@@ -391,13 +423,13 @@ def _truth_row(exam: Exam, at: Setup, true: Truth) -> dict[str, Any]:
     }
 
 
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+def _write_csv(path: Path, rows: list[dict[str, object]]) -> None:
     lines = [",".join(rows[0])] + [",".join(str(v) for v in row.values()) for row in rows]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
 
 def _write_inventory(path: Path, rows: list[tuple[str, ...]]) -> None:
-    """Write contents.csv as it is delivered: a byte-order mark, trailing blanks, CR LF."""
+    """Write contents.csv like the original, with a byte-order mark, trailing blanks and CR LF."""
     head = "Folder,ParticipantID,StudyDate,Barcode,StudyDescription,SeriesDescription"
     lines = [head] + [",".join(row) + " " * (3 if i % 4 == 1 else 0) for i, row in enumerate(rows)]
     path.write_text("\r\n".join(lines) + "\r\n", encoding="utf-8-sig", newline="")

@@ -1,7 +1,7 @@
-"""Write series as DICOM files like those of the OAI: no suffix, group lengths, zero-based echoes.
+"""Write DICOM files like those of the OAI: no suffix, group lengths, echoes numbered from 0.
 
-Groups that are the same in every file of a series are encoded once. pydicom itself writes no group
-lengths beyond group 2, so each group is encoded alone and its length put before it.
+Groups with the same values in all files of a series are encoded once. pydicom writes a group length
+only for group 2, so each group is encoded separately and its length is prepended.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from pydicom.filewriter import write_dataset
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian
 
+from qmri_lake.core.geometry import voxel_spacing
+
 __all__ = ["Series", "encode", "uid", "write_series"]
 
 _MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4"
@@ -31,22 +33,22 @@ _WRITER = "1.2.826.0.1.3680043.8.498.9"
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One series: its header values and its voxels.
+    """Header values and voxels of one series.
 
     Attributes
     ----------
     values : dict
-        DICOM keyword to value, the same in every file.
+        Value by DICOM keyword, the same in every file.
     image : (echo, slice, row, column) int16
         Stored values.
     affine : (4, 4) float64
         Voxel (slice, row, column) to LPS mm.
     echo_times : tuple of float
-        ms, one an echo.
+        Echo times, ms.
     identity : str
-        What the UIDs are made from.
+        Text from which the UIDs are derived.
     descending : bool
-        Whether instance numbers run against the slice axis, as on the scanner's other knee.
+        Whether instance numbers decrease along the slice axis, as for left knees.
     """
 
     values: dict[str, Any]
@@ -58,7 +60,7 @@ class Series:
 
 
 def uid(text: str) -> str:
-    """Return the DICOM UID of a text: always the same one."""
+    """Return a DICOM UID that is determined by a text."""
     return f"2.25.{uuid.uuid5(uuid.NAMESPACE_URL, 'qmri_lake phantom ' + text).int}"
 
 
@@ -71,7 +73,7 @@ def _decimal(value: float) -> str:
 
 
 def _group(values: dict[str, Any], *, with_length: bool = True) -> bytes:
-    """Encode elements of one group, preceded by the group's length."""
+    """Encode the elements of one group, preceded by the length of the group."""
     dataset = Dataset()
     for keyword, value in values.items():
         setattr(dataset, keyword, value)
@@ -87,7 +89,7 @@ def _group(values: dict[str, Any], *, with_length: bool = True) -> bytes:
 def encode(series: Series) -> list[bytes]:
     """Return the files of a series, in the order of their instance numbers."""
     echoes, slices, rows, columns = series.image.shape
-    spacing = np.linalg.norm(series.affine[:3, :3], axis=0)
+    spacing = voxel_spacing(series.affine)
     down = series.affine[:3, 1] / spacing[1]
     along = series.affine[:3, 2] / spacing[2]
     normal = np.cross(along, down)
@@ -115,7 +117,7 @@ def encode(series: Series) -> list[bytes]:
         for group, values in shared.items()
         if group not in (0x0008, 0x0018, 0x0020)
     }
-    # Explicit VR little endian: OW, two reserved bytes, four of length.
+    # Explicit VR little endian: OW, two reserved bytes, and four bytes for the length.
     size = rows * columns * 2
     pixel_head = struct.pack("<HH2sHI", 0x7FE0, 0, b"UL", 4, size + 12) + struct.pack(
         "<HH2sHI", 0x7FE0, 0x0010, b"OW", 0, size
@@ -131,7 +133,7 @@ def encode(series: Series) -> list[bytes]:
             }
         )
         for k in range(slices):
-            # `k` counts as the scanner does; `index` along the array.
+            # `k` is the index in the order of the scanner, and `index` is the index in the array.
             index = slices - 1 - k if series.descending else k
             instance = echo * slices + k + 1
             sop = f"{series_uid}.{instance}"
@@ -178,7 +180,7 @@ def _preamble(sop: str) -> bytes:
 def write_series(folder: Path, series: Series, *, compress: bool = False) -> Path:
     """Write a series into `folder` (files 001, 002 ...), or as ``<folder>.tar.gz``.
 
-    Returns the folder or file written. The same series gives the same bytes.
+    Return the path of the folder or file. The same series gives the same bytes.
     """
     files = encode(series)
     if not compress:

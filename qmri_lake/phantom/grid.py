@@ -1,4 +1,4 @@
-"""Image grids of the two sequences: a field of view of 112 x 140 x 140 mm, whatever the matrix."""
+"""Image grids of both sequences; the field of view is always 112 x 140 x 140 mm."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from numpy.typing import NDArray
 __all__ = ["FIELD_OF_VIEW", "MSME_SLICES", "MSME_SPACING", "MSME_THICKNESS", "sagittal_affine"]
 
 FIELD_OF_VIEW = (112.0, 140.0, 140.0)
-"""Along slices, rows and columns, mm."""
+"""Field of view along slices, rows and columns, mm."""
 
 MSME_SPACING = 3.5
-"""Distance of MSME slices, mm."""
+"""Distance between the centres of MSME slices, mm."""
 
 MSME_THICKNESS = 3.0
-"""Excited thickness of an MSME slice, mm: the rest of the spacing is a gap."""
+"""Excited thickness of an MSME slice, mm; the rest of the spacing is a gap."""
 
 MSME_SLICES = (21, 33)
-"""Fewest and most slices of an MSME series, by the width of the knee."""
+"""Minimum and maximum number of MSME slices. The number depends on the width of the knee."""
 
 
 def sagittal_affine(
@@ -28,8 +28,9 @@ def sagittal_affine(
 ) -> NDArray[np.float64]:
     """Return the map (4, 4) from voxel (slice, row, column) to LPS mm.
 
-    Columns run from front to back, turned by `oblique` degrees about the long axis; rows from top
-    to bottom; slices along row x column direction, so from the patient's left to the right.
+    Columns increase from anterior to posterior, rotated by `oblique` degrees about the long axis of
+    the leg. Rows increase from superior to inferior, and slices from the patient's left to the
+    right.
     """
     angle = np.radians(oblique)
     along = np.array([np.sin(angle), np.cos(angle), 0.0])

@@ -1,8 +1,8 @@
-"""One knee evaluated on a coarse lattice: smooth functions that any image grid then samples.
+"""One knee evaluated on a coarse lattice, for sampling on any image grid.
 
-Distances and thicknesses are nearly linear between lattice points 1.5 mm apart, so interpolating
-*them* keeps boundaries sharp to a few hundredths of a millimetre, while every image, whatever its
-grid, sees the same knee.
+Distances and thicknesses are nearly linear between lattice points 1.5 mm apart. Interpolating these
+values gives boundaries that are exact to a few hundredths of a millimetre, and the same knee on all
+image grids.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from . import soft
-from .anatomy import Anatomy, femur, fibula, meniscus, patella, tibia
-from .pose import Placement, apply
-from .shapes import Array
+from qmri_lake.phantom import soft
+from qmri_lake.phantom.anatomy import Anatomy, femur, fibula, meniscus, patella, tibia
+from qmri_lake.phantom.pose import Placement, apply
+from qmri_lake.phantom.shapes import Array
 
 __all__ = ["SPACING", "Channel", "Lattice", "build_lattice"]
 
 SPACING = 1.5
-"""Distance of lattice points, mm."""
+"""Distance between lattice points, mm."""
 
 _SLAB = 6
-"""Planes that are evaluated at once."""
+"""Number of planes that are evaluated at once."""
 
 _FAR = 30.0
-"""Distance (mm) written where a bone is too far away to matter."""
+"""Distance (mm) stored for points far from a bone."""
 
 
 class Channel(IntEnum):
-    """What the last axis of `Lattice.values` holds (mm; distances are negative inside)."""
+    """Channels along the last axis of `Lattice.values` (mm; distances are negative inside)."""
 
     FEMUR = 0
     TIBIA = 1
@@ -53,7 +53,7 @@ class Channel(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Lattice:
-    """Values (z, y, x, channel) float32 and the scanner position (x, y, z), mm, of the first."""
+    """Values (z, y, x, channel) float32, and the position (x, y, z) of the first point, LPS mm."""
 
     values: NDArray[np.float32]
     origin: tuple[float, float, float]
@@ -68,13 +68,13 @@ class Lattice:
 
 
 def _unit_slope(distance: Array, spacing: float) -> Array:
-    """Divide an implicit function by its slope, so that it measures mm near its surface."""
+    """Divide an implicit function by its slope to obtain a distance in mm near the surface."""
     gz, gy, gx = np.gradient(distance, spacing)
     return np.asarray(distance / np.clip(np.sqrt(gz * gz + gy * gy + gx * gx), 0.5, 1.6))
 
 
 def _box_around(body: Channel, x: Array, y: Array, z: Array) -> tuple[slice, slice, slice]:
-    """Return the lattice box that holds a bone and more than a cartilage's depth around it."""
+    """Return the lattice box that contains a bone and its cartilage."""
     if body == Channel.FEMUR:
         near = z > -14
     elif body == Channel.TIBIA:
@@ -84,14 +84,14 @@ def _box_around(body: Channel, x: Array, y: Array, z: Array) -> tuple[slice, sli
     out = []
     for axis in range(3):
         index = np.flatnonzero(near.any(axis=tuple(k for k in range(3) if k != axis)))
-        # A box needs two planes to have a slope, even where the bone is out of view.
+        # The slope requires two planes, even if the bone is outside the field of view.
         first, last = (int(index[0]), int(index[-1])) if index.size else (0, 1)
         out.append(slice(max(first - 1, 0), last + 2))
     return out[0], out[1], out[2]
 
 
 def _slabs(planes: int) -> list[slice]:
-    """Divide a box into slabs: what is evaluated in between then stays in the processor's cache."""
+    """Divide a box into slabs whose intermediate arrays fit into the processor cache."""
     return [slice(at, at + _SLAB) for at in range(0, planes, _SLAB)]
 
 
@@ -106,8 +106,8 @@ def build_lattice(
 ) -> Lattice:
     """Evaluate a knee on the box from `low` to `high` (LPS, mm).
 
-    With a generator for `texture` the soft tissues are evaluated too; without, only bones,
-    cartilage and menisci (what labels need).
+    With a generator for `texture`, soft tissues are also evaluated. Without a generator, only
+    bones, cartilage and menisci are evaluated, which suffices for labels.
     """
     n = [int(np.ceil((h - b) / SPACING)) + 1 for b, h in zip(low, high, strict=True)]
     axes = [(b + SPACING * np.arange(k)).astype(np.float32) for b, k in zip(low, n, strict=True)]

@@ -1,28 +1,37 @@
-"""Bend, place and mirror: where the bones of one knee lie in the scanner.
+"""Pose of a knee: flexion, position and side, and the placement of the bones in the scanner.
 
-The tibia and the patella are moved until cartilage meets cartilage, in both compartments: so a knee
-that lost medial cartilage has a narrower medial joint space and leans, as in the clinic.
+Tibia and patella are moved until the cartilage surfaces touch in both compartments. A knee that has
+lost medial cartilage therefore has a narrower medial joint space and a varus alignment.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .anatomy import AXIS, LATERAL, MEDIAL, REFERENCE_WIDTH, Anatomy, femur, patella, tibia
-from .shapes import Array
+from qmri_lake.phantom.anatomy import (
+    AXIS,
+    LATERAL,
+    MEDIAL,
+    REFERENCE_WIDTH,
+    Anatomy,
+    femur,
+    patella,
+    tibia,
+)
+from qmri_lake.phantom.shapes import Array
 
 __all__ = ["Placement", "Pose", "apply", "femur_rays", "place", "rotation"]
 
-Matrix = NDArray[np.floating[Any]]
+Matrix = NDArray[np.floating]
 
 
 @dataclass(frozen=True, slots=True)
 class Pose:
-    """How the leg lies: angles in degrees, position in mm (scanner LPS)."""
+    """Pose of the leg: angles in degrees, position in mm (LPS)."""
 
     knee: Literal["left", "right"]
     flexion: float
@@ -31,13 +40,13 @@ class Pose:
     lean: float
     """Abduction of the whole leg."""
     twist: float
-    """Rotation of the tibia against the femur."""
+    """Rotation of the tibia relative to the femur."""
     centre: tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Affine maps (4, 4) from scanner LPS mm into each bone's own frame, and mm per unit there."""
+    """Affine maps (4, 4) from LPS mm to the frame of each bone; `scale`: mm per unit of a frame."""
 
     scale: float
     knee: Matrix
@@ -65,17 +74,17 @@ def _shift(x: float, y: float, z: float) -> Matrix:
 
 
 def apply(matrix: Matrix, x: Array, y: Array, z: Array) -> tuple[Array, Array, Array]:
-    """Map coordinates by a (4, 4) affine; they stay float32."""
+    """Apply a (4, 4) affine to coordinates, in float32."""
     m = matrix.astype(np.float32)
     mapped = [m[i, 0] * x + m[i, 1] * y + m[i, 2] * z + m[i, 3] for i in range(3)]
     return mapped[0], mapped[1], mapped[2]
 
 
 def femur_rays(a: Anatomy, x: Array, angle: Array) -> tuple[Array, Array, Array]:
-    """Return the surface points of the femur met from outside, at `x` and `angle` (degrees).
+    """Return the outermost surface points of the femur at `x` and `angle` (degrees).
 
-    Rays run in sagittal planes towards the condylar axis; 0 degrees is distal, positive anterior.
-    A ray that meets no bone gives NaN.
+    The rays lie in sagittal planes and point to the condylar axis. 0 degrees is distal, and
+    positive angles are anterior. The points are NaN where a ray does not intersect the bone.
     """
     sy, sz = -np.sin(np.radians(angle)), -np.cos(np.radians(angle))
 
@@ -97,13 +106,13 @@ def femur_rays(a: Anatomy, x: Array, angle: Array) -> tuple[Array, Array, Array]
 
 
 def _closest(free: Array, where: NDArray[np.bool_]) -> float:
-    """Return the third smallest gap: one bump must not hold two bones apart."""
+    """Return the third smallest gap, so that single points do not keep two bones apart."""
     values = free[where]
     return float(np.partition(values, 2)[2]) if values.size > 2 else 0.0
 
 
 def place(a: Anatomy, pose: Pose) -> Placement:
-    """Return the maps from the scanner into the bones' frames, cartilage touching cartilage."""
+    """Return the maps from LPS mm to the frames of the bones, so that cartilage surfaces touch."""
     scale = a.width / REFERENCE_WIDTH
     side = np.diag([1.0 if pose.knee == "right" else -1.0, 1.0, 1.0, 1.0])
     knee = (
@@ -129,7 +138,7 @@ def place(a: Anatomy, pose: Pose) -> Placement:
     size = np.sqrt(slopes[0] ** 2 + slopes[1] ** 2 + slopes[2] ** 2)
     depth = femur(px, py, pz, a).cartilage / np.maximum(size, 1e-6)
     px, py, pz = px + depth * slopes[0], py + depth * slopes[1], pz + depth * slopes[2]
-    # Points on the femoral cartilage, in the knee's frame.
+    # Points on the femoral cartilage, in the frame of the knee.
     px, py, pz = apply(np.linalg.inv(femur_turn), px, py, pz)
 
     distal = np.abs(angle + 10) < 55
@@ -146,7 +155,7 @@ def place(a: Anatomy, pose: Pose) -> Placement:
         )
         drop += (medial + lateral) / 2
         lean += float(np.degrees((medial - lateral) / 40))
-        # Condyles roll as the knee bends: the tibia slides until they stand in its dishes.
+        # Condyles roll back in flexion: shift the tibia until they rest in its concavities.
         under = [
             s & (np.abs(ty - 6) < 16) & (np.abs(tx - at[0]) < 10)
             for s, at in zip(sides, (MEDIAL, LATERAL), strict=True)

@@ -1,4 +1,4 @@
-"""The two series of an exam as images: DESS and MSME, slab by slab so that memory stays bounded."""
+"""Render the DESS and MSME series of an exam, slab by slab to limit the memory."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .grid import MSME_SPACING, MSME_THICKNESS
-from .knee import Exam, Setup
-from .lattice import Lattice
-from .sampling import offsets, sample
-from .signal import Shading, dess, msme
+from qmri_lake.phantom.exam_truth import Exam, Setup
+from qmri_lake.phantom.grid import MSME_SPACING, MSME_THICKNESS
+from qmri_lake.phantom.lattice import Lattice
+from qmri_lake.phantom.sampling import offsets, sample
+from qmri_lake.phantom.signal import Shading, dess, msme
 
 __all__ = ["DESS_NOISE", "MSME_NOISE", "render_dess", "render_msme"]
 
@@ -76,7 +76,7 @@ def render_msme(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the MSME series (echo, slice, row, column) and the T2 map (slice, row, column), ms.
 
-    The T2 map is noise-free, of every voxel that holds one tissue only; NaN elsewhere.
+    The T2 map is noise-free. It is NaN in voxels with more than one tissue.
     """
     rng = exam.random(34 if spoiled else 32)
     coil = Shading.draw(rng)

@@ -1,7 +1,7 @@
 """Sample a knee on any image grid: labels, tissue fractions and cartilage depth of every voxel.
 
-A voxel near a boundary is split into sub-samples (partial volume); one far from any boundary is
-taken at its centre. Importing this module imports numba.
+Voxels near a boundary are divided into sub-samples (partial volume); other voxels are sampled at
+their centre. Importing this module imports numba.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from .lattice import Lattice
+from qmri_lake.phantom import sampling_numba as kernels
+from qmri_lake.phantom.lattice import Lattice
 
 __all__ = ["N_TISSUES", "Sampled", "Tissue", "interpolate", "offsets", "sample", "walk"]
 
 
 class Tissue(IntEnum):
-    """What a voxel's fractions are fractions of: the last axis of `Sampled.fraction`."""
+    """Tissues along the last axis of `Sampled.fraction`."""
 
     AIR = 0
     MARROW = 1
@@ -38,182 +38,31 @@ N_TISSUES = len(Tissue)
 
 
 class Sampled(NamedTuple):
-    """A grid's voxels, in the shape that was asked for."""
+    """Voxels of a grid, in the shape of the grid."""
 
     bone: NDArray[np.uint8]
     """0 background, 1 femur, 2 tibia, 3 patella."""
     cartilage: NDArray[np.uint8]
     """0 background, 1 femoral, 2 tibial, 3 patellar, 4 meniscus."""
     fraction: NDArray[np.float32]
-    """(..., 11) volume fractions; (..., 0) where soft tissues were not evaluated."""
+    """(..., 11) volume fractions; (..., 0) if soft tissues were not evaluated."""
     depth: NDArray[np.float32]
     """Mean relative depth in cartilage: 0 at the bone, 1 at the surface; NaN without cartilage."""
     share: NDArray[np.float32]
-    """Volume fraction of cartilage, of any bone."""
+    """Volume fraction of the cartilage of all bones together."""
     texture: NDArray[np.float32]
-    """Standard normal texture at the voxel's centre; empty without soft tissues."""
+    """Standard normal texture at the centre of the voxel; empty without soft tissues."""
 
 
 def offsets(slice_: int, row: int, column: int, thickness: float = 1.0) -> NDArray[np.float32]:
-    """Return sub-sample positions (n, 3) in voxels, about the centre of a voxel.
+    """Return sub-sample positions (n, 3) in voxels, relative to the centre of a voxel.
 
-    `thickness` is the part of the slice spacing that is excited.
+    `thickness` is the excited fraction of the slice spacing.
     """
     axes = [(np.arange(n) + 0.5) / n - 0.5 if n > 1 else np.zeros(1) for n in (slice_, row, column)]
     axes[0] = axes[0] * thickness
     grid = np.meshgrid(*axes, indexing="ij")
     return np.stack([g.ravel() for g in grid], axis=-1).astype(np.float32)
-
-
-@numba.njit(cache=True, fastmath=True, error_model="numpy")
-def _read(values, x, y, z, out):  # type: ignore[no-untyped-def]  # pragma: no cover
-    nz, ny, nx, channels = values.shape
-    x = min(max(x, np.float32(0)), np.float32(nx - 1.001))
-    y = min(max(y, np.float32(0)), np.float32(ny - 1.001))
-    z = min(max(z, np.float32(0)), np.float32(nz - 1.001))
-    i, j, k = int(z), int(y), int(x)
-    c, b, a = z - np.float32(i), y - np.float32(j), x - np.float32(k)
-    one = np.float32(1)
-    w0, w1 = (one - c) * (one - b) * (one - a), (one - c) * (one - b) * a
-    w2, w3 = (one - c) * b * (one - a), (one - c) * b * a
-    w4, w5 = c * (one - b) * (one - a), c * (one - b) * a
-    w6, w7 = c * b * (one - a), c * b * a
-    for n in range(channels):
-        out[n] = (
-            w0 * values[i, j, k, n]
-            + w1 * values[i, j, k + 1, n]
-            + w2 * values[i, j + 1, k, n]
-            + w3 * values[i, j + 1, k + 1, n]
-            + w4 * values[i + 1, j, k, n]
-            + w5 * values[i + 1, j, k + 1, n]
-            + w6 * values[i + 1, j + 1, k, n]
-            + w7 * values[i + 1, j + 1, k + 1, n]
-        )
-
-
-@numba.njit(cache=True, fastmath=True, error_model="numpy")
-def _classify(v, film):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Return (tissue, label, depth, margin); label 1-3 bones, 4-6 cartilages, 7 meniscus."""
-    femur, tibia, patella, fibula = v[0], v[1], v[2], v[3]
-    cf, ct, cp = femur - v[4], tibia - v[5], patella - v[6]
-    soft = v.size > 8
-    margin = min(abs(femur), abs(tibia), abs(patella), abs(fibula), abs(cf), abs(ct), abs(cp))
-    if femur < 0 or tibia < 0 or patella < 0 or fibula < 0:
-        label, inside, least = 0, fibula, fibula
-        if femur <= least:
-            label, inside, least = 1, femur, femur
-        if tibia <= least:
-            label, inside, least = 2, tibia, tibia
-        if patella <= least:
-            label, inside = 3, patella
-        tissue = 1
-        if soft:
-            shell = v[13]
-            if label == 3:
-                shell = np.float32(0.8)
-            elif label == 0:
-                shell = np.float32(1.4)
-            margin = min(margin, abs(inside + shell))
-            if -inside < shell:
-                tissue = 2
-        return tissue, label, np.float32(0), margin
-    if (cf < 0 and v[4] > 0.05) or (ct < 0 and v[5] > 0.05) or (cp < 0 and v[6] > 0.05):
-        label, depth, least = 0, np.float32(0), np.float32(0)
-        if v[4] > 0.05 and cf < least:
-            label, depth, least = 4, femur / v[4], cf
-        if v[5] > 0.05 and ct < least:
-            label, depth, least = 5, tibia / v[5], ct
-        if v[6] > 0.05 and cp < least:
-            label, depth = 6, patella / v[6]
-        # Where two cartilages meet, the margin is the distance to the surface between them.
-        margin = min(margin, abs(cf - ct), abs(cf - cp))
-        return 3, label, depth, margin
-    wedge = min(9 - femur, 7 - tibia, 10.5 - femur - tibia)
-    ring = min(v[7], wedge)
-    margin = min(margin, abs(ring))
-    if ring > 0:
-        return 4, 7, np.float32(0), margin
-    if not soft:
-        return 0, 0, np.float32(0), margin
-    skin, muscle, tendon, pouch, vessel = v[8], v[9], v[10], v[11], v[12]
-    between = max(cf, min(ct, cp))
-    margin = min(margin, abs(between - film), abs(pouch), abs(tendon), abs(vessel))
-    margin = min(margin, abs(skin), abs(skin + np.float32(1.6)), abs(muscle))
-    if skin > 0:
-        return 0, 0, np.float32(0), margin
-    if between < film and max(v[4], v[5], v[6]) > 0.2:
-        return 5, 0, np.float32(0), margin
-    if vessel < 0:
-        return 10, 0, np.float32(0), margin
-    if tendon < 0:
-        return 8, 0, np.float32(0), margin
-    if pouch < 0:
-        return 5, 0, np.float32(0), margin
-    if skin > -1.6:
-        return 9, 0, np.float32(0), margin
-    if muscle < 0:
-        return 6, 0, np.float32(0), margin
-    return 7, 0, np.float32(0), margin
-
-
-@numba.njit(cache=True, fastmath=True, error_model="numpy")
-def _sample(  # type: ignore[no-untyped-def]  # pragma: no cover
-    values, matrix, steps, guard, film, bone, cartilage, fraction, depth, share, texture
-):
-    slices, rows, columns = bone.shape
-    n = steps.shape[0]
-    v = np.empty(values.shape[3], np.float32)
-    votes = np.zeros(8, np.int64)
-    soft = fraction.shape[3] > 0
-    for s in range(slices):
-        for r in range(rows):
-            for c in range(columns):
-                x = matrix[0, 0] * s + matrix[0, 1] * r + matrix[0, 2] * c + matrix[0, 3]
-                y = matrix[1, 0] * s + matrix[1, 1] * r + matrix[1, 2] * c + matrix[1, 3]
-                z = matrix[2, 0] * s + matrix[2, 1] * r + matrix[2, 2] * c + matrix[2, 3]
-                _read(values, x, y, z, v)
-                tissue, label, deep, margin = _classify(v, film)
-                if soft:
-                    texture[s, r, c] = v[14]
-                deepest = deep
-                cartilages = 1 if tissue == 3 else 0
-                # Cartilage has a depth everywhere, so it is always averaged.
-                if margin > guard and tissue != 3:
-                    if soft:
-                        fraction[s, r, c, tissue] = 1
-                else:
-                    votes[:] = 0
-                    deepest, cartilages = np.float32(0), 0
-                    for i in range(n):
-                        ds, dr, dc = steps[i, 0], steps[i, 1], steps[i, 2]
-                        _read(
-                            values,
-                            x + matrix[0, 0] * ds + matrix[0, 1] * dr + matrix[0, 2] * dc,
-                            y + matrix[1, 0] * ds + matrix[1, 1] * dr + matrix[1, 2] * dc,
-                            z + matrix[2, 0] * ds + matrix[2, 1] * dr + matrix[2, 2] * dc,
-                            v,
-                        )
-                        tissue, one, deep, margin = _classify(v, film)
-                        votes[one] += 1
-                        if soft:
-                            fraction[s, r, c, tissue] += np.float32(1) / np.float32(n)
-                        if tissue == 3:
-                            deepest += deep
-                            cartilages += 1
-                    best = -1
-                    for i in range(8):
-                        # The centre's own label wins a tie.
-                        count = 2 * votes[i] + (1 if i == label else 0)
-                        if count > best:
-                            best, winner = count, i
-                    label = winner
-                if label < 4:
-                    bone[s, r, c] = label
-                else:
-                    cartilage[s, r, c] = label - 3
-                if cartilages > 0:
-                    depth[s, r, c] = deepest / np.float32(cartilages)
-                    share[s, r, c] = np.float32(cartilages) / np.float32(n)
 
 
 def sample(
@@ -227,12 +76,12 @@ def sample(
     Parameters
     ----------
     lattice : Lattice
-        The knee; soft tissue fractions come back if it has them.
+        The knee. Soft tissue fractions are returned if the lattice contains soft tissues.
     affine : (4, 4) float64
-        Voxel (slice, row, column) to the lattice's world (LPS, mm).
+        Voxel (slice, row, column) to the world coordinates of the lattice (LPS, mm).
     shape : (slices, rows, columns)
     steps : (n, 3) float32
-        Sub-sample positions, voxels; from `offsets`.
+        Sub-sample positions in voxels, as returned by `offsets`.
     """
     matrix = (lattice.from_world() @ affine)[:3].astype(np.float32)
     reach = np.linalg.norm(affine[:3, :3] @ steps.T.astype(np.float64), axis=0).max()
@@ -246,40 +95,7 @@ def sample(
         np.zeros(shape if soft else (0, 0, 0), np.float32),
     )
     film = np.float32(0.35 + 0.5 * lattice.effusion)
-    _sample(lattice.values, matrix, steps, np.float32(1.15 * reach), film, *out)
-    return out
-
-
-@numba.njit(cache=True)
-def _walk(values, points, normals, label, step, length, film):  # type: ignore[no-untyped-def]  # pragma: no cover
-    out = np.zeros(points.shape[0], np.float32)
-    v = np.empty(values.shape[3], np.float32)
-    steps = int(length / step)
-    for p in range(points.shape[0]):
-        for i in range(steps):
-            along = np.float32((i + 0.5) * step)
-            _read(
-                values,
-                points[p, 0] + along * normals[p, 0],
-                points[p, 1] + along * normals[p, 1],
-                points[p, 2] + along * normals[p, 2],
-                v,
-            )
-            _, one, _, _ = _classify(v, film)
-            if one == label:
-                out[p] += step
-            elif one > 3 or (one == 0 and i > 1):
-                break
-    return out
-
-
-@numba.njit(cache=True)
-def _interpolate(values, points, channels):  # type: ignore[no-untyped-def]  # pragma: no cover
-    out = np.empty((points.shape[0], channels), np.float32)
-    v = np.empty(values.shape[3], np.float32)
-    for p in range(points.shape[0]):
-        _read(values, points[p, 0], points[p, 1], points[p, 2], v)
-        out[p] = v
+    kernels.sample_voxels(lattice.values, matrix, steps, np.float32(1.15 * reach), film, *out)
     return out
 
 
@@ -287,19 +103,21 @@ def interpolate(lattice: Lattice, points: NDArray[np.float64]) -> NDArray[np.flo
     """Return all channels (n, channel) at points (n, 3) in LPS mm."""
     m = lattice.from_world()
     index = (points @ m[:3, :3].T + m[:3, 3]).astype(np.float32)
-    return np.asarray(_interpolate(lattice.values, index, lattice.values.shape[-1]))
+    return np.asarray(kernels.interpolate_points(lattice.values, index, lattice.values.shape[-1]))
 
 
 def walk(
     lattice: Lattice, points: NDArray[np.float64], normals: NDArray[np.float64], label: int
 ) -> NDArray[np.float32]:
-    """Return the cartilage thickness (mm) met from bone surface points along outward normals.
+    """Return the cartilage thickness (mm) at bone surface points, along the outward normals.
 
-    `label` is 4, 5 or 6: femoral, tibial or patellar; the walk ends at the first other tissue.
+    `label` is 4 (femoral), 5 (tibial) or 6 (patellar). The path ends where another tissue begins.
     """
     m = lattice.from_world()
     index = (points @ m[:3, :3].T + m[:3, 3]).astype(np.float32)
     direction = (normals / lattice.spacing).astype(np.float32)
     return np.asarray(
-        _walk(lattice.values, index, direction, label, np.float32(0.05), 9.0, np.float32(0))
+        kernels.walk_normals(
+            lattice.values, index, direction, label, np.float32(0.05), 9.0, np.float32(0)
+        )
     )

@@ -1,21 +1,20 @@
-"""Implicit surfaces: functions that are negative inside, positive outside, in mm near the surface.
+"""Implicit surfaces: functions, negative inside and positive outside, in mm near the surface.
 
-Arrays of coordinates may have any common shape; distances come back in that shape. Ellipsoids use
-the first-order distance ``k0 (k0 - 1) / k1`` with ``k0 = |p / r|``, ``k1 = |p / r**2|``; unions are
-blended with the polynomial smooth minimum, so neighbouring parts grow together like bone.
+Arrays of coordinates may have any common shape, which is the shape of the result. Ellipsoids use
+the first-order distance ``k0 (k0 - 1) / k1`` with ``k0 = |p / r|``, ``k1 = |p / r**2|``. Unions are
+blended with the polynomial smooth minimum, so that neighbouring parts merge smoothly, as in bone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["capsule", "column", "ellipsoid", "smooth_max", "smooth_min", "smooth_step", "waves"]
 
-Array = NDArray[np.floating[Any]]
+Array = NDArray[np.floating]
 Point = Sequence[float]
 
 
@@ -51,8 +50,8 @@ def capsule(
 ) -> Array:
     """Return the distance (mm) to a capsule, tapered from `radius` to `end_radius`.
 
-    `flatten` divides the coordinates of each axis before the distance is taken: (3, 1, 1) makes the
-    capsule three times as wide along x (a tendon rather than a cord).
+    `flatten` divides the coordinates of each axis before the distance is computed. For example,
+    (3, 1, 1) makes the capsule three times as wide along x, like a flat tendon.
     """
     a = [p / f for p, f in zip(start, flatten, strict=True)]
     b = [p / f for p, f in zip(end, flatten, strict=True)]
@@ -85,7 +84,7 @@ def smooth_step(x: Array) -> Array:
 
 
 def waves(x: Array, y: Array, z: Array, vectors: NDArray[np.float64]) -> Array:
-    """Return a sum of plane waves of mean square 1: the bumps that make a patient's bone their own.
+    """Return a sum of plane waves with mean square 1, for the undulations of a bone surface.
 
     Parameters
     ----------

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .anatomy import Anatomy
-from .shapes import Array, capsule, column, ellipsoid, smooth_min
+from qmri_lake.phantom.anatomy import Anatomy
+from qmri_lake.phantom.shapes import Array, capsule, column, ellipsoid, smooth_min
 
 __all__ = ["cortex", "muscle", "outline", "pouch", "tendon", "vessel"]
 
@@ -40,7 +40,10 @@ def muscle(x: Array, y: Array, z: Array) -> Array:
 
 
 def tendon(x: Array, y: Array, z: Array, patella: tuple[float, float, float]) -> Array:
-    """Return the signed distance (mm) to tendons and ligaments; `patella` is its bone's middle."""
+    """Return the signed distance (mm) to tendons and ligaments.
+
+    `patella` is the centre of the patella.
+    """
     px, py, pz = patella
     flat = (2.6, 1.0, 1.0)
     cords = (
@@ -72,7 +75,7 @@ def vessel(x: Array, y: Array, z: Array) -> Array:
 
 
 def pouch(x: Array, y: Array, z: Array, a: Anatomy) -> Array:
-    """Return the signed distance (mm) to pools of fluid; they swell with `Anatomy.effusion`."""
+    """Return the signed distance (mm) to joint fluid, which increases with `Anatomy.effusion`."""
     full = a.effusion
     pools = (
         ellipsoid(x, y, z, (-3, -31, 55), (15 + 5 * full, 1.2 + 3.5 * full, 13 + 5 * full)),
@@ -87,6 +90,6 @@ def pouch(x: Array, y: Array, z: Array, a: Anatomy) -> Array:
 
 
 def cortex(z: Array) -> Array:
-    """Return the thickness (mm) of cortical bone: a shell at the joint, thick along the shafts."""
+    """Return the thickness (mm) of cortical bone, thin at the joint and thick along the shafts."""
     shaft = np.clip((np.abs(z) - 24) / 45, 0, 1)
     return np.asarray(0.7 + 3.2 * shaft, np.float32)

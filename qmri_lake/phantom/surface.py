@@ -1,23 +1,23 @@
-"""True cartilage thickness: the articular surfaces sampled densely, measured along normals.
+"""True cartilage thickness at dense points of the articular surfaces, along normals.
 
-The measurement walks through the same functions that the images are made from, so it holds where
-cartilages meet and cut each other short, and it knows bared bone (0 mm) from bone that never had
+The thickness is measured in the functions from which the images are rendered. It is therefore also
+correct where two cartilages touch. Denuded bone (0 mm) is distinguished from bone that never had
 cartilage.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .anatomy import TROCHLEA_DEGREES, Anatomy, femur, patella, tibia
-from .lattice import Channel, Lattice
-from .pose import Matrix, Placement, femur_rays
-from .sampling import interpolate, walk
-from .shapes import Array
+from qmri_lake.core.array_api import Values
+from qmri_lake.phantom.anatomy import TROCHLEA_DEGREES, Anatomy, femur, patella, tibia
+from qmri_lake.phantom.lattice import Channel, Lattice
+from qmri_lake.phantom.pose import Matrix, Placement, femur_rays
+from qmri_lake.phantom.sampling import interpolate, walk
+from qmri_lake.phantom.shapes import Array
 
 __all__ = ["REGIONS", "Surface", "measure", "regional"]
 
@@ -34,16 +34,16 @@ REGIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Surface:
-    """Points of the articular bone surfaces, healthy or bared.
+    """Points of the articular bone surfaces, covered or denuded.
 
     Attributes
     ----------
     point, normal : (n, 3) float32
         Position (DESS LPS, mm) and outward unit normal.
     thickness : (n,) float32
-        Cartilage thickness along the normal, mm; 0 is bared bone.
+        Cartilage thickness along the normal, mm; 0 where the bone is denuded.
     area : (n,) float32
-        Surface that the point stands for, mm2.
+        Surface area that the point represents, mm2.
     region : (n,) uint8
         Index into `REGIONS`.
     """
@@ -63,7 +63,7 @@ def _patch_area(x: Array, y: Array, z: Array) -> Array:
 
 
 def _plate(a: Anatomy, u: Array, v: Array, axis: int) -> tuple[Array, Array, Array]:
-    """Return surface points met along z from above (tibia) or along y from behind (patella)."""
+    """Return surface points along z from above (tibia) or along y from behind (patella)."""
 
     def value(t: Array) -> Array:
         bone = tibia(u, v, t, a) if axis == 2 else patella(u, t, v, a)
@@ -105,16 +105,16 @@ def _measured(
         axis=-1,
     ).astype(np.float64)
     normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-9)
-    # The lattice is what images are made from: step onto *its* surface.
+    # Images are rendered from the lattice, so move the points to the surface of the lattice.
     point -= interpolate(lattice, point)[:, body, None] * normal
     thickness = walk(lattice, point, normal, int(body) + 4)
     return point, normal, thickness, area
 
 
 def measure(a: Anatomy, placement: Placement, lattice: Lattice) -> Surface:
-    """Sample the articular surfaces of a knee every millimetre or so and measure cartilage."""
+    """Sample the articular surfaces of a knee about every millimetre; measure cartilage there."""
     scale = placement.scale
-    grids: list[tuple[Matrix, tuple[Array, Array, Array], Array, NDArray[Any], Channel]] = []
+    grids: list[tuple[Matrix, tuple[Array, Array, Array], Array, Values, Channel]] = []
     x, angle = np.meshgrid(
         np.arange(-33, 34, 1.25, dtype=np.float32),
         np.arange(-114, 122, 2.5, dtype=np.float32),
@@ -158,7 +158,10 @@ def measure(a: Anatomy, placement: Placement, lattice: Lattice) -> Surface:
 
 
 def regional(surface: Surface) -> dict[str, float]:
-    """Return area-weighted mean thickness (mm; bared bone counts 0) and bared part by region."""
+    """Return the area-weighted mean thickness (mm) and the denuded fraction of each region.
+
+    Denuded bone has a thickness of 0.
+    """
     out: dict[str, float] = {}
     for k, name in enumerate(REGIONS):
         here = surface.region == k

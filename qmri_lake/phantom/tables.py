@@ -1,7 +1,7 @@
-"""Write the clinical tables of a synthetic OAI: `|`-delimited, coded cells, missing codes.
+"""Write the clinical tables of a synthetic OAI: `|`-delimited, with value codes and missing codes.
 
-What is hidden in the real tables is hidden here: columns change case from one file to the next,
-radiographs are read by several projects, cells are blank or begin with a dot.
+The tables have the irregularities of the real tables: the case of column names differs between
+files, radiographs are read by several projects, and cells are blank or begin with a dot.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .population import KL_MONTHS, VISITS, Knee, Patient, Visit
+from qmri_lake.phantom.population import KL_MONTHS, VISITS, Knee, Patient, Visit
 
 __all__ = ["write_tables"]
 
@@ -27,6 +27,9 @@ _IMAGES = "3: Yes, Knee MR and knee xray"
 
 
 def _write(path: Path, head: list[str], rows: list[list[str]]) -> None:
+    """Write a table; none of a visit that nobody attended, since a table without rows is damage."""
+    if not rows:
+        return
     lines = ["|".join(head)] + ["|".join(row) for row in rows]
     path.write_text("\r\n".join(lines) + "\r\n", encoding="utf-8", newline="")
 
@@ -75,7 +78,7 @@ def _pain(knee: Knee, rng: np.random.Generator, missing: float) -> list[str]:
     cells = [
         _YES[often],
         _YES[knee.any_pain],
-        str(months) if knee.any_pain else ".A",  # not asked where there was none
+        str(months) if knee.any_pain else ".A",  # not applicable without pain
         _YES[recent],
         f"{womac:.0f}",
         f"{koos:.1f}",
@@ -87,8 +90,8 @@ def _pain(knee: Knee, rng: np.random.Generator, missing: float) -> list[str]:
 
 def _clinical(path: Path, patients: list[Patient], month: int, number: str, seed: int) -> None:
     v = f"V{number}"
-    lower = number in ("03", "06")  # some files have their columns in lower case
-    # At baseline the items of the past 12 months have the prefix of the screening visit.
+    lower = number in ("03", "06")  # some files have column names in lower case
+    # At baseline, items about the past 12 months have the prefix of the screening visit.
     p = "P01" if month == 0 else v
     head = ["ID", "VERSION"] + (["V00AGE"] if month == 0 else []) + [f"{v}VISDYS"]
     head += ["P01BMI" if month == 0 else f"{v}BMI", f"{v}MRI"]
@@ -133,7 +136,7 @@ def _readings(path: Path, patients: list[Patient], month: int, number: str, seed
             lateral = ".A" if knee.replaced else str(int(min(3, 2.0 * knee.wear_lateral)))
             other = rng.random()
             start = [str(patient.number), side]
-            if other < 0.25:  # a second project read the same radiograph, a little differently
+            if other < 0.25:  # a second project read the same radiograph, with another result
                 again = grade
                 if not knee.replaced and rng.random() < 0.3:
                     again = str(int(np.clip(knee.kl + rng.choice([-1, 1]), 0, 4)))
@@ -148,7 +151,7 @@ def _outcomes(path: Path, patients: list[Patient]) -> None:
     for patient in patients:
         cells = [str(patient.number)]
         for days in patient.replaced_days:
-            # Nobody was followed beyond nine years.
+            # Follow-up ended after nine years.
             known = days is not None and days < 9 * 365
             cells += (
                 [_date(patient, days), str(days)] if known and days is not None else [".A", ".A"]

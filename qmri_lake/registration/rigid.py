@@ -1,40 +1,47 @@
-"""How the knee moved between DESS and MSME: a rigid transform by mutual information."""
+"""Rigid registration of DESS and MSME by mutual information."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qmri_lake.core.array_api import Values
+from qmri_lake.core.geometry import voxel_spacing
 from qmri_lake.errors import InputError, Reason
-from qmri_lake.registration.carry import check_labels
+from qmri_lake.registration.label_transfer import check_labels
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 __all__ = ["Refinement", "RegistrationStatus", "refine_rigid"]
 
 _NEAR_MM = 10.0
-"""The images are compared this near to a label."""
+"""Largest distance from a label at which voxels are compared."""
 _SHADING_MM = 10.0
-"""Gaussian sigma of what counts as shading by the coils; both images are divided by theirs."""
+"""Sigma of the Gaussian that estimates the shading by the coils. Each image is divided by its own
+shading."""
 _AIR = 0.15
-"""Signal below this share of the mean is air, and says nothing about shading."""
+"""Signal below this share of the mean is air, which is excluded from the shading."""
 _FINEST_MM = 0.75
-"""Voxels are joined as long as they stay finer than this."""
+"""Voxels are averaged up to this size before the registration."""
 _LEVER_MM = 40.0
-"""A rotation by one radian counts as a shift by this."""
+"""Shift that the optimiser treats as equivalent to a rotation by one radian."""
 _BINS = 32
 _FIRST_STEP_MM, _LAST_STEP_MM, _STEPS = 0.5, 1e-3, 200
 _PLAUSIBLE_MM, _PLAUSIBLE_DEGREES = 10.0, 10.0
 _LEAST_INFORMATION = 0.05
-"""Nats; a good refinement reaches 0.3 and more, one that got lost on the way 0.02."""
+"""Smallest mutual information of a registration that is used, nats. A good registration reaches 0.3
+or more, and a failed registration about 0.02."""
 _LEAST_VOXELS = 4
-"""Along each axis of an image: a smaller one has no shading to divide by."""
+"""Smallest number of voxels along each axis. The shading of a smaller image is undefined."""
 
 
 class RegistrationStatus(IntEnum):
-    """Where `dess_to_msme` comes from."""
+    """Origin of `dess_to_msme`."""
 
     SCANNER = 0
     REFINED = 1
@@ -44,17 +51,17 @@ class RegistrationStatus(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Refinement:
-    """Where DESS and MSME of one exam lie to each other."""
+    """The transform between DESS and MSME of one exam."""
 
     transform: NDArray[np.float64]
-    """(4, 4), x_msme = T x_dess in LPS mm."""
+    """(4, 4) transform T in x_msme = T x_dess, in LPS mm."""
     before: float
-    """Mutual information in the scanner's geometry, nats; NaN where it was not computed."""
+    """Mutual information with the scanner's geometry, nats; NaN if it was not computed."""
     after: float
-    """The same with `transform`."""
+    """Mutual information with `transform`, nats; NaN if it was not computed."""
     status: RegistrationStatus
     note: str = ""
-    """What a reader should know; empty where nothing is odd."""
+    """Note on an implausible result; empty otherwise."""
 
 
 def refine_rigid(
@@ -64,37 +71,38 @@ def refine_rigid(
     target_affine: NDArray[np.float64],
     labels: NDArray[np.uint8],
 ) -> Refinement:
-    """Return the rigid transform that makes DESS and MSME tell most about each other.
+    """Return the rigid transform with the largest mutual information of DESS and MSME.
 
-    It starts from the scanner's geometry, and maximises Mattes' mutual information of the DESS and
-    the mean of all echoes by six parameters, over all MSME voxels within 10 mm of a label. Both
-    images are divided by their own Gaussian mean (sigma 10 mm) first: the coils shade them
-    differently, and shading alone can pull knees apart by more than a millimetre. One thread, no
-    random samples: the same images give the same bits. [assumption]
+    The search starts at the scanner's geometry. It maximises Mattes' mutual information of the DESS
+    and the mean of all echoes over six parameters, in all MSME voxels within 10 mm of a label. Both
+    images are first divided by their own Gaussian mean (sigma 10 mm). Otherwise, different shading
+    by the coils could shift the optimum by more than a millimetre. One thread is used, without
+    random sampling, so that repeated registrations are bitwise identical. [assumption]
 
     Parameters
     ----------
     dess : (slice, row, column) float32
         DESS image, any unit.
     affine, target_affine : (4, 4) float64
-        Voxel (slice, row, column, 1) to LPS mm, of the DESS and of the MSME.
+        Voxel (slice, row, column, 1) to LPS mm, for the DESS and for the MSME.
     msme : (echo, slice, row, column) float32
-        MSME image; echoes without a value are left out.
+        MSME image; echoes that are not finite are excluded.
     labels : (slice, row, column) uint8
-        On the DESS grid; `qmri_lake.tissues.CARTILAGE`.
+        Labels of `qmri_lake.tissues.CARTILAGE` on the DESS grid.
 
     Returns
     -------
     Refinement
-        A refinement that does not raise mutual information, or not to 0.05 nats, is not used: the
-        transform is the identity, and `status` and `note` say so. One that moves the centre of the
-        labels by more than 10 mm, or turns by more than 10 degrees, is used, and said to be
-        implausible.
+        A registration is only used if it increases mutual information to at least 0.05 nats.
+        Otherwise, the transform is the identity, and `status` is NOT_IMPROVED. A registration that
+        moves the centre of the labels by more than 10 mm, or rotates by more than 10 degrees, is
+        used with the status IMPLAUSIBLE. `note` gives the reason.
 
     Raises
     ------
     InputError
-        No DESS or MSME image. Labels that `carry_labels` refuses.
+        If the DESS or the MSME image is missing, or if the labels are invalid for
+        `transfer_labels`.
     """
     import SimpleITK as sitk
 
@@ -103,32 +111,32 @@ def refine_rigid(
     for name, absent in (("DESS", not np.isfinite(dess).all()), ("MSME", not echoes)):
         if absent:
             raise InputError(
-                f"no {name} image, or one that is not finite",
+                f"no {name} image, or an image that is not finite",
                 expected="both images",
                 where="register",
-                todo="Choose exams that have both, or use method='scanner'.",
+                todo="Choose exams that have both images, or use method='scanner'.",
                 reason=Reason.ABSENT_EXAM,
             )
     if not labels.any():
-        return _kept("")
+        return _keep_scanner("")
     if min(*dess.shape, *echoes[0].shape) < _LEAST_VOXELS:
-        return _kept(f"an image of fewer than {_LEAST_VOXELS} voxels along an axis")
-    fixed = _evened(np.mean(echoes, axis=0), target_affine)
-    moving = _evened(dess, affine)
+        return _keep_scanner(f"an image of fewer than {_LEAST_VOXELS} voxels along an axis")
+    fixed = _remove_shading(np.mean(echoes, axis=0), target_affine)
+    moving = _remove_shading(dess, affine)
     centre = affine[:3, :3] @ np.argwhere(labels).mean(axis=0) + affine[:3, 3]
-    # With the MSME as the fixed image, it maps MSME points to DESS points.
+    # With the MSME as the fixed image, the transform maps MSME points to DESS points.
     back = sitk.Euler3DTransform()
     back.SetCenter(centre.tolist())
 
     search = sitk.ImageRegistrationMethod()
-    # Sums of several threads differ in their last bits; the first setting alone leaves some.
+    # Sums over several threads differ in their last bits. Both settings are necessary.
     search.SetNumberOfThreads(1)
     search.SetNumberOfWorkUnits(1)
     search.SetMetricAsMattesMutualInformation(_BINS)
     search.SetMetricSamplingStrategy(search.NONE)
-    search.SetMetricFixedMask(_near(labels, affine, fixed))
+    search.SetMetricFixedMask(_near_mask(labels, affine, fixed))
     search.SetInterpolator(sitk.sitkLinear)
-    # The filters smooth: with their gradient the search ends 0.1 mm beside the best place.
+    # These filters would smooth the gradient and shift the optimum by 0.1 mm.
     search.SetMetricUseMovingImageGradientFilter(False)
     search.SetMetricUseFixedImageGradientFilter(False)
     search.SetOptimizerAsRegularStepGradientDescent(_FIRST_STEP_MM, _LAST_STEP_MM, _STEPS)
@@ -138,27 +146,27 @@ def refine_rigid(
         before = -search.MetricEvaluate(fixed, moving)
         search.Execute(fixed, moving)
         after = -search.MetricEvaluate(fixed, moving)
-    except RuntimeError as error:  # too few voxels lie in both images, for one
-        return _kept(str(error).strip().splitlines()[-1].strip())
+    except RuntimeError as error:  # for example if too few voxels are inside both images
+        return _keep_scanner(str(error).strip().splitlines()[-1].strip())
     if not (after > before and after >= _LEAST_INFORMATION):
-        return _kept(
-            f"mutual information of {before:.3f} nats before and {after:.3f} after, not a rise to "
-            f"at least {_LEAST_INFORMATION}",
+        return _keep_scanner(
+            f"mutual information of {before:.3f} nats before and {after:.3f} after, expected an "
+            f"increase to at least {_LEAST_INFORMATION}",
             before,
         )
-    forth = np.asarray(np.linalg.inv(_matrix(back)), np.float64)
-    return _judged(forth, before, after, centre)
+    forth = np.asarray(np.linalg.inv(_matrix_of(back)), np.float64)
+    return _check_plausible(forth, before, after, centre)
 
 
-def _kept(why: str, before: float = float("nan")) -> Refinement:
-    note = f"not refined, the scanner's geometry was kept: {why}" if why else ""
+def _keep_scanner(why: str, before: float = float("nan")) -> Refinement:
+    note = f"not registered, the scanner's geometry is used: {why}" if why else ""
     return Refinement(np.eye(4), before, before, RegistrationStatus.NOT_IMPROVED, note)
 
 
-def _judged(
+def _check_plausible(
     transform: NDArray[np.float64], before: float, after: float, centre: NDArray[np.float64]
 ) -> Refinement:
-    """Say whether a knee in its coil can have moved that far."""
+    """Return the refinement, with a note if a knee in its coil cannot have moved so far."""
     away = float(np.linalg.norm((transform @ [*centre, 1.0])[:3] - centre))
     cosine = np.clip((np.trace(transform[:3, :3]) - 1) / 2, -1, 1)
     turned = float(np.degrees(np.arccos(cosine)))
@@ -172,29 +180,32 @@ def _judged(
     return Refinement(transform, before, after, RegistrationStatus.IMPLAUSIBLE, note)
 
 
-def _image(values: NDArray[Any], affine: NDArray[np.float64]) -> Any:
+def _image(values: Values, affine: NDArray[np.float64]) -> sitk.Image:
     """Return a SimpleITK image, whose axes are column, row, slice."""
     import SimpleITK as sitk
 
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(values))
+    spacing = voxel_spacing(affine)
+    image: sitk.Image = sitk.GetImageFromArray(np.ascontiguousarray(values))
     image.SetSpacing(spacing[::-1].tolist())
     image.SetDirection((affine[:3, :3] / spacing)[:, ::-1].ravel().tolist())
     image.SetOrigin(affine[:3, 3].tolist())
     return image
 
 
-def _joined(affine: NDArray[np.float64]) -> list[int]:
-    """Return how many voxels are joined along each axis: slice, row, column."""
-    return [max(1, int(_FINEST_MM / step)) for step in np.linalg.norm(affine[:3, :3], axis=0)]
+def _shrink_factors(affine: NDArray[np.float64]) -> list[int]:
+    """Return the number of voxels to average along each axis (slice, row, column)."""
+    return [max(1, int(_FINEST_MM / step)) for step in voxel_spacing(affine)]
 
 
-def _evened(values: NDArray[np.float32], affine: NDArray[np.float64]) -> Any:
-    """Return an image without its shading: 1 where it is as bright as what lies around."""
+def _remove_shading(values: NDArray[np.float32], affine: NDArray[np.float64]) -> sitk.Image:
+    """Return an image divided by its local mean.
+
+    The result is 1 where the image is as bright as its surroundings.
+    """
     import SimpleITK as sitk
 
     join = sitk.BinShrinkImageFilter()
-    join.SetShrinkFactors(_joined(affine)[::-1])
+    join.SetShrinkFactors(_shrink_factors(affine)[::-1])
     smooth = sitk.SmoothingRecursiveGaussianImageFilter()
     smooth.SetSigma(_SHADING_MM)
     join.SetNumberOfThreads(1)
@@ -203,41 +214,44 @@ def _evened(values: NDArray[np.float32], affine: NDArray[np.float64]) -> Any:
     signal = sitk.GetArrayFromImage(image)
     tissue = (signal > _AIR * signal.mean()).astype(np.float32)
     mean, share = (
-        sitk.GetArrayFromImage(smooth.Execute(_like(part, image)))
+        sitk.GetArrayFromImage(smooth.Execute(_as_image(part, image)))
         for part in (signal * tissue, tissue)
     )
     seen = (share > 0.01) & (mean > 0)
-    return _like(np.divide(signal * share, mean, out=np.zeros_like(signal), where=seen), image)
+    return _as_image(np.divide(signal * share, mean, out=np.zeros_like(signal), where=seen), image)
 
 
-def _like(values: NDArray[Any], image: Any) -> Any:
+def _as_image(values: Values, image: sitk.Image) -> sitk.Image:
     import SimpleITK as sitk
 
-    made = sitk.GetImageFromArray(values)
+    made: sitk.Image = sitk.GetImageFromArray(values)
     made.CopyInformation(image)
     return made
 
 
-def _near(labels: NDArray[np.uint8], affine: NDArray[np.float64], fixed: Any) -> Any:
-    """Return the mask of a fixed image: where it is near to a label, by the scanner's geometry."""
+def _near_mask(
+    labels: NDArray[np.uint8], affine: NDArray[np.float64], fixed: sitk.Image
+) -> sitk.Image:
+    """Return the mask of the voxels of a fixed image near labels in the scanner's geometry."""
     import edt
     import SimpleITK as sitk
 
-    step = _joined(affine)
+    step = _shrink_factors(affine)
     some = labels[:: step[0], :: step[1], :: step[2]] != 0
     coarse = affine @ np.diag([*step, 1.0])
-    spacing = tuple(np.linalg.norm(coarse[:3, :3], axis=0).tolist())
+    spacing = tuple(voxel_spacing(coarse).tolist())
     near = edt.edt(~some, anisotropy=spacing, parallel=1) <= _NEAR_MM
     place = sitk.ResampleImageFilter()
     place.SetNumberOfThreads(1)
     place.SetReferenceImage(fixed)
     place.SetInterpolator(sitk.sitkNearestNeighbor)
     place.SetOutputPixelType(sitk.sitkUInt8)
-    return place.Execute(_image(near.astype(np.uint8), coarse))
+    mask: sitk.Image = place.Execute(_image(near.astype(np.uint8), coarse))
+    return mask
 
 
-def _matrix(transform: Any) -> NDArray[np.float64]:
-    """Return a SimpleITK transform about a centre as (4, 4)."""
+def _matrix_of(transform: sitk.Euler3DTransform) -> NDArray[np.float64]:
+    """Return the matrix (4, 4) of a SimpleITK transform about a centre."""
     out = np.eye(4)
     out[:3, :3] = np.reshape(transform.GetMatrix(), (3, 3))
     centre = np.array(transform.GetCenter())

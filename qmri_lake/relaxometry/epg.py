@@ -1,64 +1,69 @@
-r"""T2 and refocusing by extended phase graphs: every echo of a CPMG train, stimulated ones too.
+r"""T2 and refocusing by extended phase graphs, which model the stimulated echoes of a CPMG train.
 
 The model is :math:`S_k = S_0\, d_k(q, p)`, with :math:`q = \exp(-\Delta/T_2)`, the leakage `p` of
-the refocusing pulses and the trains `d` of `qmri_lake.relaxometry.dictionary`. Signals are matched
-with a dictionary of normalised trains by one matrix product. From the best atom the
-least-squares optimum is sought between the atoms by Newton's method, damped after Levenberg and
-Marquardt; the amplitude is eliminated as in the mono-exponential fit. Trains are polynomials of `q`
-and `p`, so that they and their derivatives are exact.
+the refocusing pulses and the trains `d` of `qmri_lake.relaxometry.epg_dictionary`. One matrix
+product matches the signals with a dictionary of normalised trains, the atoms. Newton's method,
+damped after Levenberg and Marquardt, starts at the best atom and finds the least-squares optimum
+between the atoms. The amplitude is eliminated as in the mono-exponential fit. Trains are
+polynomials of `q` and `p`, so that trains and derivatives are exact.
 
-All of it is array operations of the array API standard, on the device where the signal lies.
+All computations are operations of the array API standard, on the device of the signal.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from qmri_lake.core.array_api import Array, Values, namespace
 from qmri_lake.errors import InputError
-from qmri_lake.relaxometry.arguments import check_limits, check_mask, check_times, namespace
-from qmri_lake.relaxometry.dictionary import Dictionary, dictionary
-from qmri_lake.relaxometry.mono_exponential import FitStatus
+from qmri_lake.relaxometry._checks import check_limits, check_mask, check_times
+from qmri_lake.relaxometry.epg_dictionary import Dictionary, dictionary
+from qmri_lake.relaxometry.fit_status import FitStatus
 
 __all__ = ["T1", "EpgFit", "fit_epg"]
 
 T1 = 1200.0
-"""Longitudinal relaxation time that is assumed, ms: cartilage at 3 T."""
+"""Assumed longitudinal relaxation time, ms, of cartilage at 3 T."""
 
 BYTES = 8_000_000
-"""Memory of the largest temporaries: voxels are fitted that many at a time."""
+"""Size of the largest temporaries, bytes. It limits the number of voxels in a block."""
 
 QUICK, STEPS = 6, 60
-"""Steps for all voxels, and at most for those that are left: one in a thousand of cartilage."""
+"""Number of steps for all voxels, and largest number for those that have not converged by then
+(0.1 % of cartilage)."""
 
 LAST_STEP = 1e-6
-"""A step up to this, of q and of p, has settled: 0.2 microseconds at 40 ms."""
+"""Largest last step of q and of p in a converged voxel. It is 0.2 microseconds at a T2 of 40 ms."""
 
 
 class EpgFit(NamedTuple):
     """Maps of a fit, each of the shape of one echo."""
 
-    t2: Any
+    t2: Array
     """T2 [ms]; NaN unless the status is FITTED."""
-    t2_error: Any
-    """Standard error of T2 [ms] from the residuals; NaN with three echoes."""
-    b1: Any
+    t2_error: Array
+    """Standard error of T2 [ms] from the residuals; NaN if there are three echoes."""
+    b1: Array
     """Refocusing flip angle relative to 180 degrees, at most 1; NaN unless FITTED."""
-    s0: Any
-    """Signal after the excitation [unit of the signal]; kept for a T2 outside `bounds` and for
-    POOR_FIT."""
-    r2: Any
-    """Coefficient of determination, centred: 1 - SSE / sum (y - mean y)^2; kept likewise."""
-    status: Any
+    s0: Array
+    """Signal after the excitation [unit of the signal]. Unlike `t2`, it also has a value if T2 is
+    outside `bounds`, and for POOR_FIT."""
+    r2: Array
+    """Coefficient of determination, centred: 1 - SSE / sum (y - mean y)^2. It has a value in the
+    same voxels as `s0`."""
+    status: Array
     """`FitStatus` as uint8."""
 
 
 def fit_epg(
-    signal: Any,
-    echo_time: Any,
-    mask: Any | None = None,
+    signal: Array,
+    echo_time: Array,
+    mask: Array | None = None,
     *,
     t1: float = T1,
     bounds: tuple[float, float] = (0.0, float("inf")),
@@ -69,44 +74,48 @@ def fit_epg(
     Parameters
     ----------
     signal : array, (echo, ...)
-        Magnitudes, any unit; NumPy, CuPy, or another that follows the array API. All echoes are
-        used: the first one, too dark for an exponential, is what says most about the refocusing.
+        Magnitudes, any unit, as an array of NumPy, CuPy or another library that follows the array
+        API. All echoes are used. The first echo, which is darker than in an exponential decay,
+        contributes most to the estimate of the refocusing.
     echo_time : sequence, (echo,)
-        Echo times [ms]: consecutive multiples of the echo spacing. At least three.
+        At least three echo times [ms], which are consecutive multiples of the echo spacing.
+        A DataArray is converted from its attribute ``units`` (ms, s, us), which it must have.
     mask : array of bool, (...), optional
-        Voxels to fit; default all. Voxels that a NumPy masked array masks in an echo are outside.
+        Voxels to fit; default: all voxels. If `signal` is a NumPy masked array, voxels that are
+        masked in any echo are not fitted.
     t1 : float
         Longitudinal relaxation time [ms] of every voxel.
     bounds : (low, high)
-        A T2 in (low, high] ms is accepted; another has the status OUT_OF_BOUNDS.
+        Accept a T2 in (low, high] ms; all other fits have the status OUT_OF_BOUNDS.
     r2_min : float, optional
-        Accept fits with at least this centred r2; others have the status POOR_FIT.
+        Accept fits with at least this centred r2; all other fits have the status POOR_FIT.
 
     Returns
     -------
     EpgFit
         ``t2``, ``t2_error``, ``b1``, ``s0``, ``r2`` and ``status``, each (...), float32 (float64
-        for a float64 signal). There is never a 0 for "no value": see `FitStatus`. An optimum at
-        the edge of what is searched, T2 of 5 to 500 ms and b1 from 0.4, is none: OUT_OF_BOUNDS.
+        for a float64 signal). A missing value is NaN, never 0: see `FitStatus`. An optimum at the
+        edge of the search, T2 of 5 to 500 ms and b1 from 0.4, has the status OUT_OF_BOUNDS.
 
     Raises
     ------
     InputError
-        Fewer than three echoes, echo times that are not consecutive multiples of their spacing or
-        don't match the signal, a complex signal, a mask of another shape or with labels 255, a
-        `t1`, bounds or an r2_min that are none.
+        If there are fewer than three echoes; if the echo times are not consecutive multiples of
+        their spacing, or do not match the signal; if the signal is complex; if the mask has another
+        shape or contains 255; or if `t1`, `bounds` or `r2_min` is invalid.
 
     Notes
     -----
-    Pulses of 180 - x and of 180 + x degrees give the same train: a field 20 % too strong reads
-    ``b1`` 0.8. Pulses are hard. Across a real slice the flip angle varies; one ``b1`` does not
-    stand for that, and T2 then reads as much too long as mono-exponential T2 without the first
-    echo: 43 ms for 35 ms with windowed sinc pulses.
+    Pulses of 180 - x and of 180 + x degrees give the same train. A field that is 20 % too strong
+    therefore gives a ``b1`` of 0.8. The model assumes hard pulses. In a real slice, the flip angle
+    varies across the slice, which a single ``b1`` cannot describe. T2 is then overestimated as much
+    as by a mono-exponential fit without the first echo. For example, with windowed sinc pulses, the
+    fitted T2 is 43 ms for a true T2 of 35 ms.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from qmri_lake.phantom.signal import echo_train
+    >>> from qmri_lake.phantom.phase_graphs import echo_train
     >>> train = echo_train(np.array([20.0, 35.0, 50.0]), np.array([0.8, 1.0, 1.2]))
     >>> fit = fit_epg(1000 * train, np.arange(10.0, 80.0, 10.0))
     >>> fit.t2.round(2)
@@ -147,51 +156,51 @@ def fit_epg(
     return EpgFit(*maps)
 
 
-def _train(times: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, int, int]:
+def _train(times: NDArray[np.float64]) -> tuple[float, int, int]:
     """Return the echo spacing [ms] and the numbers of the first and the last echo."""
     spacing = float(times[-1] - times[0]) / (times.size - 1)
     number = times / spacing
     first = round(float(number[0]))
-    # Half a percent of a spacing: scanners round echo times.
+    # The tolerance is 0.5 % of a spacing, since scanners round echo times.
     if first < 1 or np.abs(number - first - np.arange(times.size)).max() > 5e-3:
         raise InputError(
             f"echo times {times.tolist()} ms",
             expected="consecutive multiples of one echo spacing, such as 10, 20, 30",
             where="fit_epg",
-            todo="Other trains are fitted by fit_mono_exponential, model='mono'.",
+            todo="Fit these echoes by fit_mono_exponential, or with model='mono'.",
         )
     return spacing, first, first + times.size - 1
 
 
 class _Point(NamedTuple):
-    """Where the voxels stand, each (voxel,)."""
+    """Current values of the voxels, each (voxel,)."""
 
-    q: Any
-    p: Any
-    s: Any
+    q: Array
+    p: Array
+    s: Array
     """Best amplitude."""
-    sse: Any
-    """Sum of squared residuals, of which half is what the derivatives are of."""
-    by_q: Any
-    """Downhill gradient."""
-    by_p: Any
-    qq: Any
-    """Curvature of Gauss and Newton."""
-    qp: Any
-    pp: Any
-    full_qq: Any
-    """Curvature in full."""
-    full_qp: Any
-    full_pp: Any
+    sse: Array
+    """Sum of squared residuals. All derivatives below are those of half the sum."""
+    by_q: Array
+    """Negative derivative by q; `by_p`: by p."""
+    by_p: Array
+    qq: Array
+    """Gauss-Newton curvature by q twice; `qp`: by q and p; `pp`: by p twice."""
+    qp: Array
+    pp: Array
+    full_qq: Array
+    """Full curvature by q twice; `full_qp`: by q and p; `full_pp`: by p twice."""
+    full_qp: Array
+    full_pp: Array
 
 
 class _Trains:
-    """Fits voxels together; the dictionary lies on the device of the signal."""
+    """Fit of a block of voxels; the dictionary is on the device of the signal."""
 
-    def __init__(self, xp: Any, trains: Dictionary, like: Any) -> None:
-        def beside(table: np.ndarray[Any, Any]) -> Any:
+    def __init__(self, xp: ModuleType, trains: Dictionary, like: Array) -> None:
+        def beside(table: Values) -> Array:
             if xp.__name__ == "cupy":
-                return xp.asarray(table)  # on the current device, as all that CuPy makes
+                return xp.asarray(table)  # on the current device, like all CuPy arrays
             return xp.asarray(table, device=like.device)
 
         self.xp, self.trains = xp, trains
@@ -199,18 +208,18 @@ class _Trains:
         self.places = [beside(place) for place in trains.places]
         self.voxels = max(BYTES // (6 * 8 * trains.polynomial.shape[1]), 64)
 
-    def fit(self, signal: Any, low: float, high: float, r2_min: float) -> tuple[Any, ...]:
+    def fit(self, signal: Array, low: float, high: float, r2_min: float) -> tuple[Array, ...]:
         """Return t2, t2_error, b1, s0, r2, status as float64, each (voxel,).
 
         `signal` is (echo, voxel) float64.
         """
         xp, echoes = self.xp, signal.shape[0]
-        largest = xp.max(xp.abs(signal), axis=0)  # NaN where an echo is
+        largest = xp.max(xp.abs(signal), axis=0)  # NaN where an echo is NaN
         finite = xp.isfinite(largest)
         constant = xp.max(signal, axis=0) == xp.min(signal, axis=0)
         usable = finite & ~constant
         scale = xp.where(usable, largest, 1.0)
-        # What can't be fitted is replaced by a train, so that no arithmetic below warns.
+        # A train replaces signals that cannot be fitted, so that the arithmetic does not warn.
         stand_in = xp.astype(self.atoms[:, :1], xp.float64)
         y = xp.where(usable, signal, stand_in) / scale
         energy = xp.sum((y - xp.mean(y, axis=0)) ** 2, axis=0)
@@ -219,7 +228,7 @@ class _Trains:
         here = self.at(y, *(xp.take(place, start) for place in self.places))
         best, settled = self.search(y, here, QUICK)
         if not bool(xp.all(settled)):
-            # The few that take long go on alone.
+            # Continue with the few voxels that have not converged.
             slow = xp.nonzero(~settled)[0]
             here = _Point(*(xp.take(values, slow) for values in best))
             found, then = self.search(xp.take(y, slow, axis=1), here, STEPS - QUICK)
@@ -230,7 +239,7 @@ class _Trains:
         t2 = -self.trains.spacing / xp.log(best.q)
         error = xp.full_like(t2, math.nan)
         if echoes > 3:
-            # What is known of q when p must be found too; where p says nothing, of q alone.
+            # Information on q if p is also unknown; information on q alone where p has no effect.
             known = best.qq - best.qp**2 / xp.where(best.pp > 0, best.pp, 1.0)
             known = xp.where(known > 0, known, math.nan)
             slope = t2 * t2 / (self.trains.spacing * best.q)
@@ -250,7 +259,7 @@ class _Trains:
         code = xp.where(largest == 0, float(FitStatus.ZERO), code)
         code = xp.where(finite, code, float(FitStatus.NOT_FINITE))
         good = code == float(FitStatus.FITTED)
-        arccos = getattr(xp, "acos", None) or xp.arccos  # the standard's name, and CuPy's
+        arccos = getattr(xp, "acos", None) or xp.arccos  # name in the standard, and in CuPy
         b1 = arccos(xp.sqrt(best.p)) * (2 / math.pi)
         return (
             xp.where(good, t2, math.nan),
@@ -261,15 +270,18 @@ class _Trains:
             code,
         )
 
-    def search(self, y: Any, here: _Point, steps: int) -> tuple[_Point, Any]:
-        """Return the optimum from `here`, and where the steps have settled; y is (echo, voxel)."""
+    def search(self, y: Array, here: _Point, steps: int) -> tuple[_Point, Array]:
+        """Search for the optimum from `here`; return it, and which voxels have converged.
+
+        `y` is (echo, voxel).
+        """
         xp = self.xp
         damping = xp.full_like(here.q, 1e-3)
         settled = here.q != here.q
         for _ in range(steps):
             q, p = self.step(here, damping)
             there = self.at(y, q, p)
-            # A voxel that has settled stays, so that its result does not depend on the others.
+            # A converged voxel is not updated, so that its result does not depend on other voxels.
             better = (there.sse <= here.sse) & ~settled
             settled = settled | (
                 (xp.abs(q - here.q) <= LAST_STEP) & (xp.abs(p - here.p) <= LAST_STEP)
@@ -280,17 +292,18 @@ class _Trains:
                 break
         return here, settled
 
-    def step(self, here: _Point, damping: Any) -> tuple[Any, Any]:
-        """Return the next q, p: a damped Newton step that stays where trains are known."""
+    def step(self, here: _Point, damping: Array) -> tuple[Array, Array]:
+        """Return the next q, p: a damped Newton step inside the range of the dictionary."""
         xp = self.xp
         gauss = here.qq * here.pp - here.qp**2
         full = here.full_qq * here.full_pp - here.full_qp**2
-        # Newton's own curvature where it is safe, else that of Gauss and Newton.
+        # Use the full curvature where it is clearly positive, else the Gauss-Newton curvature.
         safe = (here.full_qq > 0.1 * here.qq) & (full > 0.1 * gauss)
-        tiny = 1e-30  # nothing to learn from p is no division by 0
+        tiny = 1e-30  # prevents a division by 0 where p has no effect
         qq = xp.where(safe, here.full_qq, here.qq) * (1 + damping) + tiny
         pp = xp.where(safe, here.full_pp, here.pp) * (1 + damping) + tiny
-        # At an edge that the sum of squares falls towards, the other coordinate moves alone.
+        # At an edge of the range, if the sum of squares decreases outwards, only the other
+        # coordinate changes.
         no_q, no_p = (
             ((value <= low) & (down < 0)) | ((value >= high) & (down > 0))
             for value, down, (low, high) in (
@@ -301,22 +314,23 @@ class _Trains:
         by_q, by_p = xp.where(no_q, 0.0, here.by_q), xp.where(no_p, 0.0, here.by_p)
         qp = xp.where(no_q | no_p, 0.0, xp.where(safe, here.full_qp, here.qp))
         p = xp.clip(here.p + (by_p * qq - by_q * qp) / (qq * pp - qp * qp), *self.trains.p)
-        # Where an edge cut p short, the best q for that p; elsewhere this is the plain solution.
+        # Where an edge limits p, this is the best q for the limited p. Elsewhere, it is the
+        # solution of the system of equations.
         q = here.q + (by_q - qp * (p - here.p)) / qq
         return xp.clip(q, *self.trains.q), p
 
-    def at(self, y: Any, q: Any, p: Any) -> _Point:
-        """Return the sum of squares at q, p and its derivatives, the amplitude eliminated."""
+    def at(self, y: Array, q: Array, p: Array) -> _Point:
+        """Return the sum of squares at q, p and its derivatives after eliminating the amplitude."""
         xp = self.xp
         (a, a1, a2), (b, b1, b2) = (
             self.chebyshev(value, *ends) for value, ends in ((q, self.trains.q), (p, self.trains.p))
         )
 
-        def trains(by_q: Any, by_p: Any) -> Any:
+        def trains(by_q: Array, by_p: Array) -> Array:
             terms = by_q[:, None, :] * by_p[None, :, :]
             return xp.matmul(self.polynomial, xp.reshape(terms, (-1, terms.shape[2])))
 
-        def dot(one: Any, other: Any) -> Any:
+        def dot(one: Array, other: Array) -> Array:
             return xp.sum(one * other, axis=0)
 
         d, d_q, d_p = trains(a, b), trains(a1, b), trains(a, b1)
@@ -326,21 +340,27 @@ class _Trains:
         rest_q, rest_p = dot(rest, d_q), dot(rest, d_p)
         part_q, part_p = dot(d, d_q), dot(d, d_p)
         own_qq, own_qp, own_pp = s * s * dot(d_q, d_q), s * s * dot(d_q, d_p), s * s * dot(d_p, d_p)
-        # What the amplitude makes up for, at the optimum and elsewhere.
+        # A change of the amplitude compensates a part of the curvature, which depends on `loss` in
+        # the Gauss-Newton approximation and on `cross` in general.
         loss_q, loss_p = s * part_q, s * part_p
         cross_q, cross_p = rest_q - loss_q, rest_p - loss_p
         return _Point(
-            q, p, s, dot(rest, rest), s * rest_q, s * rest_p,
+            q,
+            p,
+            s,
+            dot(rest, rest),
+            s * rest_q,
+            s * rest_p,
             own_qq - loss_q * loss_q / norm,
             own_qp - loss_q * loss_p / norm,
             own_pp - loss_p * loss_p / norm,
             own_qq - cross_q * cross_q / norm - s * dot(rest, trains(a2, b)),
             own_qp - cross_q * cross_p / norm - s * dot(rest, trains(a1, b1)),
             own_pp - cross_p * cross_p / norm - s * dot(rest, trains(a, b2)),
-        )  # fmt: skip
+        )
 
-    def chebyshev(self, value: Any, low: float, high: float) -> tuple[Any, Any, Any]:
-        """Return Chebyshev's polynomials and two derivatives by `value`, (degree + 1, voxel)."""
+    def chebyshev(self, value: Array, low: float, high: float) -> tuple[Array, Array, Array]:
+        """Return Chebyshev's polynomials of `value` and two derivatives, (degree + 1, voxel)."""
         xp = self.xp
         slope = 2 / (high - low)
         x = slope * (value - low) - 1

@@ -1,4 +1,4 @@
-"""Pages and pictures of a lake, for people, and where every number in them comes from."""
+"""Reports, tables and figures of a lake."""
 
 from __future__ import annotations
 
@@ -28,35 +28,51 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from qmri_lake.report.agreement import figure_s3, map_agreement
-    from qmri_lake.report.associations import association_table
-    from qmri_lake.report.chain_figure import figure_s1
-    from qmri_lake.report.class_activation import cam_figure
-    from qmri_lake.report.classifier_figures import calibration_figure, roc_figure
-    from qmri_lake.report.classifier_tables import classifier_table, published_classifiers
-    from qmri_lake.report.html import write_report
-    from qmri_lake.report.maps import cohort_atlas, cohort_mean, map_atlas
-    from qmri_lake.report.painted import painted_bones
+    from qmri_lake.diagnosis.evaluation.classifier_tables import (
+        classifier_table,
+        published_classifiers,
+    )
+    from qmri_lake.report.association_tables import association_table
+    from qmri_lake.report.bone_pictures import painted_bones
+    from qmri_lake.report.calibration_plot import calibration_figure
+    from qmri_lake.report.cam_figures import cam_figure
+    from qmri_lake.report.classifier_figures import roc_figure
+    from qmri_lake.report.exam_viewer import write_view
+    from qmri_lake.report.figure_s1_chain import figure_s1
+    from qmri_lake.report.figure_s3_agreement import figure_s3, map_agreement
+    from qmri_lake.report.figure_s4_search import figure_s4
+    from qmri_lake.report.lake_report import write_report
+    from qmri_lake.report.map_atlases import cohort_atlas, cohort_mean, map_atlas
     from qmri_lake.report.paper import write_paper
-    from qmri_lake.report.search_figure import figure_s4
-    from qmri_lake.report.sets import table_1
-    from qmri_lake.report.viewer import write_view
+    from qmri_lake.report.table_1_sets import table_1
 
-__getattr__, __dir__, _ = lazy_loader.attach(
+_attached, _, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "agreement": ["figure_s3", "map_agreement"],
-        "associations": ["association_table"],
-        "chain_figure": ["figure_s1"],
-        "class_activation": ["cam_figure"],
-        "classifier_figures": ["calibration_figure", "roc_figure"],
-        "classifier_tables": ["classifier_table", "published_classifiers"],
-        "html": ["write_report"],
-        "maps": ["cohort_atlas", "cohort_mean", "map_atlas"],
-        "painted": ["painted_bones"],
+        "figure_s3_agreement": ["figure_s3", "map_agreement"],
+        "association_tables": ["association_table"],
+        "figure_s1_chain": ["figure_s1"],
+        "cam_figures": ["cam_figure"],
+        "calibration_plot": ["calibration_figure"],
+        "classifier_figures": ["roc_figure"],
+        "lake_report": ["write_report"],
+        "map_atlases": ["cohort_atlas", "cohort_mean", "map_atlas"],
+        "bone_pictures": ["painted_bones"],
         "paper": ["write_paper"],
-        "search_figure": ["figure_s4"],
-        "sets": ["table_1"],
-        "viewer": ["write_view"],
+        "figure_s4_search": ["figure_s4"],
+        "table_1_sets": ["table_1"],
+        "exam_viewer": ["write_view"],
     },
 )
+
+
+def __getattr__(name: str) -> object:
+    if name in ("classifier_table", "published_classifiers"):
+        from qmri_lake.diagnosis.evaluation import classifier_tables
+
+        return getattr(classifier_tables, name)
+    return _attached(name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

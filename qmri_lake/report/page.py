@@ -1,4 +1,4 @@
-"""Pages from templates of this package."""
+"""Write HTML pages from the templates of this package."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qmri_lake import __version__
+from qmri_lake.core.json_types import JsonObject
+from qmri_lake.core.version import __version__
 
 if TYPE_CHECKING:
-    from qmri_lake.cohort import Cohort
-    from qmri_lake.lake import Lake
+    from qmri_lake.lake.cohort import Cohort
+    from qmri_lake.lake.lake import Lake
 
-__all__ = ["heading", "write_page"]
+__all__ = ["page_header", "write_page"]
 
 
-def heading(lake: Lake, cohort: Cohort, title: str) -> dict[str, Any]:
-    """Return what every page about a lake begins with: its name and version, and how many exams."""
+def page_header(lake: Lake, cohort: Cohort, title: str) -> JsonObject:
+    """Return the values of a page header, such as the snapshot of the lake and numbers of exams."""
     name = Path(lake.url).name
     return {
         "title": title or name,
         "url": name,
-        "ref": lake.ref or "the newest commit",
+        "ref": lake.ref or "the latest commit",
         "snapshot": lake.snapshot,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "exams": len(cohort),
@@ -31,7 +32,10 @@ def heading(lake: Lake, cohort: Cohort, title: str) -> dict[str, Any]:
 
 
 def write_page(template: str, out: str | os.PathLike[str], **values: Any) -> Path:
-    """Fill in a template and write the page; its folder is made. Return the file."""
+    """Render a template, write the page to `out`, and return its path.
+
+    Missing folders are created.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(

@@ -1,17 +1,18 @@
-"""Segmentation of bones and cartilage: networks, ensembles of them, and how masks are judged.
+"""Segmentation of bones and cartilage: networks, ensembles, and the evaluation of masks.
 
-Public names are imported on first use: Keras only when a network is built.
+Public names are imported on first use; Keras is imported when a network is built.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Any
 
 import lazy_loader
 
 __all__ = [
-    "Frame",
     "Network",
+    "NetworkView",
     "NnUNet",
     "OwnNetwork",
     "checks",
@@ -21,32 +22,43 @@ __all__ = [
     "metrics",
     "scores",
     "segment_exam",
-    "side",
-    "splits",
 ]
 
 if TYPE_CHECKING:
-    from qmri_lake.segmentation import (
-        checks,
-        components,
-        losses,
-        metrics,
-        scores,
-        side,
-        splits,
-    )
-    from qmri_lake.segmentation.ensemble import segment_exam
-    from qmri_lake.segmentation.frame import Frame
-    from qmri_lake.segmentation.network import Network, find_networks
-    from qmri_lake.segmentation.own_network import NnUNet, OwnNetwork
+    from qmri_lake.segmentation import metrics
+    from qmri_lake.segmentation.evaluation import scores
+    from qmri_lake.segmentation.models import losses
+    from qmri_lake.segmentation.models.custom import NnUNet, OwnNetwork
+    from qmri_lake.segmentation.models.ensemble import segment_exam
+    from qmri_lake.segmentation.models.network import Network, find_networks
+    from qmri_lake.segmentation.models.network_view import NetworkView
+    from qmri_lake.segmentation.quality import checks, components
 
-__getattr__, __dir__, _ = lazy_loader.attach(
+_ALIASES = {
+    "Frame": "qmri_lake.segmentation.models.network_view:NetworkView",
+    "side": "qmri_lake.segmentation.quality.laterality",
+    "splits": "qmri_lake.lake.splits",
+}
+"""Names of version 0.1 that are still supported: module, or module:attribute."""
+
+_attached, __dir__, _ = lazy_loader.attach(
     __name__,
-    submodules=["checks", "components", "losses", "metrics", "scores", "side", "splits"],
+    submodules=["metrics"],
     submod_attrs={
-        "ensemble": ["segment_exam"],
-        "frame": ["Frame"],
-        "network": ["Network", "find_networks"],
-        "own_network": ["NnUNet", "OwnNetwork"],
+        "evaluation": ["scores"],
+        "models": ["losses"],
+        "models.custom": ["NnUNet", "OwnNetwork"],
+        "models.ensemble": ["segment_exam"],
+        "models.network_view": ["NetworkView"],
+        "models.network": ["Network", "find_networks"],
+        "quality": ["checks", "components"],
     },
 )
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ALIASES:
+        module, _, attribute = _ALIASES[name].partition(":")
+        found = importlib.import_module(module)
+        return getattr(found, attribute) if attribute else found
+    return _attached(name)

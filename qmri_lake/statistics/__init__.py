@@ -1,4 +1,4 @@
-"""Statistics of cohorts: agreement, balance, what classifiers reach, and associations."""
+"""Statistics of cohorts: agreement, balance, metrics of classifiers and associations."""
 
 from __future__ import annotations
 
@@ -10,20 +10,29 @@ from qmri_lake.statistics.balance import (
     pearson_chi2,
     standardised_difference,
 )
-from qmri_lake.statistics.bootstrap import Interval, RocBootstrap, bootstrap_roc
 from qmri_lake.statistics.calibration import brier_score, calibration_curve
-from qmri_lake.statistics.roc import (
-    Auc,
-    AucDifference,
-    delong_interval,
-    delong_test,
-    roc_curve,
-    youden_threshold,
-)
+from qmri_lake.statistics.classification_metrics import Interval, RocBootstrap, bootstrap_roc
+from qmri_lake.statistics.delong import Auc, AucDifference, delong_interval, delong_test
+from qmri_lake.statistics.roc import roc_curve, youden_threshold
 
 __all__ = [
-    "Agreement", "Auc", "AucDifference", "BalanceTest", "Interval", "NestedModels", "RocBootstrap",
-    "bland_altman", "bootstrap_roc", "brier_score", "calibration_curve", "delong_interval",
-    "delong_test", "nested_logistic", "one_way_manova", "pearson_chi2", "roc_curve",
-    "standardised_difference", "youden_threshold",
-]  # fmt: skip
+    "Agreement",
+    "Auc",
+    "AucDifference",
+    "BalanceTest",
+    "Interval",
+    "NestedModels",
+    "RocBootstrap",
+    "bland_altman",
+    "bootstrap_roc",
+    "brier_score",
+    "calibration_curve",
+    "delong_interval",
+    "delong_test",
+    "nested_logistic",
+    "one_way_manova",
+    "pearson_chi2",
+    "roc_curve",
+    "standardised_difference",
+    "youden_threshold",
+]

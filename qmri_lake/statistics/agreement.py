@@ -1,4 +1,4 @@
-"""How well two ways to measure the same agree, after Bland and Altman (1986)."""
+"""Agreement of two methods of measurement, as defined by Bland and Altman (1986)."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ __all__ = ["Agreement", "bland_altman"]
 
 
 class Agreement(NamedTuple):
-    """Differences of two measurements of the same, measured minus reference; in their unit."""
+    """Differences (measured - reference) of two measurements of a quantity, in its unit."""
 
     bias: float
     """Mean of the differences."""
     sd: float
-    """Their standard deviation (n - 1)."""
+    """Standard deviation of the differences (n - 1)."""
     lower: float
-    """bias - 2 sd: the published limits of agreement. [paper]"""
+    """Lower limit of agreement, bias - 2 sd. [paper]"""
     upper: float
-    """bias + 2 sd."""
+    """Upper limit of agreement, bias + 2 sd."""
     bias_low: float
-    """95 % confidence interval of the bias, by t."""
+    """Lower end of the 95 % confidence interval of the bias, from the t distribution."""
     bias_high: float
     r: float
-    """Pearson's correlation of the two; NaN where one of them is constant."""
+    """Pearson's correlation; NaN if one of the measurements is constant."""
     slope: float
-    """Of the least-squares line of measured on reference; NaN where the reference is constant."""
+    """Slope of the regression of measured on reference; NaN if the reference is constant."""
     n: int
-    """Pairs in which both are finite."""
+    """Number of pairs with two finite values."""
     left_out: int
-    """Pairs in which one of them is not."""
+    """Number of pairs with a value that is not finite."""
 
     def __str__(self) -> str:
         return (
@@ -45,12 +45,12 @@ class Agreement(NamedTuple):
 
 
 def bland_altman(reference: ArrayLike, measured: ArrayLike) -> Agreement:
-    """Compare two measurements of the same things.
+    """Compare two measurements of the same quantity.
 
     Parameters
     ----------
-    reference, measured : (thing,)
-        In one unit. Pairs with a NaN in either are left out, and counted.
+    reference, measured : (pair,)
+        Values in the same unit. Pairs with a NaN are excluded and counted.
 
     Returns
     -------
@@ -59,13 +59,12 @@ def bland_altman(reference: ArrayLike, measured: ArrayLike) -> Agreement:
     Raises
     ------
     InputError
-        Another number of values in one than in the other, infinite values, or fewer than three
-        pairs.
+        If the numbers of values differ, a value is infinite, or there are fewer than three pairs.
 
     Notes
     -----
-    The interval of the bias takes pairs as independent: give one value a patient, or read it as too
-    narrow.
+    The interval of the bias assumes independent pairs. If a patient has several pairs, the interval
+    is too narrow.
 
     Examples
     --------
@@ -75,16 +74,19 @@ def bland_altman(reference: ArrayLike, measured: ArrayLike) -> Agreement:
     source, other = (_values(values) for values in (reference, measured))
     if len(source) != len(other):
         raise InputError(
-            f"{len(other)} measured values", expected=f"{len(source)}, as in the reference",
+            f"{len(other)} measured values",
+            expected=f"{len(source)}, as in the reference",
             where="bland_altman",
-        )  # fmt: skip
+        )
     known = np.isfinite(source) & np.isfinite(other)
     n, x, y = int(known.sum()), source[known], other[known]
     if n < 3:
         raise InputError(
-            f"{n} pairs with both values", expected="3 or more", where="bland_altman",
-            todo="Two differences have no spread that means anything: add exams.",
-        )  # fmt: skip
+            f"{n} pairs with both values",
+            expected="3 or more",
+            where="bland_altman",
+            todo="Add exams.",
+        )
     difference = y - x
     bias, sd = float(difference.mean()), float(difference.std(ddof=1))
     half = float(stats.t.ppf(0.975, n - 1)) * sd / np.sqrt(n)

@@ -1,4 +1,4 @@
-"""Whether sets of exams differ in age, BMI and sex, as the paper asks."""
+"""Test whether sets of exams differ in age, BMI and sex, as in the paper."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from qmri_lake.core.array_api import Values
 from qmri_lake.errors import InputError
 
 __all__ = ["BalanceTest", "one_way_manova", "pearson_chi2", "standardised_difference"]
 
 
 class BalanceTest(NamedTuple):
-    """A test of independence; all NaN, with `why`, where the data allow none."""
+    """Result of a test of independence.
+
+    If the test is not possible, values are NaN and `why` gives the reason.
+    """
 
     statistic: float
     p: float
@@ -25,19 +29,19 @@ class BalanceTest(NamedTuple):
 def pearson_chi2(sex: ArrayLike, groups: ArrayLike) -> BalanceTest:
     """Test whether a category, such as sex, is independent of the set.
 
-    Pearson chi-squared without continuity correction. [paper]
+    The test is Pearson's chi-squared test without continuity correction. [paper]
 
     Parameters
     ----------
     sex : array (exam,)
-        Categories; NaN or None is left out.
+        Categories; NaN and None are excluded.
     groups : array (exam,)
         The set of each exam.
 
     Returns
     -------
     BalanceTest
-        chi2 and p; NaN with fewer than two categories or sets.
+        chi2 and p; NaN if there are fewer than two categories or sets.
 
     Examples
     --------
@@ -48,7 +52,7 @@ def pearson_chi2(sex: ArrayLike, groups: ArrayLike) -> BalanceTest:
     from scipy.stats import chi2_contingency
 
     values, sets = _same_length(sex, groups)
-    counts = pd.crosstab(values, sets)  # leaves missing values out
+    counts = pd.crosstab(values, sets)  # excludes missing values
     if min(counts.shape) < 2:
         return BalanceTest(np.nan, np.nan, "fewer than two categories or sets")
     result: Any = chi2_contingency(counts.to_numpy(), correction=False)
@@ -56,22 +60,23 @@ def pearson_chi2(sex: ArrayLike, groups: ArrayLike) -> BalanceTest:
 
 
 def one_way_manova(values: ArrayLike, groups: ArrayLike) -> BalanceTest:
-    """Test whether means of several measurements, such as age and BMI, differ between sets.
+    """Test whether the means of several measurements, such as age and BMI, differ between sets.
 
-    One-way MANOVA [paper], by the lambda of Wilks [assumption].
+    The test is a one-way MANOVA [paper] with Wilks' lambda [assumption].
 
     Parameters
     ----------
     values : array (exam, measurement)
-        Rows with a NaN are left out.
+        Rows with a NaN are excluded.
     groups : array (exam,)
         The set of each exam.
 
     Returns
     -------
     BalanceTest
-        Wilks' lambda in 0..1 (1: no difference) and p of its F; NaN with fewer than two sets, too
-        few rows, or a measurement that is constant or follows from the others.
+        Wilks' lambda, 0 to 1 (1: no difference), and the p value of the corresponding F statistic.
+        NaN if there are fewer than two sets, too few rows, or linearly dependent or constant
+        measurements.
     """
     from statsmodels.multivariate.manova import MANOVA
 
@@ -86,7 +91,7 @@ def one_way_manova(values: ArrayLike, groups: ArrayLike) -> BalanceTest:
     within = table - design @ (design.T @ table / design.sum(axis=0)[:, None])
     if np.linalg.matrix_rank(within) < table.shape[1]:
         return BalanceTest(np.nan, np.nan, "a measurement that does not vary")
-    if table.shape[1] == 1:  # analysis of variance, which statsmodels leaves to others
+    if table.shape[1] == 1:  # analysis of variance: MANOVA of statsmodels requires two measurements
         from scipy.stats import f_oneway
 
         total = float(((table - table.mean(axis=0)) ** 2).sum())
@@ -94,30 +99,31 @@ def one_way_manova(values: ArrayLike, groups: ArrayLike) -> BalanceTest:
         return BalanceTest(float((within**2).sum()) / total, float(f_oneway(*parts).pvalue))
     contrast = np.eye(n_sets)[1:] - np.eye(n_sets)[:1]
     with np.errstate(divide="ignore", invalid="ignore"):
-        # Of few exams one of its other statistics, the trace of Hotelling, divides by zero.
+        # With few exams, the computation of Hotelling's trace divides by zero. It is not used here.
         tested = MANOVA(table, design).mv_test([("set", contrast, None)])
     wilks = tested.results["set"]["stat"].loc["Wilks' lambda"]
     return BalanceTest(float(wilks["Value"]), float(wilks["Pr > F"]))
 
 
 def standardised_difference(values: ArrayLike, case: ArrayLike) -> float:
-    """Return how far cases and controls lie apart: difference of means over standard deviation.
+    """Return the standardised mean difference of cases and controls.
 
-    (mean of cases - mean of controls) / sqrt((variance of cases + variance of controls) / 2): it
-    doesn't depend on how many they are, as a p does. Under 0.1 counts as balanced (Austin 2009).
-    A category goes in as 0 and 1.
+    The difference is (mean of cases - mean of controls) / sqrt((variance of cases + variance of
+    controls) / 2). Unlike a p value, it does not depend on the number of exams. Groups are
+    considered balanced if its absolute value is below 0.1 (Austin 2009).
 
     Parameters
     ----------
     values : array (exam,)
-        In any unit; NaN or NA is left out.
+        Values in any unit, or 0 and 1 for a category. NaN and NA are excluded.
     case : array (exam,)
         1 for a case, 0 for a control.
 
     Returns
     -------
     float
-        NaN where one of them has fewer than two values, or nothing varies.
+        Standardised difference. NaN if one group has fewer than two values, or all values are
+        equal.
 
     Examples
     --------
@@ -135,11 +141,12 @@ def standardised_difference(values: ArrayLike, case: ArrayLike) -> float:
     return float((one.mean() - other.mean()) / spread) if spread > 0 else float("nan")
 
 
-def _same_length(
-    values: ArrayLike | Sequence[Any], groups: ArrayLike
-) -> tuple[NDArray[Any], NDArray[Any]]:
+def _same_length(values: ArrayLike | Sequence[Any], groups: ArrayLike) -> tuple[Values, Values]:
     one, other = np.asarray(values, dtype=object), np.asarray(groups, dtype=object)
     if len(one) != len(other):
-        raise InputError(f"{len(one)} values, {len(other)} sets", expected="one set a value",
-                         where="balance")  # fmt: skip
+        raise InputError(
+            f"{len(one)} values, {len(other)} sets",
+            expected="one set for each value",
+            where="balance",
+        )
     return one, other

@@ -1,4 +1,4 @@
-"""Whether predicted probabilities are what is observed."""
+"""Calibration: agreement of predicted probabilities with observed shares."""
 
 from __future__ import annotations
 
@@ -8,30 +8,32 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from qmri_lake.errors import InputError, Reason
-from qmri_lake.statistics.bootstrap import labels_and_scores
+from qmri_lake.statistics._inputs import labels_and_scores
 
 __all__ = ["brier_score", "calibration_curve"]
 
 
 def brier_score(label: ArrayLike, probability: ArrayLike) -> float:
-    """Return the mean squared distance of probabilities from labels (Brier 1950).
+    """Return the mean squared difference between probabilities and labels (Brier 1950).
 
     Parameters
     ----------
     label : (exam,)
         1 for a case, 0 for a control.
     probability : (exam,)
-        Of a case, 0 to 1.
+        Probability of a case, 0 to 1.
 
     Returns
     -------
     float
-        0 to 1, smaller is better; the share q of cases given to every exam reaches q (1 - q).
+        Brier score, 0 to 1; smaller is better. A constant probability that equals the share q of
+        cases has a score of q (1 - q).
 
     Raises
     ------
     InputError
-        As `bootstrap_roc`, or probabilities outside 0 to 1.
+        If labels or probabilities are invalid, as in `bootstrap_roc`, or if probabilities are
+        outside 0 to 1.
 
     Examples
     --------
@@ -49,21 +51,23 @@ def calibration_curve(label: ArrayLike, probability: ArrayLike, *, bins: int = 1
     Parameters
     ----------
     label, probability : (exam,)
-        As of `brier_score`.
+        See `brier_score`.
     bins : int
-        Over 0 to 1; a probability on an edge belongs to the upper bin, 1 to the last. [assumption]
+        Number of bins from 0 to 1. A probability on the edge of two bins belongs to the upper bin,
+        and a probability of 1 to the last bin. [assumption]
 
     Returns
     -------
     DataFrame
-        A row a bin: its edges `above` and `below`; `exams`; `predicted`, the mean probability;
-        `observed`, the share of cases, and `low` and `high`, its 95 % interval after Wilson (1927),
-        exams as independent. NaN in a bin without an exam.
+        One row per bin. Columns: `above` and `below`, the edges of the bin; `exams`, the number of
+        exams; `predicted`, the mean probability; `observed`, the share of cases; `low` and `high`,
+        the 95 % Wilson interval (1927) of the share, which assumes independent exams. Values are
+        NaN in a bin without exams.
 
     Raises
     ------
     InputError
-        As `brier_score`, or fewer than two bins.
+        For the reasons that `brier_score` lists, or if there are fewer than two bins.
 
     Examples
     --------
@@ -77,14 +81,16 @@ def calibration_curve(label: ArrayLike, probability: ArrayLike, *, bins: int = 1
     case, probabilities = _checked(label, probability, "calibration_curve")
     if bins < 2:
         raise InputError(
-            f"bins={bins}", expected="2 or more", where="calibration_curve",
+            f"bins={bins}",
+            expected="2 or more",
+            where="calibration_curve",
             reason=Reason.UNREADABLE_VALUE,
-        )  # fmt: skip
+        )
     edges = np.linspace(0, 1, bins + 1)
-    place = np.clip(np.searchsorted(edges, probabilities, side="right") - 1, 0, bins - 1)
+    bin_of_exam = np.clip(np.searchsorted(edges, probabilities, side="right") - 1, 0, bins - 1)
     rows = []
     for k in range(bins):
-        inside = place == k
+        inside = bin_of_exam == k
         exams, cases = int(inside.sum()), int(case[inside].sum())
         values = (np.nan,) * 4
         if exams:
@@ -101,8 +107,10 @@ def _checked(
     case, (values,) = labels_and_scores(label, probability, where=where)
     if values.min() < 0 or values.max() > 1:
         raise InputError(
-            f"scores {values.min():.3g} to {values.max():.3g}", expected="probabilities, 0 to 1",
-            where=where, reason=Reason.UNREADABLE_VALUE,
-            todo="Pass the softmax output of the class of cases, not logits.",
-        )  # fmt: skip
+            f"scores {values.min():.3g} to {values.max():.3g}",
+            expected="probabilities, 0 to 1",
+            where=where,
+            reason=Reason.UNREADABLE_VALUE,
+            todo="Pass the softmax output for cases, not logits.",
+        )
     return case, values

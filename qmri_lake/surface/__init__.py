@@ -1,12 +1,20 @@
-"""Surfaces of bones: spherical maps of their shape and of the cartilage over them, and meshes."""
+"""Bone surfaces: spherical maps of shape, cartilage thickness and T2, and meshes."""
 
 from __future__ import annotations
 
-from qmri_lake.surface.articular import SURFACE_STATUS
-from qmri_lake.surface.layout import BONES, POLAR_MAX, azimuths, directions, mirrored, polar_angles
-from qmri_lake.surface.mesh import Mesh, map_mesh, mask_mesh, ray_thickness, write_mesh
+from qmri_lake.surface.articular_area import SURFACE_STATUS
+from qmri_lake.surface.mesh import Mesh, mask_mesh, ray_thickness
+from qmri_lake.surface.mesh_export import map_mesh, write_mesh
 from qmri_lake.surface.regions import REGIONS
-from qmri_lake.surface.sphere import spherical_map
+from qmri_lake.surface.spherical_grid import (
+    BONES,
+    POLAR_MAX,
+    azimuths,
+    directions,
+    mirrored,
+    polar_angles,
+)
+from qmri_lake.surface.spherical_maps import spherical_map
 
 __all__ = [
     "BONES",

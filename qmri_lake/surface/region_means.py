@@ -1,57 +1,59 @@
-"""Averages of cartilage in regions, from a bone's surface and source voxels, never from maps."""
+"""Averages of cartilage in regions, computed from bone surfaces and voxels instead of maps."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
+from qmri_lake.core.array_api import Values
+from qmri_lake.core.geometry import apply_affine, checked_affine
 from qmri_lake.errors import InputError, Reason
-from qmri_lake.surface.articular import SURFACE_STATUS
-from qmri_lake.surface.layout import frame, led
-from qmri_lake.surface.occupancy import CARTILAGE_OF, Occupancy, checked_affine, occupancy_of
-from qmri_lake.surface.points import SurfacePoints, surface_points
+from qmri_lake.surface.articular_area import SurfaceStatus
+from qmri_lake.surface.occupancy import CARTILAGE_OF, Occupancy, occupancy_of
 from qmri_lake.surface.regions import LEAVES, REGIONS, REGIONS_OF, find_compartments
-from qmri_lake.surface.sphere import look_at
+from qmri_lake.surface.spherical_grid import frame
+from qmri_lake.surface.spherical_maps import cast_rays
+from qmri_lake.surface.surface_points import SurfacePoints, surface_points
 
 __all__ = ["Means", "means_of_bone"]
 
 
 class Means(NamedTuple):
-    """One array (region,) each, in the order of `REGIONS`; NaN and -1 where there is no value."""
+    """Arrays (region,) in the order of `REGIONS`; without a value, floats are NaN, integers -1."""
 
     thickness: NDArray[np.float32]
-    """mm, mean over the covered area."""
+    """Mean thickness over the covered area, mm."""
     thickness_se: NDArray[np.float32]
-    """mm, standard error."""
+    """Standard error of `thickness`, mm."""
     thickness_n: NDArray[np.int32]
-    """Surface points that are covered."""
+    """Number of surface points that are covered."""
     thickness_total: NDArray[np.float32]
-    """mm, mean over the articular area, in which bare bone counts as 0."""
+    """Mean thickness over the articular area, mm; bare bone counts as 0."""
     covered_area: NDArray[np.float32]
-    """mm2."""
+    """Covered area, mm2."""
     articular_area: NDArray[np.float32]
-    """mm2, covered and bare."""
+    """Covered and bare area, mm2."""
     denuded: NDArray[np.float32]
-    """Percent of the articular area that is bare."""
+    """Percentage of the articular area that is bare."""
     volume: NDArray[np.float32]
-    """mm3."""
+    """Volume of cartilage, mm3."""
     volume_n: NDArray[np.int32]
-    """DESS voxels."""
+    """Number of DESS voxels of cartilage."""
     t2: NDArray[np.float32]
-    """ms, mean over MSME voxels."""
+    """Mean T2 over MSME voxels, ms."""
     t2_se: NDArray[np.float32]
-    """ms, standard error."""
+    """Standard error of `t2`, ms."""
     t2_n: NDArray[np.int32]
-    """MSME voxels with a T2."""
+    """Number of MSME voxels with a T2."""
 
     @classmethod
     def empty(cls) -> Means:
-        """Return arrays without a value."""
+        """Return arrays of fill values."""
         kinds = [np.int32 if name.endswith("_n") else np.float32 for name in cls._fields]
-        made: list[NDArray[Any]] = [
+        made: list[Values] = [
             np.full(len(REGIONS), -1 if kind is np.int32 else np.nan, kind) for kind in kinds
         ]
         return cls(*made)
@@ -71,32 +73,32 @@ def means_of_bone(
     dess_to_msme: ArrayLike | None = None,
     articular: ArrayLike | None = None,
 ) -> tuple[str, ...]:
-    """Fill in the regions of one bone; return what is odd about its masks.
+    """Compute the means in the regions of one bone; return notes on implausible masks.
 
     Parameters
     ----------
     bone, cartilage, affine, bone_name, knee, articular
-        As of `qmri_lake.surface.spherical_map`.
+        As in `qmri_lake.surface.spherical_map`.
     means : Means
-        Filled in place, where this bone has regions.
+        Filled in place, in the regions of this bone.
     t2 : (slice, row, column), optional
-        ms, NaN where there is none.
+        T2, ms; NaN where there is none.
     t2_labels : (slice, row, column)
-        bool: this bone's cartilage on the grid of `t2`.
+        Mask (bool) of this bone's cartilage on the grid of `t2`.
     t2_affine, dess_to_msme
-        As of `qmri_lake.surface.spherical_map`.
+        As in `qmri_lake.surface.spherical_map`.
 
     Raises
     ------
     InputError
-        As `qmri_lake.surface.spherical_map`, and a femur without a groove between its condyles.
+        As in `qmri_lake.surface.spherical_map`, and if a femur has no groove between its condyles.
     """
     to_map = frame(knee)
     occupancy = occupancy_of(bone, cartilage, affine, bone_name, to_map)
-    view = look_at(occupancy, bone_name, articular=articular)
+    view = cast_rays(occupancy, bone_name, articular=articular)
     points = surface_points(occupancy, view, bone_name)
-    covered = points.status == SURFACE_STATUS["covered"]
-    # A spot so small that a ray of the map meets it and no line of voxels does.
+    covered = points.status == SurfaceStatus.COVERED
+    # A piece of cartilage can be so small that a ray of the map hits it, but no line of voxels.
     if not covered.any():
         raise InputError(
             f"no {CARTILAGE_OF[bone_name]} cartilage over the bone's surface",
@@ -113,13 +115,14 @@ def means_of_bone(
     voxel = float(np.abs(np.linalg.det(occupancy.affine[:3, :3])))
     values, value_leaf = np.empty(0), np.empty(0, np.intp)
     if t2 is not None:
-        there = np.eye(4) if dess_to_msme is None else np.asarray(dess_to_msme, np.float64)
-        back = to_map @ np.linalg.inv(there) @ checked_affine(t2_affine, "t2", square=False)  # type: ignore[arg-type]
+        transform = np.eye(4) if dess_to_msme is None else np.asarray(dess_to_msme, np.float64)
+        grid = checked_affine(np.asarray(t2_affine, np.float64), "t2", square=False)
+        t2_to_map = to_map @ np.linalg.inv(transform) @ grid
         all_t2 = np.asarray(t2)
         at = np.argwhere(np.asarray(t2_labels, bool) & np.isfinite(all_t2))
         values = all_t2[tuple(at.T)].astype(np.float64)
         if len(at):
-            value_leaf = known[nearest.query(led(back, at))[1]]
+            value_leaf = known[nearest.query(apply_affine(t2_to_map, at))[1]]
     for name, parts in REGIONS_OF[bone_name].items():
         own = [LEAVES[bone_name].index(part) for part in parts]
         k = list(REGIONS).index(name)
@@ -128,17 +131,17 @@ def means_of_bone(
         means.volume[k] = means.volume_n[k] * voxel
         if t2 is not None:
             _fill_t2(means, k, values[np.isin(value_leaf, own)])
-    return occupancy.odd
+    return occupancy.notes
 
 
 def _voxels(occupancy: Occupancy) -> NDArray[np.float64]:
-    """Return the centres (n, 3), mm, of the cartilage's voxels."""
-    return led(occupancy.affine, np.argwhere(occupancy.mask))
+    """Return the centres (n, 3) of the cartilage voxels, mm."""
+    return apply_affine(occupancy.affine, np.argwhere(occupancy.mask))
 
 
 def _fill_surface(means: Means, k: int, points: SurfacePoints, here: NDArray[np.bool_]) -> None:
-    covered = here & (points.status == SURFACE_STATUS["covered"])
-    bare = here & (points.status == SURFACE_STATUS["denuded"])
+    covered = here & (points.status == SurfaceStatus.COVERED)
+    bare = here & (points.status == SurfaceStatus.DENUDED)
     area, values = points.area[covered], points.thickness[covered]
     covered_area, bare_area = float(area.sum()), float(points.area[bare].sum())
     whole = covered_area + bare_area
@@ -150,7 +153,7 @@ def _fill_surface(means: Means, k: int, points: SurfacePoints, here: NDArray[np.
     if covered_area > 0:
         mean = float(area @ values) / covered_area
         means.thickness[k] = mean
-        # As many independent points as weights so uneven are worth. (Kish)
+        # Effective number of independent points with unequal weights (Kish).
         effective = covered_area**2 / float(area @ area)
         variance = float(area @ (values - mean) ** 2) / covered_area
         if effective > 1:

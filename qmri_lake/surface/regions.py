@@ -1,8 +1,8 @@
-"""Regions of cartilage, named after Eckstein and Wirth, and where they lie on a bone.
+"""Regions of cartilage, named after Eckstein and Wirth, and their positions on a bone.
 
-All rules are geometric, and ours in detail [assumption]: two readers, or two programs, draw borders
-by hand or by other rules. They are told by the bone, not by its cartilage, but for the parts of a
-plateau, so that worn cartilage moves no border.
+All rules are geometric, and their details are assumptions: readers and other programs draw borders
+by hand or by other rules. Except for the parts of a plateau, borders depend on the bone and not on
+its cartilage, so that cartilage loss does not move a border.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binned_statistic_2d
 
 from qmri_lake.errors import InputError, Reason
-from qmri_lake.surface.articular import SURFACE_STATUS
-from qmri_lake.surface.centre import Centre
-from qmri_lake.surface.points import SurfacePoints
+from qmri_lake.surface.articular_area import SurfaceStatus
+from qmri_lake.surface.bone_centre import Centre
+from qmri_lake.surface.surface_points import SurfacePoints
 
 __all__ = ["LEAVES", "REGIONS", "REGIONS_OF", "Compartments", "find_compartments"]
 
@@ -51,7 +50,8 @@ REGIONS: Mapping[str, str] = MappingProxyType(
         "pLT": "lateral plateau, posterior",
     }
 )
-"""Names, and what they mean. Peripheral on a plateau is all of it but the central part."""
+"""Definition of each region, by name. The peripheral part of a plateau is all of the plateau except
+the central part."""
 
 
 def _regions_of(whole: str, compartments: Mapping[str, tuple[str, ...]]) -> dict[str, Parts]:
@@ -68,31 +68,32 @@ REGIONS_OF: Mapping[str, Mapping[str, Parts]] = MappingProxyType(
         ),
     }
 )
-"""Regions of each bone, and the parts without overlap that they are made of."""
+"""Regions of each bone. Each region is a set of leaves, which are parts that do not overlap."""
 LEAVES: Mapping[str, Parts] = MappingProxyType(
     {bone: next(iter(regions.values())) for bone, regions in REGIONS_OF.items()}
 )
-"""Those parts, by bone."""
+"""Leaves of each bone."""
 
 _BETWEEN_MM = 10.0
-"""Half the width of the strip that holds groove and notch, wherever they lie in it."""
+"""Half the width of the strip around the centre that contains the groove and the notch."""
 _CELL_MM = 1.5
 _WEIGHT_BEARING = 0.6
-"""Of the way from there to the posterior end of each condyle. [Eckstein]"""
+"""Length of the weight-bearing part of each condyle, as a share of the distance from the notch to
+the posterior end. [Eckstein]"""
 _CENTRAL = 0.2
-"""Of the area of a plateau. [Wirth and Eckstein]"""
+"""Area of the central part, as a share of the area of a plateau. [Wirth and Eckstein]"""
 
 Points = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class _Plateau:
-    """Centre and spread of a plateau's articular area, seen from above."""
+    """Centre and spread of a plateau's articular area, projected along z."""
 
-    middle: NDArray[np.floating[Any]]
-    inverse: NDArray[np.floating[Any]]
-    """(2, 2), of the covariance."""
-    spread: NDArray[np.floating[Any]]
+    middle: NDArray[np.floating]
+    inverse: NDArray[np.floating]
+    """(2, 2) inverse of the covariance."""
+    spread: NDArray[np.floating]
     """(2,), along x and y."""
     central: float
     """Squared distance, in units of the spread, up to which a point is central."""
@@ -100,20 +101,20 @@ class _Plateau:
 
 @dataclass(frozen=True)
 class Compartments:
-    """Borders between the regions of one bone, in the frame of a right knee, mm."""
+    """Borders between the regions of one bone, mm, in the frame of a right knee."""
 
     bone: str
     middle: float
-    """x that parts medial from lateral."""
+    """x of the border between medial and lateral."""
     notch: float = np.nan
-    """y of its front edge; femur."""
+    """y of the front edge of the notch; femur only."""
     posterior: tuple[float, float] = (np.nan, np.nan)
-    """y where the medial and the lateral condyle end."""
+    """y of the posterior ends of the medial and the lateral condyle; femur only."""
     plateaus: tuple[_Plateau | None, _Plateau | None] = (None, None)
-    """Medial, lateral; None where there is no articular surface."""
+    """Medial and lateral plateau; None for a plateau without articular surface."""
 
     def of(self, points: Points) -> NDArray[np.intp]:
-        """Return the index into `LEAVES` of each point (n, 3); -1 where a plateau is not there."""
+        """Return the index into `LEAVES` of each point (n, 3); -1 where the plateau is absent."""
         if self.bone == "patella":
             return np.zeros(len(points), np.intp)
         lateral = points[:, 0] <= self.middle
@@ -137,14 +138,14 @@ def find_compartments(bone: str, centre: Centre, points: SurfacePoints) -> Compa
     ----------
     bone : {"femur", "tibia", "patella"}
     centre : Centre
-        Its x parts medial from lateral.
+        Its x separates medial from lateral.
     points : SurfacePoints
-        Of the whole bone: x medial of a right knee, y posterior, z proximal.
+        Points of the whole bone: x medial of a right knee, y posterior, z proximal.
 
     Raises
     ------
     InputError
-        A femur without a groove between its condyles.
+        If a femur has no groove between its condyles.
     """
     place, middle = points.place, float(centre.place[0])
     if bone == "femur":
@@ -161,13 +162,14 @@ def find_compartments(bone: str, centre: Centre, points: SurfacePoints) -> Compa
     return Compartments(bone, middle)
 
 
-_BEYOND = SURFACE_STATUS["not_articular"]
+_BEYOND = SurfaceStatus.NOT_ARTICULAR
 
 
 def _front_of_notch(place: Points, middle: float) -> float:
-    """Return y where the floor of the trochlea's groove is lowest: the bone turns up behind it.
+    """Return y where the floor of the trochlear groove is lowest; behind it, the bone turns up.
 
-    Seen from below, the groove and the notch are the highest between the condyles.
+    Of the surface between the condyles that is visible from below, the groove and the notch are the
+    most proximal part.
     """
     between = place[np.abs(place[:, 0] - middle) < _BETWEEN_MM]
     if not len(between):
@@ -176,7 +178,7 @@ def _front_of_notch(place: Points, middle: float) -> float:
     edges = [np.arange(low[k], high[k], _CELL_MM) for k in (0, 1)]
     x, y, z = between.T
     below, _, start, _ = binned_statistic_2d(x, y, z, "min", bins=edges)
-    # Behind its roof the notch is open: there are the condyles' inner walls alone.
+    # Behind its roof, the notch is open, and only the inner walls of the condyles remain.
     full = np.isfinite(below).mean(axis=0) > 0.8
     if not full.any():
         raise _without_groove()
@@ -186,8 +188,8 @@ def _front_of_notch(place: Points, middle: float) -> float:
 
 def _without_groove() -> InputError:
     return InputError(
-        "no groove between the femur's condyles",
-        expected=f"bone in the {2 * _BETWEEN_MM:g} mm around the centre of its map",
+        "no groove between the condyles of the femur",
+        expected=f"bone in a strip of {2 * _BETWEEN_MM:g} mm around the centre of its map",
         where="femur",
         todo="Check the labels and the affine.",
         reason=Reason.EMPTY_MASK,
@@ -200,7 +202,7 @@ def _plateau(points: SurfacePoints, here: NDArray[np.bool_]) -> _Plateau | None:
     flat, weight = points.place[here, :2], points.area[here]
     middle = np.average(flat, axis=0, weights=weight)
     covariance = np.cov(flat.T, aweights=weight)
-    # Points on one line span no plateau.
+    # Points on one line do not define a plateau.
     if np.linalg.matrix_rank(covariance, hermitian=True) < 2:
         return None
     inverse = np.linalg.inv(covariance)
@@ -212,7 +214,7 @@ def _plateau(points: SurfacePoints, here: NDArray[np.bool_]) -> _Plateau | None:
 
 
 def _part(flat: NDArray[np.float64], plateau: _Plateau, outward: int) -> NDArray[np.intp]:
-    """Return 0 central, 1 external, 2 internal, 3 anterior, 4 posterior."""
+    """Return the part of each point: 0 central, 1 external, 2 internal, 3 anterior, 4 posterior."""
     away = flat - plateau.middle
     squared = np.einsum("ni,ij,nj->n", away, plateau.inverse, away)
     x, y = (away / plateau.spread).T

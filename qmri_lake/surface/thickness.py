@@ -1,4 +1,4 @@
-"""Cartilage over points of a bone's surface: how thick it is, and its mean T2."""
+"""Thickness and mean T2 of the cartilage over points of a bone's surface."""
 
 from __future__ import annotations
 
@@ -8,87 +8,104 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
+from qmri_lake.core.array_api import as_array, dtype_kind, move_like, to_numpy
+from qmri_lake.core.geometry import apply_affine, checked_affine
 from qmri_lake.errors import InputError, Reason
-from qmri_lake.surface import vectorised
-from qmri_lake.surface.layout import led
-from qmri_lake.surface.march import crossings, downhill, t2_through, through
-from qmri_lake.surface.occupancy import Occupancy, checked_affine
+from qmri_lake.surface import _array_api as vectorised
+from qmri_lake.surface.occupancy import Occupancy
+from qmri_lake.surface.ray_marching_numba import (
+    average_t2_along_normals,
+    integrate_along_normals,
+    isosurface_crossings,
+    outward_normals,
+)
 
-__all__ = ["Cover", "cover_of", "mean_t2", "normals_of"]
+__all__ = ["CartilageDepth", "mean_t2", "measure_cartilage", "normals_of"]
 
 _VALID_DEPTH = 0.5
-"""T2 needs values along at least this part of the cartilage. [assumption]"""
+"""A mean T2 requires values along at least this share of the cartilage's depth. [assumption]"""
 
 _REACH_MM, _REACH_VOXELS = 1.5, 1.5
-"""How far from the bone cartilage may begin, whichever is more: where two networks draw them, a
-voxel or two between them may be nobody's. [assumption]"""
+"""Cartilage may begin at most this far from the bone; the larger of the two distances applies. Two
+networks may leave a gap of one or two voxels between bone and cartilage. [assumption]"""
 
 Points = NDArray[np.float64]
 
 
-class Cover(NamedTuple):
+class CartilageDepth(NamedTuple):
     """Cartilage over points of a surface."""
 
     thickness: NDArray[np.float64]
-    """(n,) mm; 0 where there is none."""
+    """(n,) thickness, mm; 0 where there is no cartilage."""
     end: NDArray[np.float64]
-    """(n,) where the way along the normal left it, mm from the surface."""
+    """(n,) distance from the surface at which the normal leaves the cartilage, mm."""
 
 
 def normals_of(occupancy: Occupancy, points: Points) -> Points:
-    """Return the bone's outward unit normals (n, 3) at points of its surface; NaN for NaN."""
+    """Return outward unit normals (n, 3) of a bone at points of its surface; NaN for NaN points."""
     if not isinstance(occupancy.bone, np.ndarray):
-        return vectorised.host(vectorised.downhill(occupancy.bone, occupancy.inverse, points))
+        return to_numpy(vectorised.outward_normals(occupancy.bone, occupancy.inverse, points))
     out = np.empty_like(points)
-    downhill(occupancy.bone, occupancy.inverse, points, out)
+    outward_normals(occupancy.bone, occupancy.inverse, points, out)
     return out
 
 
-def cover_of(
+def measure_cartilage(
     occupancy: Occupancy,
     points: Points,
     normals: Points,
     method: Literal["normal", "nearest"] = "normal",
-) -> Cover:
+) -> CartilageDepth:
     """Measure cartilage over points of a bone's surface.
 
     Parameters
     ----------
     occupancy : Occupancy
     points, normals : (n, 3)
-        In the frame of `occupancy`, mm; NaN counts as bare.
+        Points, mm, and unit normals in the frame of `occupancy`. Points with NaN count as bare.
     method : {"normal", "nearest"}
-        Along the normal to the first gap, at most 12 mm: the integral of smoothed occupancy, which
-        smoothing leaves as it was. Or the distance to the nearest point of the articular surface:
-        where the normals of the whole bone, two or three a mm, leave cartilage.
+        ``"normal"``: the integral of smoothed occupancy along the normal to the first gap, at most
+        12 mm; smoothing does not change this integral. ``"nearest"``: the distance to the nearest
+        point of the articular surface. The articular surface consists of the points where normals
+        of the whole bone, two or three per mm, leave the cartilage.
     """
     along = _along(occupancy, points, normals)
     if method == "normal":
         return along
-    find = crossings if isinstance(occupancy.bone, np.ndarray) else vectorised.crossings
-    start = led(occupancy.affine, vectorised.host(find(occupancy.bone)))
+    find = (
+        isosurface_crossings
+        if isinstance(occupancy.bone, np.ndarray)
+        else vectorised.isosurface_crossings
+    )
+    start = apply_affine(occupancy.affine, to_numpy(find(occupancy.bone)))
     outward = normals_of(occupancy, start)
     depth = _along(occupancy, start, outward).thickness
     tip = start + depth[:, None] * outward
     covered, nearest = along.thickness > 0, np.zeros(len(points))
     if covered.any():
         nearest[covered] = cKDTree(tip[depth > 0]).query(points[covered])[0]
-    return Cover(nearest, along.end)
+    return CartilageDepth(nearest, along.end)
 
 
-def _along(occupancy: Occupancy, points: Points, normals: Points) -> Cover:
+def _along(occupancy: Occupancy, points: Points, normals: Points) -> CartilageDepth:
     reach = max(_REACH_MM, _REACH_VOXELS * occupancy.spacing.max())
     if not isinstance(occupancy.cartilage, np.ndarray):
-        found = vectorised.through(
+        found = vectorised.integrate_along_normals(
             occupancy.cartilage, occupancy.mask, occupancy.inverse, points, normals, reach
         )
-        return Cover(*(vectorised.host(values) for values in found))
+        return CartilageDepth(*(to_numpy(values) for values in found))
     thickness, end = np.empty(len(points)), np.empty(len(points))
-    through(
-        occupancy.cartilage, occupancy.mask, occupancy.inverse, points, normals, reach, thickness,
+    integrate_along_normals(
+        occupancy.cartilage,
+        occupancy.mask,
+        occupancy.inverse,
+        points,
+        normals,
+        reach,
+        thickness,
         end,
-    )  # fmt: skip
-    return Cover(thickness, end)
+    )
+    return CartilageDepth(thickness, end)
 
 
 def mean_t2(
@@ -105,42 +122,60 @@ def mean_t2(
     Parameters
     ----------
     occupancy, points, normals, end
-        As of `cover_of`.
+        As in `measure_cartilage`.
     t2 : (slice, row, column)
-        ms; NaN where there is none.
+        T2, ms; NaN where there is none.
     t2_affine : (4, 4)
-        Voxel to LPS mm of the series that T2 comes from.
+        Voxel to LPS mm, for the series of `t2`.
     to_t2 : (4, 4)
-        From the frame of `occupancy` to those mm.
+        Transform from the frame of `occupancy` to the LPS mm of the series of `t2`.
 
     Returns
     -------
     (n,) float64
-        Each depth weighted by the smoothed cartilage there, trilinear over voxels that have a
-        value; NaN where less than half of the depth has one.
+        Mean T2, ms. Each depth is weighted by the smoothed occupancy of cartilage. T2 is
+        interpolated trilinearly between voxels with a value. The mean is NaN where less than half
+        of the depth has a value.
     """
-    values = vectorised.moved(vectorised.as_array(t2), occupancy.cartilage)
+    values = move_like(as_array(t2), occupancy.cartilage)
     if t2_affine is None:
         raise InputError(
-            "t2 without t2_affine", expected="both", where="spherical map",
+            "t2 without t2_affine",
+            expected="both arguments",
+            where="spherical map",
             todo="Give the affine of the grid that T2 was fitted on.",
-        )  # fmt: skip
-    if values.ndim != 3 or vectorised.kind(values) != "f":
+        )
+    if values.ndim != 3 or dtype_kind(values) != "f":
         raise InputError(
-            f"t2 of {values.dtype} with shape {values.shape}",
+            f"t2 of dtype {values.dtype} and shape {values.shape}",
             expected="floats (slice, row, column), NaN where there is no T2",
             where="spherical map",
             reason=Reason.UNREADABLE_VALUE,
         )
     matrix = (np.linalg.inv(checked_affine(t2_affine, "t2", square=False)) @ to_t2)[:3]
     if not isinstance(values, np.ndarray):
-        return vectorised.host(vectorised.t2_through(
-            occupancy.cartilage, occupancy.inverse, values, matrix, points, normals, end,
-            _VALID_DEPTH,
-        ))  # fmt: skip
+        return to_numpy(
+            vectorised.average_t2_along_normals(
+                occupancy.cartilage,
+                occupancy.inverse,
+                values,
+                matrix,
+                points,
+                normals,
+                end,
+                _VALID_DEPTH,
+            )
+        )
     out = np.empty(len(points))
-    t2_through(
-        occupancy.cartilage, occupancy.inverse, values, np.ascontiguousarray(matrix), points,
-        normals, end, _VALID_DEPTH, out,
-    )  # fmt: skip
+    average_t2_along_normals(
+        occupancy.cartilage,
+        occupancy.inverse,
+        values,
+        np.ascontiguousarray(matrix),
+        points,
+        normals,
+        end,
+        _VALID_DEPTH,
+        out,
+    )
     return out

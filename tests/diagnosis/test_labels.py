@@ -8,9 +8,10 @@ import pytest
 
 import qmri_lake as ql
 from qmri_lake.errors import InputError, NotFoundError
-from qmri_lake.storage import commit, open_root
-from qmri_lake.variables import REGISTRY
-from qmri_lake.writing import append_exams, declare, write_table
+from qmri_lake.schema.builtin import REGISTRY
+from qmri_lake.store.arrays import open_root
+from qmri_lake.store.repository import commit
+from qmri_lake.store.transaction import append_exams, declare, write_table
 from tests.fixtures import add_clinical, array_lake
 
 
@@ -18,22 +19,27 @@ from tests.fixtures import add_clinical, array_lake
 def lake(tmp_path_factory):
     lake = array_lake(tmp_path_factory.mktemp("labels") / "small.lake", 24)
     replaced = (np.arange(24) == 7).astype(float)
-    return add_clinical(lake, age=np.arange(50.0, 74.0), bmi=np.arange(24) % 7 + 22.0,
-                        sex=np.arange(24) % 2 + 1, kl=np.arange(24) % 5,
-                        replaced=replaced)  # fmt: skip
+    return add_clinical(
+        lake,
+        age=np.arange(50.0, 74.0),
+        bmi=np.arange(24) % 7 + 22.0,
+        sex=np.arange(24) % 2 + 1,
+        kl=np.arange(24) % 5,
+        replaced=replaced,
+    )
 
 
-def test_label_oa__cases_have_kl_2_and_replaced_knees_go(lake):
+def test_label_oa__cases_have_kl_2_and_replaced_knees_are_excluded(lake):
     labelled = ql.diagnosis.label_oa(lake.cohort())
     kept = [row for row in range(24) if row != 7]
     assert labelled.cohort.rows.tolist() == kept
     assert labelled.label.tolist() == [int(row % 5 >= 2) for row in kept]
-    assert labelled.cohort.flow()["why"].iloc[-1] == "1 knee replaced"
+    assert labelled.cohort.flow()["why"].iloc[-1] == "1 excluded: knee replaced"
     with pytest.raises(InputError, match="1 exam without a label"):
         ql.diagnosis.label_oa(lake.cohort(), missing="raise")
     with pytest.raises(InputError, match="at least 1 of each"):
         ql.diagnosis.label_oa(lake.cohort("kl < 2")).require_both_classes()
-    with pytest.raises(InputError, match="a cohort of 0 exams"):
+    with pytest.raises(InputError, match="empty cohort"):
         ql.diagnosis.label_oa(lake.cohort("age > 100"))
 
 
@@ -60,17 +66,20 @@ def _visits(lake, **answers):
     return lake.refresh()
 
 
-def test_label_pain__of_a_knee_nobody_told_whether_it_was_replaced(tmp_path):
-    lake = _visits(array_lake(tmp_path / "l.lake", 4), replaced=[np.nan, 1.0, 0.0, np.nan],
-                   pain_months_12m=[9.0, 9.0, 0.0, 2.0],
-                   pain_any_12m=[1.0, 1.0, 0.0, 1.0])  # fmt: skip
+def test_label_pain__without_knowing_whether_the_knee_was_replaced(tmp_path):
+    lake = _visits(
+        array_lake(tmp_path / "l.lake", 4),
+        replaced=[np.nan, 1.0, 0.0, np.nan],
+        pain_months_12m=[9.0, 9.0, 0.0, 2.0],
+        pain_any_12m=[1.0, 1.0, 0.0, 1.0],
+    )
     labelled = ql.diagnosis.label_pain(lake.cohort())
     assert labelled.cohort.rows.tolist() == [0, 2]
-    told = labelled.cohort.flow()["why"].iloc[-1]
-    assert told == "1 knee replaced, 1 pain in fewer than 6 months"
+    why = labelled.cohort.flow()["why"].iloc[-1]
+    assert why == "1 excluded: knee replaced; 1 excluded: pain in fewer than 6 months"
 
 
-def test_label_pain__counts_who_has_no_label(tmp_path):
+def test_label_pain__counts_exams_without_a_label(tmp_path):
     lake = _visits(
         array_lake(tmp_path / "pain.lake", 6),
         pain_months_12m=[6.0, 12.0, 5.0, np.nan, 0.0, np.nan],
@@ -79,8 +88,8 @@ def test_label_pain__counts_who_has_no_label(tmp_path):
     labelled = ql.diagnosis.label_pain(lake.cohort())
     assert labelled.label.tolist() == [1, 1, 0, 0]
     assert labelled.cohort.rows.tolist() == [0, 1, 3, 4]
-    told = labelled.cohort.flow()["why"].iloc[-1]
-    assert told == "1 pain in fewer than 6 months, 1 without an answer"
+    why = labelled.cohort.flow()["why"].iloc[-1]
+    assert why == "1 excluded: pain in fewer than 6 months; 1 excluded: no answer"
     with pytest.raises(InputError, match="2 exams without a label"):
         ql.diagnosis.label_pain(lake.cohort(), missing="raise")
     often = ql.diagnosis.label_pain(lake.cohort(), "frequent_12m")
@@ -120,14 +129,20 @@ def test_label_pain__other_rules(tmp_path):
     lake = lake.refresh()
     chronic = ql.diagnosis.label_pain(lake.cohort())
     assert (chronic.cohort.rows.tolist(), chronic.label.tolist()) == (
-        [0, 1, 2, 3, 4], [1, 1, 0, 0, 1],
-    )  # fmt: skip
+        [0, 1, 2, 3, 4],
+        [1, 1, 0, 0, 1],
+    )
     often = ql.diagnosis.label_pain(lake.cohort(), "frequent_12m")
     assert (often.cohort.rows.tolist(), often.label.tolist()) == (
-        [0, 1, 2, 3, 4], [1, 1, 0, 0, 1],
-    )  # fmt: skip
+        [0, 1, 2, 3, 4],
+        [1, 1, 0, 0, 1],
+    )
     persistent = ql.diagnosis.label_pain(lake.cohort(), "persistent")
     assert (persistent.cohort.rows.tolist(), persistent.label.tolist()) == ([0, 2], [1, 0])
     why = persistent.cohort.flow()["why"].iloc[-1]
-    assert "2 another answer 12 to 24 months before" in why
-    assert "1 without an answer 12 to 24 months before" in why
+    assert "2 excluded: another answer 12 to 24 months before" in why
+    assert "1 excluded: no answer 12 to 24 months before" in why
+
+
+def test_labelled_cohort__keeps_its_public_name_of_version_0_1():
+    assert ql.diagnosis.Labelled is ql.diagnosis.LabelledCohort

@@ -1,4 +1,4 @@
-"""What classifiers reach on 600 synthetic knees, where they look, and what that explains."""
+"""Classifiers on 600 synthetic knees: metrics, CAMs, and their association with pain."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import qmri_lake as ql
-from qmri_lake.diagnosis.classifier import Classifier
-from qmri_lake.diagnosis.labels import Labelled, label_oa, label_pain
-from qmri_lake.diagnosis.loader import SphereImages
-from qmri_lake.diagnosis.recipes import recipe
-from qmri_lake.diagnosis.train import train_classifier
-from qmri_lake.splitting import CohortSplit, read_split
+from qmri_lake.diagnosis.data.sphere_images import SphereImages
+from qmri_lake.diagnosis.labels import LabelledCohort, label_oa, label_pain
+from qmri_lake.diagnosis.models.classifier import Classifier
+from qmri_lake.diagnosis.models.recipes import recipe
+from qmri_lake.diagnosis.training.loop import train_classifier
+from qmri_lake.lake.splits import CohortSplit, read_split
 from qmri_lake.statistics import bootstrap_roc
 from tests.conftest import Judge
-from tests.diagnosis import six_hundred
-from tests.diagnosis.planted import hurting_lake, trained_on
-from tests.diagnosis.six_hundred import counted, spent
+from tests.diagnosis import six_hundred_knees as six_hundred
+from tests.diagnosis.lesion_lake import make_pain_lake, train_on
+from tests.diagnosis.six_hundred_knees import counted, spent
 
 pytestmark = [pytest.mark.accept, pytest.mark.timeout(4 * 3600)]
 
 SEEDS = (0, 1, 2)
 """Of the split, and of the models that learn on it."""
 LOOKED_THROUGH = ("femur", "tibia")
-"""Bones whose thickness the paper looks at through models of pain."""
+"""Bones with DL-guided thickness in the paper."""
 EPOCHS = {"oa": 4, "pain": 4, "shuffled": 3}
 KEY = {"strategy": "thickness", "predictor": "ptf"}
 KNEES = 1000
-"""In which pain is planted, half of them to learn from."""
+"""Knees with a known cause of pain; half of them for training."""
 QUADRANTS = ("posterior lateral", "anterior lateral", "anterior medial", "posterior medial")
 """Of azimuths from -180 degrees on, 90 degrees each."""
 
@@ -63,11 +63,17 @@ def trained(lake: ql.Lake, folder: Path) -> Path:
         with counted(folder, f"models of {task}"):
             for seed in SEEDS:
                 ql.diagnosis.train_classifiers(
-                    lake, task, preset="small", out=models / f"{task}-{seed}",
+                    lake,
+                    task,
+                    preset="small",
+                    out=models / f"{task}-{seed}",
                     oa=models / f"oa-{seed}" if task == "pain" else None,
-                    strategies=["thickness"], cohort=six_hundred.chosen(lake), seed=seed,
-                    epochs=EPOCHS[task], resume=True,
-                )  # fmt: skip
+                    strategies=["thickness"],
+                    cohort=six_hundred.chosen(lake),
+                    seed=seed,
+                    epochs=EPOCHS[task],
+                    resume=True,
+                )
     return models
 
 
@@ -75,7 +81,7 @@ def test_six_hundred__oa(lake: ql.Lake, trained: Path, folder: Path, judge: Judg
     cohort = six_hundred.chosen(lake)
     true = six_hundred.true_thickness(cohort)
     found, tissue, words = [], [], []
-    for seed, sets, auc, told in evaluated(lake, trained, "oa"):
+    for seed, sets, auc, text in evaluated(lake, trained, "oa"):
         train, test = label_oa(sets.train), label_oa(sets.test)
         model = make_pipeline(StandardScaler(), LogisticRegression())
         model.fit(true.loc[train.cohort.exams["exam"]], train.label)
@@ -83,7 +89,7 @@ def test_six_hundred__oa(lake: ql.Lake, trained: Path, folder: Path, judge: Judg
         tissue.append(float(roc_auc_score(test.label, score)))
         found.append(auc)
         sizes = "/".join(str(len(part)) for part in sets)
-        words.append(f"{told} against {tissue[-1]:.3f} (seed {seed}, {sizes})")
+        words.append(f"{text} against {tissue[-1]:.3f} (seed {seed}, {sizes})")
     mean, regression = float(np.mean(found)), float(np.mean(tissue))
     minutes = spent(folder)
     judge(
@@ -99,10 +105,10 @@ def test_six_hundred__oa(lake: ql.Lake, trained: Path, folder: Path, judge: Judg
 
 def test_six_hundred__pain(lake: ql.Lake, trained: Path, judge: Judge) -> None:
     found, words = [], []
-    for seed, sets, auc, told in evaluated(lake, trained, "pain"):
+    for seed, sets, auc, text in evaluated(lake, trained, "pain"):
         sizes = "/".join(str(len(part)) for part in sets)
         found.append(auc)
-        words.append(f"{told} (seed {seed}, {sizes})")
+        words.append(f"{text} (seed {seed}, {sizes})")
     judge(
         "600 knees / chronic pain by thickness, mean of three bones",
         required="mean of 3 seeds: AUC >= 0.62",
@@ -114,7 +120,7 @@ def test_six_hundred__pain(lake: ql.Lake, trained: Path, judge: Judge) -> None:
 def evaluated(
     lake: ql.Lake, trained: Path, task: str
 ) -> Iterator[tuple[int, CohortSplit, float, str]]:
-    """Predict the test exams of each seed; yield its sets, the AUC of all bones, and that told."""
+    """Predict the test exams of each seed; yield its sets, the AUC of all bones, and a text."""
     for seed in SEEDS:
         models = trained / f"{task}-{seed}"
         sets = read_split(lake, models / "split.json")
@@ -129,8 +135,8 @@ def evaluated(
         )
 
 
-class Looks(NamedTuple):
-    """Where models look, of mean CAMs; a row a seed and bone."""
+class Attention(NamedTuple):
+    """Mean CAMs of models; one row per seed and bone."""
 
     presence: pd.DataFrame
     """seed, bone, medial: share of the mass."""
@@ -139,8 +145,8 @@ class Looks(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def looks(lake: ql.Lake, trained: Path) -> Looks:
-    """Look through the models of pain at the test exams that they tell rightly."""
+def attention(lake: ql.Lake, trained: Path) -> Attention:
+    """Compute mean CAMs of the models of pain over correctly classified test exams."""
     presence, absence = [], []
     for seed in SEEDS:
         models = trained / f"pain-{seed}"
@@ -154,18 +160,18 @@ def looks(lake: ql.Lake, trained: Path) -> Looks:
             presence.append({"seed": seed, "bone": bone, "medial": medial})
             if bone == "femur":
                 absence.append(quadrants(mean["mean"].sel(finding="absence")))
-    return Looks(pd.DataFrame(presence), pd.DataFrame(absence, columns=list(QUADRANTS)))
+    return Attention(pd.DataFrame(presence), pd.DataFrame(absence, columns=list(QUADRANTS)))
 
 
 def quadrants(cam: xr.DataArray) -> list[float]:
-    """Return which part of the mass of a CAM lies in each of `QUADRANTS`."""
+    """Return the share of the sum of a CAM in each of `QUADRANTS`."""
     each = cam.sum("polar").groupby_bins("azimuth", [-180, -90, 0, 90, 180]).sum()
     return [float(v) for v in each / each.sum()]
 
 
-def test_six_hundred__presence_of_pain_is_medial(looks: Looks, judge: Judge) -> None:
-    medial = float(looks.presence["medial"].mean())
-    each = looks.presence.groupby("bone")["medial"]
+def test_six_hundred__presence_of_pain_is_medial(attention: Attention, judge: Judge) -> None:
+    medial = float(attention.presence["medial"].mean())
+    each = attention.presence.groupby("bone")["medial"]
     judge(
         "600 knees / Grad-CAM of pain by thickness, presence",
         required="mean of 3 seeds, femur and tibia: at least 0.6 of its mass on the medial half",
@@ -175,19 +181,19 @@ def test_six_hundred__presence_of_pain_is_medial(looks: Looks, judge: Judge) -> 
     )
 
 
-def test_six_hundred__absence_of_pain_is_in_front(looks: Looks, judge: Judge) -> None:
+def test_six_hundred__absence_of_pain_is_in_front(attention: Attention, judge: Judge) -> None:
     """Pain falls with wear in front: of the whole trochlea, thinnest on its lateral side.
 
     So the femur's anterior half is where it was planted. The paper's absence lay on the lateral
     side of it, which is printed. The tibia has nothing that speaks against pain but medial
     cartilage that is whole.
     """
-    where = looks.absence.mean()
-    front = looks.absence[["anterior lateral", "anterior medial"]].sum(axis=1)
+    where = attention.absence.mean()
+    front = attention.absence[["anterior lateral", "anterior medial"]].sum(axis=1)
     judge(
         "600 knees / Grad-CAM of pain by thickness, absence",
         required="mean of 3 seeds: at least 0.6 of its mass on the femur's anterior half, where "
-        "the phantom wears what goes without pain",
+        "wear in the phantom is associated with less pain",
         measured=f"{front.mean():.2f} ({', '.join(f'{v:.2f}' for v in front)}); "
         + ", ".join(f"{name} {value:.2f}" for name, value in where.items()),
         passed=bool(front.mean() >= 0.6),
@@ -195,7 +201,7 @@ def test_six_hundred__absence_of_pain_is_in_front(looks: Looks, judge: Judge) ->
 
 
 class Shuffled(NamedTuple):
-    """What models reach, and where they look, whose labels were shuffled before the training."""
+    """Metrics and CAMs of models trained on shuffled labels."""
 
     auc: pd.DataFrame
     """mean, low, high: a row a seed."""
@@ -205,7 +211,7 @@ class Shuffled(NamedTuple):
 
 @pytest.fixture(scope="module")
 def shuffled(lake: ql.Lake, trained: Path, folder: Path) -> Shuffled:
-    """Train on labels of OA that were dealt out anew, to those who test too."""
+    """Train and test on shuffled labels of OA."""
     aucs, shares = [], []
     labelled = label_oa(six_hundred.chosen(lake))
     keys = [str(key) for key in labelled.cohort.exams["exam"]]
@@ -216,16 +222,26 @@ def shuffled(lake: ql.Lake, trained: Path, folder: Path) -> Shuffled:
         scores = []
         for bone in LOOKED_THROUGH:
             images = [
-                SphereImages(part, label, strategy="thickness", bone=bone, size=64,
-                             cache=folder / "models" / "shuffled-cache")
+                SphereImages(
+                    part,
+                    label,
+                    strategy="thickness",
+                    bone=bone,
+                    size=64,
+                    cache=folder / "models" / "shuffled-cache",
+                )
                 for part in sets
-            ]  # fmt: skip
+            ]
             with counted(folder, "models of shuffled labels"):
                 model = train_classifier(
-                    images[0], images[1], recipe("oa", "small"),
-                    folder / "models" / f"shuffled-{seed}" / bone, seed=seed,
-                    epochs=EPOCHS["shuffled"], resume=True,
-                )  # fmt: skip
+                    images[0],
+                    images[1],
+                    recipe("oa", "small"),
+                    folder / "models" / f"shuffled-{seed}" / bone,
+                    seed=seed,
+                    epochs=EPOCHS["shuffled"],
+                    resume=True,
+                )
             scores.append(model.predict(images[2]))
             mean = ql.diagnosis.cams(sphere, model)["cam"].mean("exam")
             shares.append(float(ql.diagnosis.medial_share(mean).mean("finding")))
@@ -236,17 +252,17 @@ def shuffled(lake: ql.Lake, trained: Path, folder: Path) -> Shuffled:
     return Shuffled(pd.DataFrame(aucs), pd.Series(shares))
 
 
-def test_six_hundred__shuffled_labels_are_not_told(shuffled: Shuffled, judge: Judge) -> None:
+def test_six_hundred__shuffled_labels_are_not_predicted(shuffled: Shuffled, judge: Judge) -> None:
     auc = shuffled.auc
     judge(
         "600 knees / labels shuffled before the training, OA by thickness of femur and tibia",
-        required="the 95 % interval of the AUC holds 0.5, with each of 3 seeds",
+        required="the 95 % interval of the AUC contains 0.5, with each of 3 seeds",
         measured="; ".join(f"{r.mean:.3f} ({r.low:.2f}-{r.high:.2f})" for r in auc.itertuples()),
         passed=bool(((auc["low"] <= 0.5) & (auc["high"] >= 0.5)).all()),
     )
 
 
-def test_six_hundred__shuffled_labels_are_looked_for_anywhere(
+def test_six_hundred__cams_of_shuffled_labels_prefer_no_side(
     shuffled: Shuffled, judge: Judge
 ) -> None:
     share = float(shuffled.medial.mean())
@@ -258,14 +274,14 @@ def test_six_hundred__shuffled_labels_are_looked_for_anywhere(
     )
 
 
-def test_planted__guided_thickness_explains_pain(tmp_path: Path, judge: Judge) -> None:
-    """Two places of the medial half are thinned alike, and one of them hurts."""
+def test_lesions__guided_thickness_explains_pain(tmp_path: Path, judge: Judge) -> None:
+    """Two places of the medial half are thinned equally; one of them causes pain."""
     found: dict[str, list[float]] = {"pixel": [], "mean": []}
     aucs, left_out = [], 0
     for seed in range(10):
-        lake, label = hurting_lake(tmp_path / f"{seed}.lake", KNEES, seed=seed)
-        classifier, test = trained_on(lake, label, tmp_path / f"{seed}", seed=seed, epochs=8)
-        labelled = Labelled(lake.cohort().of_exams(test.exams, "test"), test.label, "pain")
+        lake, label = make_pain_lake(tmp_path / f"{seed}.lake", KNEES, seed=seed)
+        classifier, test = train_on(lake, label, tmp_path / f"{seed}", seed=seed, epochs=8)
+        labelled = LabelledCohort(lake.cohort().of_exams(test.exams, "test"), test.label, "pain")
         knees = ql.diagnosis.unseen_knees(labelled, [classifier])
         sphere = lake.load("sphere", knees.cohort)
         aucs.append(roc_auc_score(test.label, classifier.predict(test)))
@@ -276,14 +292,15 @@ def test_planted__guided_thickness_explains_pain(tmp_path: Path, judge: Judge) -
             p.append(tested.p)
             left_out += tested.left_out
     rejected = {gradient: sum(value < 0.05 for value in p) for gradient, p in found.items()}
-    told = {g: f"{rejected[g]} of 10 (p {', '.join(f'{v:.1g}' for v in p)})"
-            for g, p in found.items()}  # fmt: skip
+    text = {
+        g: f"{rejected[g]} of 10 (p {', '.join(f'{v:.1g}' for v in p)})" for g, p in found.items()
+    }
     judge(
-        "DL-guided thickness / pain planted in one of two places, likelihood ratio, 10 seeds "
+        "DL-guided thickness / pain simulated in one of two places, likelihood ratio, 10 seeds "
         f"of {KNEES:,} knees",
         required="models of pain, CAMs by each pixel's gradient, guided thickness, nested models: "
         "p < 0.05 in at least 9 of 10; by the mean gradient: printed",
-        measured=f"{told['pixel']}; by the mean gradient {told['mean']}; AUC "
+        measured=f"{text['pixel']}; by the mean gradient {text['mean']}; AUC "
         f"{min(aucs):.2f} to {max(aucs):.2f}; {left_out} of {20 * len(test)} left out",
         passed=rejected["pixel"] >= 9,
     )

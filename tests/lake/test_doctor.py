@@ -1,4 +1,4 @@
-"""What a killed run leaves behind is found, explained, and removed without touching a commit."""
+"""Files of killed runs are found, explained and removed without changing a commit."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 
 from qmri_lake.errors import LakeLockedError
 from qmri_lake.lake import Lake, open_lake
-from qmri_lake.storage import commit
-from qmri_lake.writing import Change
+from qmri_lake.store.repository import commit
+from qmri_lake.store.transaction import Transaction
+from tests.execution.killable_run import Process, RunServer
 from tests.fixtures import array_lake
-from tests.lake.killable import Process, RunServer
 
 NOW = timedelta(0)
 
@@ -65,7 +65,7 @@ def test_doctor__after_a_kill(run_server: RunServer, tmp_path: Path) -> None:
     assert found.orphans.objects > 0  # maps of the exam that was not committed
     text = str(found)
     assert f"run 2 (t2, started {run.started}): interrupted, {8 - done} of 8 exams left" in text
-    assert "lake.run('t2', ...) with the same parameters goes on" in text
+    assert "Run lake.run('t2', ...) with the same parameters to resume" in text
     assert f"left by process {process.number}" in text
     assert "repair=True removes them" in text
 
@@ -120,7 +120,9 @@ def test_doctor__run_at_work(run_server: RunServer, tmp_path: Path) -> None:
     (run,) = found.interrupted
     assert run.running
     assert found.writing
-    assert f"running as process {process.number}, 4 of 4 exams left. Wait for it." in str(found)
+    assert f"running as process {process.number}, 4 of 4 exams left. Wait until it ends." in str(
+        found
+    )
     assert "writer.json" not in str(found)
     with pytest.raises(LakeLockedError, match=str(process.number)):
         lake.doctor(repair=True)
@@ -131,8 +133,18 @@ def test_doctor__run_at_work(run_server: RunServer, tmp_path: Path) -> None:
 
 def test_doctor__failures_and_ingest(tmp_path: Path) -> None:
     lake = array_lake(tmp_path / "a.lake")
-    change = Change(runs={2: {"step": "ingest", "parameters": {}, "started": "2026-01-01",
-                              "finished": "", "process": 1, "exams": 9}})  # fmt: skip
+    change = Transaction(
+        runs={
+            2: {
+                "step": "ingest",
+                "parameters": {},
+                "started": "2026-01-01",
+                "finished": "",
+                "process": 1,
+                "exams": 9,
+            }
+        }
+    )
     change.set_state("ingest_msme", 0, "failed", 2, "truncated")
     change.set_state("t2__epg", 1, "failed", 2, "no echoes")
     commit(lake.repo, change, "Fail")
@@ -140,8 +152,8 @@ def test_doctor__failures_and_ingest(tmp_path: Path) -> None:
     assert found.failed == {"ingest_msme": 1, "t2__epg": 1}
     assert "8 of 9 exams left" not in str(found)  # two of them were reached
     lines = found.lines()
-    assert "7 of 9 exams left. Ingest the same source again to go on." in lines[0]
-    assert lines[1].startswith("ingest_msme: 1 exams failed. lake.failures('ingest_msme')")
+    assert "7 of 9 exams left. Ingest the same source again to resume." in lines[0]
+    assert lines[1].startswith("ingest_msme: 1 exam failed. lake.failures('ingest_msme')")
     assert "lake.run('t2', variant='epg', retry_failed=True, ...)" in lines[2]
     assert not found.healthy
 
@@ -150,12 +162,21 @@ def test_doctor__touches_no_file_of_others(tmp_path: Path) -> None:
     url = tmp_path / "a.lake"
     lake = array_lake(url, 1)
     kept = [url / "notes#1", url / "chunks" / "notes#1", url / "mine" / "0000000000000000000G#1"]
-    gone = [url / "chunks" / "0000000000000000000G#1", url / "refs" / "branch.main" / "ref.json#2"]
+    gone = [
+        url / name
+        for name in (
+            "chunks/0000000000000000000G#1",
+            "refs/branch.main/ref.json#2",
+            "config.yaml#1",
+            "repo#1",
+            "overwritten/repo.30707667368809.0000000000000000000G#0",
+        )
+    ]
     for path in kept + gone:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True, parents=True)
         path.write_bytes(b"half")
-    assert lake.doctor(repair=True, older_than=NOW).orphans.partial == 2
-    assert [path.exists() for path in kept + gone] == [True] * 3 + [False] * 2
+    assert lake.doctor(repair=True, older_than=NOW).orphans.partial == len(gone)
+    assert [path.exists() for path in kept + gone] == [True] * 3 + [False] * 5
 
 
 def test_doctor__half_written_name(tmp_path: Path) -> None:

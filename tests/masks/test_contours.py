@@ -31,7 +31,7 @@ def test_fill_contour__a_disc_has_its_area() -> None:
     assert away.max() <= 20.3
 
 
-def test_fill_contour__neighbours_share_no_voxel_and_leave_none() -> None:
+def test_fill_contour__adjacent_contours_partition_the_voxels() -> None:
     """A triangle and its complement in a box, with corners on the centres of pixels."""
     box = np.array([(0, 0), (8, 0), (8, 8), (0, 8)])
     low = np.array([(0.5, 0.5), (7.5, 0.5), (7.5, 7.5)])
@@ -47,7 +47,7 @@ def test_fill_contour__beyond_the_image_is_cut() -> None:
     assert not fill_contour(np.array([(9, 9), (12, 9), (12, 12)]), 6, 7).any()
 
 
-def test_read_contours__gives_back_what_was_drawn(tmp_path: Path) -> None:
+def test_read_contours__round_trip(tmp_path: Path) -> None:
     labels = label_map(numbers=(1, 2, 3, 4, 5, 6))
     path = write_imorphics(tmp_path / "a.mat", labels)
     read, shared = read_contours(str(path), *labels.shape[1:])
@@ -85,7 +85,7 @@ def test_read_contours__voxels_of_two_tissues_are_counted(tmp_path: Path) -> Non
         ),
     ],
 )
-def test_read_contours__files_that_hold_none(
+def test_read_contours__files_without_contours(
     tmp_path: Path, content: dict[str, object], reason: Reason, found: str
 ) -> None:
     savemat(tmp_path / "a.mat", content)

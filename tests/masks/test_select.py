@@ -9,8 +9,8 @@ import xarray as xr
 
 import qmri_lake as ql
 from qmri_lake.errors import InputError, NotFoundError
-from qmri_lake.storage import commit
-from qmri_lake.writing import append_exams
+from qmri_lake.store.repository import commit
+from qmri_lake.store.transaction import append_exams
 from tests.fixtures import add_dess, array_lake, keys, msme_signal
 
 
@@ -22,7 +22,7 @@ def lake(tmp_path_factory):
     return lake.refresh()
 
 
-def test_inside__is_each_exam_s_own_extent(lake):
+def test_inside__uses_the_extent_of_each_exam(lake):
     ds = lake.load("msme")
     inside = ql.inside(ds)
     assert isinstance(inside.data, da.Array)
@@ -41,8 +41,8 @@ def test_inside__of_one_exam_is_everywhere(lake):
     assert ql.inside(one.isel(exam=0)).shape == (4, 12, 10)
 
 
-def test_inside__makes_means_right(lake):
-    """Where fill is not NaN, a mean without it would be wrong."""
+def test_inside__excludes_fill_from_means(lake):
+    """Fill values that are not NaN would change a mean."""
     ds = lake.load("msme", "patient == 9000001")
     background = (ds.cartilage == 0).where(ql.inside(ds))
     assert background.mean(("slice", "row", "column")).values.tolist() == [0.5] * 4
@@ -53,9 +53,9 @@ def test_inside__makes_means_right(lake):
 
 
 def test_inside__needs_an_extent(lake):
-    with pytest.raises(NotFoundError, match=r"inside: found a Dataset without `extent`; expected"):
+    with pytest.raises(NotFoundError, match=r"inside: a Dataset without `extent` \(expected"):
         ql.inside(lake.load("msme").drop_vars("extent"))
-    with pytest.raises(NotFoundError, match="found a DataArray without `extent`"):
+    with pytest.raises(NotFoundError, match="a DataArray without `extent`"):
         ql.inside(lake.load("msme").image)
 
 
@@ -85,7 +85,7 @@ def test_tissue__of_one_exam_and_in_memory(lake):
     np.testing.assert_array_equal(ql.tissue(cut, "tibial"), expected)
 
 
-def test_inside__selected_voxels_know_which_they_are(lake):
+def test_inside__after_a_selection_of_slices(lake):
     ds = lake.load("msme")
     whole = ql.inside(ds).compute()
     for part in ({"slice": slice(3, 5)}, {"slice": slice(None, None, -1)}, {"row": [7, 0, 11]}):
@@ -94,20 +94,20 @@ def test_inside__selected_voxels_know_which_they_are(lake):
 
 
 def test_tissue__beyond_an_extent_is_not_an_exam_without_a_mask(lake):
-    """The last slice of a smaller exam is 255 throughout; alone, it can't be told from no mask."""
+    """The last slice of a smaller exam is 255 everywhere, like an exam without a mask."""
     labels = lake.load("msme", "patient == 9000001").cartilage
     assert (labels.isel(exam=1, slice=4) == 255).all()
     femoral = ql.tissue(labels, "femoral").isel(slice=4)
     assert not femoral.isel(exam=1).any()
     assert femoral.isel(exam=0).any()
     for piece in (labels.isel(slice=4), labels.isel(slice=[4]), labels.isel(slice=4, exam=1)):
-        with pytest.raises(InputError, match=r"beyond its extent.*select slices of the result"):
+        with pytest.raises(InputError, match=r"beyond the extent.*select slices of the result"):
             ql.tissue(piece, "femoral").compute()
 
 
-def test_tissue__an_unknown_name_has_those_that_there_are(lake):
+def test_tissue__an_unknown_name_lists_available_ones(lake):
     labels = lake.load("msme").cartilage
-    message = r"no tissue 'femur'; expected one of background, femoral, tibial, patellar, meniscus"
+    message = r"no tissue 'femur' \(expected one of background, femoral, tibial, patellar, meniscus"
     with pytest.raises(NotFoundError, match=message):
         ql.tissue(labels, "femoral", "femur")
     with pytest.raises(NotFoundError, match=r"expected one of \(an array with flag_meanings\)"):
@@ -118,7 +118,7 @@ def test_tissue__of_an_exam_without_a_mask_raises_when_computed(lake):
     labels = lake.load("msme").cartilage
     femoral = ql.tissue(labels, "femoral")
     assert femoral.isel(exam=slice(0, 4)).any(), "the exams that have one are read"
-    with pytest.raises(InputError, match=r"an exam without a mask.*by cohort\.require"):
+    with pytest.raises(InputError, match=r"an exam without a mask.*Use cohort\.require"):
         femoral.compute()
     with pytest.raises(InputError, match="an exam without a mask"):
         ql.tissue(lake.load("dess", "patient == 9000001").cartilage, "femoral").compute()

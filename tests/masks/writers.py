@@ -1,4 +1,4 @@
-"""Exams as arrays, and their masks written as other people's programs write them."""
+"""Exams as arrays, and their masks in the formats of other programs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from scipy.io import savemat
 
 from qmri_lake.lake import Lake, create_lake
 from qmri_lake.masks.contours import FIELDS
-from qmri_lake.storage import commit, open_root
-from qmri_lake.variables import REGISTRY, sizes_of
-from qmri_lake.writing import Change, append_exams, declare
+from qmri_lake.schema.builtin import REGISTRY
+from qmri_lake.schema.variable import sizes_of
+from qmri_lake.store.arrays import open_root
+from qmri_lake.store.repository import commit
+from qmri_lake.store.transaction import Transaction, append_exams, declare
 from tests.fixtures import keys
 
 SHAPE = (6, 9, 8)
@@ -42,8 +44,8 @@ def dess_lake(path: Path, count: int = 4, shape: tuple[int, int, int] = SHAPE) -
     def build(session: Any) -> None:
         append_exams(session, exams)
         root = open_root(session.store, "r+")
-        declare(root, REGISTRY.made_by("ingest_dess"), sizes_of("dess", shape))
-        change = Change(runs={1: {"step": "ingest", "parameters": {}, "version": "1"}})
+        declare(root, REGISTRY.variables_of("ingest_dess"), sizes_of("dess", shape))
+        change = Transaction(runs={1: {"step": "ingest", "parameters": {}, "version": "1"}})
         for row, knee in enumerate(exams["knee"]):
             root["dess/image"][row] = np.full(shape, row, np.float32)
             change.set_small("dess/extent", row, np.array(shape))
@@ -58,7 +60,7 @@ def dess_lake(path: Path, count: int = 4, shape: tuple[int, int, int] = SHAPE) -
 def label_map(
     seed: int = 0, numbers: tuple[int, ...] = OAI_ZIB, shape: tuple[int, int, int] = SHAPE
 ) -> np.ndarray:
-    """Labels without any symmetry, and with every number."""
+    """Labels without symmetry, containing every number."""
     rng = np.random.default_rng(seed)
     labels = rng.choice([0, 0, *numbers], shape).astype(np.uint8)
     labels.flat[: len(numbers)] = numbers
@@ -98,6 +100,35 @@ def write_nrrd(
     fields = {"space": space, "space directions": moved[:3, :3].T, "space origin": moved[:3, 3]}
     nrrd.write(str(path), labels, {**fields, **header})
     return path
+
+
+CROP = ((1, 5), (2, 8), (3, 7))
+"""Voxels of each axis that `write_crop` keeps."""
+
+
+def cropped(labels: np.ndarray) -> np.ndarray:
+    """The labels inside the crop; background elsewhere."""
+    box = tuple(slice(*bounds) for bounds in CROP)
+    kept = np.zeros_like(labels)
+    kept[box] = labels[box]
+    return kept
+
+
+def write_crop(
+    path: Path, labels: np.ndarray, affine: np.ndarray, space: str = "RAS", **header: Any
+) -> Path:
+    """A segmentation of 3D Slicer that has only the voxels of a box, at their position."""
+    box = tuple(slice(*bounds) for bounds in CROP)
+    moved = affine.copy()
+    moved[:3, 3] += affine[:3, :3] @ [low for low, _ in CROP]
+    offset = " ".join(str(low) for low, _ in CROP)
+    return write_nrrd(
+        path,
+        labels[box],
+        moved,
+        space,
+        **{"Segmentation_ReferenceImageExtentOffset": offset, **header},
+    )
 
 
 def write_iwoai(path: Path, labels: np.ndarray) -> Path:

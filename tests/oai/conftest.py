@@ -46,6 +46,7 @@ def write(
     seed: int = 0,
     start: int = 1,
     uid: str | None = None,
+    elements: dict[str, object] | None = None,
 ) -> Written:
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -93,6 +94,8 @@ def write(
             ds.Rows, ds.Columns = shape
             ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
             ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 0
+            for keyword, value in (elements or {}).items():
+                setattr(ds, keyword, value)
             if slope is not None:
                 ds.RescaleSlope = slope[len(paths) % len(slope)]
                 ds.RescaleIntercept = -10

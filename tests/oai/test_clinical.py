@@ -1,14 +1,22 @@
-"""OAI's clinical tables as one row for each knee and attended visit."""
+"""Clinical tables of the OAI as one row for each knee and attended visit."""
 
 from __future__ import annotations
 
+import csv
+import datetime
+import re
+import shutil
+from pathlib import Path
+
 import numpy as np
+import openpyxl
 import pandas as pd
 import pytest
 
 from qmri_lake.errors import Reason
 from qmri_lake.oai.clinical import read_tables
 from qmri_lake.oai.tables import parse_coded
+from tests.oai.sas7bdat import missing, write_sas7bdat
 
 ENROLLEES = """\
 ID|VERSION|P02SEX|P02RACE|V00COHORT|V00SITE
@@ -91,10 +99,25 @@ def test_read_tables__one_row_for_each_knee_and_attended_visit(write_tables):
     attended = [(1, 0), (1, 12), (1, 24), (2, 0), (2, 24), (3, 0), (3, 12)]
     assert keys == [(9000000 + p, t, k) for p, t in attended for k in ("left", "right")]
     assert visits.columns.tolist() == [
-        "patient", "timepoint", "knee", "days", "age", "sex", "race", "cohort", "site", "bmi", "kl",
-        "womac_pain", "koos_pain", "pain_most_days_12m", "pain_any_12m", "pain_months_12m",
-        "pain_frequent_30d", "replaced",
-    ]  # fmt: skip
+        "patient",
+        "timepoint",
+        "knee",
+        "days",
+        "age",
+        "sex",
+        "race",
+        "cohort",
+        "site",
+        "bmi",
+        "kl",
+        "womac_pain",
+        "koos_pain",
+        "pain_most_days_12m",
+        "pain_any_12m",
+        "pain_months_12m",
+        "pain_frequent_30d",
+        "replaced",
+    ]
     assert visits.replaced.dtype == bool
 
 
@@ -266,20 +289,18 @@ def test_parse_coded__all_kinds():
 
 
 @pytest.mark.parametrize("name", list(TABLES))
-def test_read_tables__table_without_rows(write_tables, name):
+@pytest.mark.parametrize("rest", ["header", "nothing", "other columns"])
+def test_read_tables__table_without_content(write_tables, name, rest):
     folder = write_tables()
-    text = TABLES[name].splitlines()[0] + "\n"
+    header, *rows = TABLES[name].splitlines()
+    renamed = "|".join("X" + c if c[0] in "vVP" else c for c in header.split("|"))
+    text = {"header": header + "\n", "nothing": ""}.get(rest, "\n".join([renamed, *rows]) + "\n")
     (folder / name).write_text(text)
     tables = read_tables(folder)
-    # Without the baseline's dates one replacement can't be placed; nothing else is wrong.
-    others = {problem.where for problem in tables.problems} - {
-        "sub/kxr_sq_bu03.txt row 3 column V03XRKL",
-        "OUTCOMES99.txt row 3 column V99ERKDATE",
-    }
-    assert others == set()
+    reason = Reason.UNUSED_TABLE if rest == "other columns" else Reason.EMPTY_TABLE
+    assert [p.where for p in tables.problems if p.reason is reason] == [name]
     assert len(tables.visits) > 0
-    (folder / name).write_text("")
-    assert [p.where for p in read_tables(folder).problems if p.reason is Reason.UNREADABLE_FILE]
+    assert tables.counts["tables"] == len(TABLES) - 1
 
 
 def test_read_tables__never_repeats_a_key(write_tables):
@@ -301,4 +322,239 @@ def test_read_tables__column_more_than_once(write_tables, name):
     text = "\n".join([f"{head}|{name}", *(f"{row}|1" for row in rows)])
     problems = read_tables(write_tables(Enrollees=text)).problems
     assert [p.where for p in problems if p.reason is Reason.UNREADABLE_FILE] == ["Enrollees.txt"]
-    assert f"column {name.upper()} more than once" in str(problems[0])
+    assert f"repeated column {name.upper()}" in str(problems[0])
+
+
+def _typed(cell: str) -> object:
+    """Return a cell as a spreadsheet or SAS stores it: a number, a date, a code or a text."""
+    if match := re.match(r"(\d\d)/(\d\d)/(\d{4})$", cell):
+        month, day, year = map(int, match.groups())
+        return datetime.date(year, month, day)
+    if match := re.match(r"([\d.]*\d)(: .*)?$", cell):
+        return float(match[1])
+    return cell.strip()
+
+
+def _write_sas(path: Path, header: list[str], rows: list[list[str]]) -> None:
+    columns, formats = {}, {}
+    for name, cells in zip(header, zip(*rows, strict=True), strict=True):
+        values = [_typed(cell) for cell in cells]
+        if any(isinstance(value, datetime.date) for value in values):
+            formats[name] = "MMDDYY"
+            values = [
+                float((v - datetime.date(1960, 1, 1)).days) if isinstance(v, datetime.date) else v
+                for v in values
+            ]
+        if not all(isinstance(v, str) and v[:1].isalpha() for v in values):
+            values = [
+                missing(v[1:2].strip(":").strip()) if isinstance(v, str) else v for v in values
+            ]
+        columns[name] = values
+    write_sas7bdat(path, columns, formats)
+
+
+def _write_workbook(path: Path, header: list[str], rows: list[list[str]]) -> None:
+    book = openpyxl.Workbook()
+    for row in [header, *(list(map(_typed, row)) for row in rows)]:
+        book.active.append(row)
+    book.save(path)
+
+
+def _write_csv(path: Path, header: list[str], rows: list[list[str]]) -> None:
+    with path.open("w", encoding="cp1252", newline="") as file:
+        csv.writer(file, quoting=csv.QUOTE_ALL).writerows([header, *rows])
+
+
+def _write_nda(path: Path, header: list[str], rows: list[list[str]]) -> None:
+    header = ["src_subject_id" if name.upper() == "ID" else name for name in header]
+    described = [f"The {name.lower()} of the subject" for name in header]
+    text = "".join("\t".join(row) + "\r\n" for row in [header, described, *rows])
+    path.write_text(text, encoding="utf-16")
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("oai_{}_SAS.sas7bdat", _write_sas),
+        ("{}.XLSX", _write_workbook),
+        ("{} (1).csv", _write_csv),
+        ("{}.tsv", _write_nda),
+    ],
+)
+def test_read_tables__same_values_in_any_format(write_tables, tmp_path, name, write):
+    expected = read_tables(write_tables())
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    for source, text in TABLES.items():
+        header, *rows = [line.split("|") for line in text.splitlines()]
+        stem = source.rpartition("/")[2].partition(".")[0]
+        write(copies / name.format(stem), header, rows)
+    tables = read_tables(copies)
+    pd.testing.assert_frame_equal(tables.visits, expected.visits)
+    assert tables.counts == expected.counts
+    assert [p.reason for p in tables.problems] == [p.reason for p in expected.problems]
+    assert tables.unused == {}
+    # Two deliveries of the same tables agree, too.
+    both = read_tables(tmp_path)
+    pd.testing.assert_frame_equal(both.visits, expected.visits)
+    assert both.counts["tables"] == 2 * len(TABLES)
+
+
+@pytest.mark.parametrize("stem", ["kxr_sq_bu00", "AllClinical00", "Enrollees"])
+@pytest.mark.parametrize("cell", [1, 2])
+def test_read_tables__a_lost_cell_shifts_nothing(write_tables, stem, cell):
+    text = next(text for name, text in TABLES.items() if stem in name)
+    lines = text.splitlines()
+    cells = lines[2].split("|")
+    lines[2] = "|".join(cells[:cell] + cells[cell + 1 :])
+    whole, damaged = (
+        read_tables(write_tables()).visits,
+        read_tables(write_tables(**{stem: "\n".join(lines) + "\n"})),
+    )
+    (problem,) = [p for p in damaged.problems if p.reason is Reason.RAGGED_TABLE]
+    assert "row 3 has" in problem.found
+    # What the lake knows is either as in the whole table, or missing.
+    after = damaged.visits.set_index(["patient", "timepoint", "knee"])
+    before = whole.set_index(["patient", "timepoint", "knee"]).loc[after.index]
+    values = ["kl", "womac_pain", "sex", "cohort"]
+    assert ((after[values] == before[values]) | after[values].isna()).all(axis=None)
+
+
+@pytest.mark.parametrize(
+    "number", ["9.00E+06", "9000002.0", "9,000,002", "9000002: x", "9.000.002"]
+)
+def test_read_tables__patient_numbers_are_not_guessed(write_tables, number):
+    tables = read_tables(write_tables(Enrollees=ENROLLEES.replace("9000002", number)))
+    (problem,) = [p for p in tables.problems if p.reason is Reason.UNREADABLE_VALUE]
+    assert problem.where == "Enrollees.txt row 3 column ID"
+    assert np.isnan(row(tables, 9000002, 0)["sex"])
+    assert row(tables, 9000003, 0)["sex"] == 2
+
+
+def test_read_tables__shortened_patient_numbers(write_tables):
+    text = re.sub(r"900000\d", "9.00E+06", ENROLLEES)
+    tables = read_tables(write_tables(Enrollees=text))
+    (problem,) = [p for p in tables.problems if p.where == "Enrollees.txt"]
+    assert problem.reason is Reason.UNREADABLE_VALUE
+    assert tables.visits.sex.isna().all()
+
+
+@pytest.mark.parametrize(
+    ("stem", "old", "new", "item"),
+    [
+        ("kxr_sq_bu00", "15|2: Definite", "15|5", "kl"),
+        ("kxr_sq_bu00", "15|2: Definite", "15|2,0", "kl"),
+        ("AllClinical00", "9000001|60", "9000001|400", "age"),
+        ("AllClinical00", "27.5", "0", "bmi"),
+        ("AllClinical00", "27.5", "27,5", "bmi"),
+        ("AllClinical00", "27.5", "12:30", "bmi"),
+        ("AllClinical00", "27.5", "٢٧", "bmi"),
+    ],
+)
+def test_read_tables__impossible_values_are_missing(write_tables, stem, old, new, item):
+    text = next(text for name, text in TABLES.items() if stem in name)
+    assert old in text
+    readings = BASELINE_XRAY.replace("9000001|1: Right|37|4\n", "")
+    changed = {"kxr_sq_bu00": readings, stem: (readings if "kxr" in stem else text)}
+    tables = read_tables(write_tables(**changed | {stem: changed[stem].replace(old, new, 1)}))
+    (problem,) = [p for p in tables.problems if p.reason is Reason.UNREADABLE_VALUE]
+    assert problem.where.startswith(f"{stem}.txt row ")
+    assert np.isnan(row(tables, 9000001, 0)[item])
+
+
+def test_read_tables__grade_of_another_project(write_tables):
+    """A missing or impossible cell of project 15 does not hide the grade of project 37."""
+    text = "ID|SIDE|READPRJ|V00XRKL\n" + "".join(
+        f"{line}\n"
+        for line in (
+            "9000001|1|15|.M",
+            "9000001|1|42|1",
+            "9000001|1|37|3",
+            "9000001|2|37|2",
+            "9000002|1|15|0",
+            "9000002|1|37|4",
+            "9000002|2|15|7",
+            "9000002|2|42|4",
+            "9000003|1|15|.",
+            "9000003|2|12|4",
+        )
+    )
+    tables = read_tables(write_tables(kxr_sq_bu00=text))
+    grades = {
+        (patient - 9000000, knee): row(tables, patient, 0, knee)["kl"]
+        for patient in (9000001, 9000002, 9000003)
+        for knee in ("right", "left")
+    }
+    expected = {(1, "right"): 3, (1, "left"): 2, (2, "right"): 0, (2, "left"): 4}
+    np.testing.assert_equal(grades, expected | {(3, "right"): np.nan, (3, "left"): np.nan})
+    assert tables.counts["grades_of_other_projects"] == 3
+    assert tables.counts["ungraded_readings"] == 2
+    assert tables.counts["other_readings"] == 2
+    assert tables.counts["readings_of_unknown_projects"] == 1
+
+
+def test_read_tables__readings_of_unknown_projects(write_tables):
+    tables = read_tables(write_tables(kxr_sq_bu00=re.sub(r"\|(15|37|42)\|", "|60|", BASELINE_XRAY)))
+    (problem,) = [p for p in tables.problems if p.where == "kxr_sq_bu00.txt"]
+    assert (problem.reason, problem.found) == (
+        Reason.UNUSED_TABLE,
+        "no reading of a known project",
+    )
+    assert tables.visits[tables.visits.timepoint == 0].kl.isna().all()
+
+
+def test_read_tables__repeated_rows_are_merged(write_tables):
+    enrollees = ENROLLEES + "9000001|26|1|.|1: Progression|.M\n"
+    readings = BASELINE_XRAY + "9000001|1|15|2\n"
+    tables = read_tables(write_tables(Enrollees=enrollees, kxr_sq_bu00=readings))
+    assert [p.reason for p in tables.problems] == [Reason.KL_PROSTHESIS]
+    right = row(tables, 9000001, 0)
+    assert (right["sex"], right["race"], right["site"], right["kl"]) == (1, 1, "C", 2)
+    assert tables.counts["repeated_rows"] == 2
+
+
+@pytest.mark.parametrize(
+    ("stem", "line", "item", "found"),
+    [
+        ("Enrollees", "9000001|25|2: Female|1|1|C", "sex", "rows 2 and 5 have the same ID and"),
+        ("kxr_sq_bu00", "9000001|1|15|3", "kl", "rows 3 and 8 have the same ID, SIDE, READPRJ and"),
+        ("kxr_sq_bu00", "9000001|1|15|.P", "kl", "rows 3 and 8 have the same ID, SIDE, READPRJ"),
+    ],
+)
+def test_read_tables__rows_that_contradict_each_other(write_tables, stem, line, item, found):
+    text = next(text for name, text in TABLES.items() if stem in name)
+    text = text.replace("9000001|1: Right|37|4", "9000001|1: Right|37|.M")
+    tables = read_tables(write_tables(**{stem: f"{text}{line}\n"}))
+    (problem,) = [p for p in tables.problems if p.reason is Reason.CONFLICTING_ROWS]
+    assert problem.found.startswith(found)
+    assert "9000001" not in str(problem)
+    assert np.isnan(row(tables, 9000001, 0)[item])
+    other = row(tables, 9000002, 0)
+    assert (other["sex"], other["kl"]) == (2, 1)
+
+
+def test_read_tables__tables_that_contradict_each_other(write_tables):
+    folder = write_tables()
+    (folder / "sub" / "kxr_sq_bu00_v2.csv").write_text("ID,SIDE,READPRJ,V00XRKL\n9000001,2,15,1\n")
+    (folder / "sub" / "Enrollees.csv").write_text("ID,P02SEX\n9000001,2\n9000002,2\n")
+    shutil.copy(folder / "sub" / "Enrollees.csv", folder / "sub" / "Enrollees_copy.csv")
+    tables = read_tables(folder)
+    problems = [p for p in tables.problems if p.reason is Reason.CONFLICTING_ROWS]
+    assert [p.where for p in problems] == [
+        "sub/Enrollees.csv column P02SEX",
+        "sub/kxr_sq_bu00_v2.csv column V00XRKL",
+    ]
+    assert np.isnan(row(tables, 9000001, 0, "left")["kl"])
+    assert np.isnan(row(tables, 9000001, 0)["sex"])
+    assert row(tables, 9000001, 0)["kl"] == 2
+    assert row(tables, 9000002, 0)["sex"] == 2
+
+
+def test_read_tables__names_tables_that_are_not_used(write_tables):
+    folder = write_tables()
+    (folder / "kxr_sq_rel_bu00.txt").write_text(BASELINE_XRAY)
+    (folder / "mine.csv").write_text("ID,X\n9000001,2\n")
+    assert read_tables(folder).unused == {
+        "kxr_sq_rel_bu00.txt": "readings of another project",
+        "mine.csv": "unknown name",
+    }

@@ -52,7 +52,7 @@ def test_read_dicom__voxel_centre_is_its_position(write_series, tmp_path):
     )
 
 
-def test_read_dicom__order_of_files_is_no_matter(write_series, tmp_path):
+def test_read_dicom__order_of_files_has_no_effect(write_series, tmp_path):
     written = write_series(tmp_path / "s", echo_times=ECHOES)
     first = read_dicom(written.folder)
     names = list(range(len(written.paths)))
@@ -81,7 +81,7 @@ def test_read_dicom__rescales_file_by_file(write_series, tmp_path):
     ],
     ids=lambda syntax: syntax.name,
 )
-def test_read_dicom__transfer_syntax_is_no_matter(write_series, tmp_path, syntax):
+def test_read_dicom__transfer_syntax_has_no_effect(write_series, tmp_path, syntax):
     # Wide enough for a wavelet: JPEG 2000 has five levels.
     plain = write_series(tmp_path / "plain", shape=(64, 48), uid="1.2.3.4")
     other = write_series(tmp_path / "other", shape=(64, 48), syntax=syntax, uid="1.2.3.4")
@@ -96,10 +96,10 @@ def test_read_dicom__several_series_are_named(write_series, tmp_path):
         read_dicom(tmp_path / "s")
 
 
-def test_read_dicom__nothing_there(tmp_path):
+def test_read_dicom__no_image(tmp_path):
     with pytest.raises(InputError, match="no DICOM image"):
         read_dicom(tmp_path)
-    with pytest.raises(InputError, match="can't be opened"):
+    with pytest.raises(InputError, match="cannot be opened"):
         read_dicom(tmp_path / "absent")
 
 
@@ -113,7 +113,7 @@ def truncate(path: Path, size: int) -> None:
 
 
 def spoil(written, set_header, reason: Reason) -> None:
-    """Make a series of three echoes x 6 slices bad in one way."""
+    """Introduce one fault into a series of three echoes and 6 slices."""
     paths = written.paths
     match reason:
         case Reason.MISSING_SLICE:
@@ -276,5 +276,5 @@ def test_read_dicom__link_to_nothing(write_series, tmp_path):
     written = write_series(tmp_path / "s")
     written.paths[-1].unlink()
     written.paths[-1].symlink_to(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="can't be opened"):
+    with pytest.raises(InputError, match="cannot be opened"):
         read_dicom(written.folder)

@@ -6,8 +6,9 @@ import tarfile
 
 import pytest
 
-from qmri_lake.errors import InputError
-from qmri_lake.oai.files import tar_stem, walk
+from qmri_lake.errors import InputError, Reason
+from qmri_lake.oai.packing import archive_stem
+from qmri_lake.oai.walk import walk
 
 
 def names(source):
@@ -43,7 +44,7 @@ def test_walk__tar_inside_a_folder(tree, mode):
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_walk__tar_cut_off_is_told(tree, tmp_path, mode):
+def test_walk__truncated_tar_is_an_error(tree, tmp_path, mode):
     (tree / "b" / "3").write_bytes(bytes(range(256)) * 40)
     path = tmp_path / ("x.tar" if mode == "w" else "x.tar.gz")
     with tarfile.open(path, mode) as tar:
@@ -53,20 +54,35 @@ def test_walk__tar_cut_off_is_told(tree, tmp_path, mode):
     assert end < len(content)
     path.write_bytes(content[:end])
     (container,) = walk(path)
-    *_, last = container
-    assert last.broken is not None
-    assert "breaks off" in str(last.broken)
+    with pytest.raises(InputError, match="truncated archive") as error:
+        list(container)
+    assert error.value.reason is Reason.TRUNCATED_FILE
 
 
-def test_walk__neither_folder_nor_tar(tree):
-    with pytest.raises(InputError, match="not a tar"):
+def test_walk__neither_folder_nor_archive(tree):
+    with pytest.raises(InputError, match="not an archive"):
         list(walk(tree / "top"))
 
 
-def test_tar_stem__suffixes():
-    assert [tar_stem(f"x{s}") for s in (".tar", ".tar.gz", ".TGZ", ".zip")] == [
-        "x",
-        "x",
-        "x",
-        "x.zip",
-    ]
+@pytest.mark.parametrize(
+    "name",
+    [
+        "9000001.tar",
+        "9000001.tar.gz",
+        "9000001.TGZ",
+        "9000001.zip",
+        "9000001.tar (1).gz",
+        "9000001 (2).tar.gz",
+        "9000001.gz_1",
+        "9000001.tar.gz.part",
+        "9000001.tar.xz",
+        "9000001",
+    ],
+)
+def test_archive_stem__is_the_name_without_endings(name):
+    assert archive_stem(name) == "9000001"
+
+
+@pytest.mark.parametrize("name", ["0.C.2", "1.2.840.113", "scan.dcm", ".tar"])
+def test_archive_stem__keeps_other_names(name):
+    assert archive_stem(name) == name

@@ -1,4 +1,4 @@
-"""The synthetic OAI, read as if it were the real one."""
+"""The synthetic OAI, read with the readers of OAI deliveries."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ def test_read_series__tars_equal_folders(archive, packed):
 def test_read_tables__values_are_the_truth(archive):
     tables = read_tables(archive.path)
     assert tables.problems == ()
+    assert tables.unused == {}
     truth = pd.read_csv(archive.truth / "exams.csv")
     keys = ["patient", "timepoint", "knee"]
     joined = truth.merge(tables.visits, on=keys, suffixes=("_true", ""), validate="1:1")

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qmri_lake.phantom.signal import CARTILAGE_T2, ECHO_TIMES, cartilage_t2, echo_train, msme
+from qmri_lake.phantom.phase_graphs import ECHO_TIMES, echo_train
+from qmri_lake.phantom.signal import CARTILAGE_T2, cartilage_t2, msme
 
 
 def bloch(t2: float, b1: float, t1: float = 1200.0, spins: int = 2000) -> np.ndarray:

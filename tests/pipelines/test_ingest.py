@@ -1,4 +1,4 @@
-"""The pipeline of a delivery, run as a script: what it prints is what a user sees."""
+"""The pipeline that ingests a delivery, run as a script."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from qmri_lake.phantom import Archive
 from tests.pipelines.scripts import run_script
 
 
-def test_ingest__from_a_delivery_to_a_report(archive: Archive, tmp_path: Path) -> None:
+def test_ingest__computes_t2_and_writes_a_report(archive: Archive, tmp_path: Path) -> None:
     lake = tmp_path / "oai.lake"
     arguments = [str(archive.path), str(lake), str(archive.truth)]
     done = run_script("ingest.py", *arguments)

@@ -6,21 +6,28 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from qmri_lake.compute import gpu_count
+from qmri_lake.core.devices import gpu_count
 from qmri_lake.errors import InputError
-from qmri_lake.phantom.signal import echo_train
+from qmri_lake.phantom.phase_graphs import echo_train
 from qmri_lake.relaxometry.epg import EpgFit, fit_epg
-from qmri_lake.relaxometry.mono_exponential import FitStatus, fit_mono_exponential
+from qmri_lake.relaxometry.fit_status import FitStatus
+from qmri_lake.relaxometry.mono_exponential import fit_mono_exponential
 from tests.conftest import Judge
 from tests.relaxometry.signals import rician
-from tests.relaxometry.test_vectorised import on_device, to_numpy
+from tests.relaxometry.test_array_api import on_device, to_numpy
 
 ECHO_TIME = np.arange(10.0, 80.0, 10.0)
 """ms, of OAI's multi-echo series."""
 
 
-def bloch(t2: float, b1: float, echoes: int = 7, spacing: float = 10.0, t1: float = 1200.0,
-          spins: int = 256) -> NDArray[np.float64]:  # fmt: skip
+def bloch(
+    t2: float,
+    b1: float,
+    echoes: int = 7,
+    spacing: float = 10.0,
+    t1: float = 1200.0,
+    spins: int = 256,
+) -> NDArray[np.float64]:
     """Return the echoes of a CPMG train: spins that a crusher spreads, turned one by one.
 
     Shares nothing with phase graphs: each half spacing turns spin n by 2 pi n / spins about z, and
@@ -55,7 +62,7 @@ def test_fit_epg__recovers_t2_from_isochromats(judge: Judge) -> None:
     judge(
         "EPG / T2 of isochromats, 20 to 70 ms, B1 0.8 to 1.2",
         required="within 1 ms",
-        measured=f"worst {np.abs(error).max():.1e} ms; one exponential at B1 0.8 reads "
+        measured=f"worst {np.abs(error).max():.1e} ms; one exponential at B1 0.8 gives "
         f"{', '.join(f'{v:.1f}' for v in simple[:, 0])} without the first echo, "
         f"{', '.join(f'{v:.1f}' for v in plain[:, 0])} with all",
         passed=bool(np.abs(error).max() < 1),
@@ -129,11 +136,16 @@ def words(values: NDArray[np.float64]) -> str:
 def test_fit_epg__a_slice_profile_biases_it_as_it_does_an_exponential(judge: Judge) -> None:
     offsets = np.linspace(-1.2, 1.2, 49)
     excited, refocused = flip_angles(np.pi / 2, offsets), flip_angles(np.pi, offsets)
-    signal = np.stack([
-        sum(np.sin(a) * bloch(t2, b / np.pi, spins=32)
-            for a, b in zip(excited, refocused, strict=True))
-        for t2 in (20.0, 35.0, 50.0, 70.0)
-    ], axis=1)  # fmt: skip
+    signal = np.stack(
+        [
+            sum(
+                np.sin(a) * bloch(t2, b / np.pi, spins=32)
+                for a, b in zip(excited, refocused, strict=True)
+            )
+            for t2 in (20.0, 35.0, 50.0, 70.0)
+        ],
+        axis=1,
+    )
     skipped = fit_mono_exponential(signal[1:], ECHO_TIME[1:]).t2
     whole = fit_mono_exponential(signal, ECHO_TIME).t2
     epg = fit_epg(signal, ECHO_TIME).t2
@@ -185,8 +197,13 @@ def test_fit_epg__edges_bounds_and_r2_min() -> None:
     fit = fit_epg(signal, ECHO_TIME, bounds=(0, 100))
     beyond = FitStatus.OUT_OF_BOUNDS
     assert fit.status.tolist() == [
-        beyond, beyond, beyond, FitStatus.FITTED, FitStatus.RISING, FitStatus.NOT_FINITE,
-    ]  # fmt: skip
+        beyond,
+        beyond,
+        beyond,
+        FitStatus.FITTED,
+        FitStatus.RISING,
+        FitStatus.NOT_FINITE,
+    ]
     # The edge of the search is no optimum: nothing is kept. Outside the bounds there is one.
     assert np.isnan(fit.s0[[0, 1, 4, 5]]).all()
     np.testing.assert_allclose(fit.s0[2:4], 500, rtol=1e-5)

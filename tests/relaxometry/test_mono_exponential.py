@@ -5,11 +5,12 @@ from __future__ import annotations
 import dask.array as da
 import numpy as np
 import pytest
+import xarray as xr
 from scipy.optimize import curve_fit
 
 from qmri_lake.errors import InputError, Reason
-from qmri_lake.relaxometry import FitStatus, fit_mono_exponential
-from qmri_lake.relaxometry.limits import HIGHEST, LOWEST
+from qmri_lake.relaxometry import FitStatus, fit_epg, fit_mono_exponential
+from qmri_lake.relaxometry._constants import HIGHEST, LOWEST
 from tests.relaxometry.signals import EVEN, LONG, UNEVEN, decay, rician, six_classes, words
 
 
@@ -165,13 +166,15 @@ def test_fit_mono_exponential__status_is_each_its_own(judge):
     rejected = poor.status == FitStatus.POOR_FIT
     found["poor fit"] = int(FitStatus.POOR_FIT) if rejected.sum() > 100 else -1
     wanted = {name: int(status) for name, (_, status) in NO_VALUE.items()} | {
-        "outside": 1, "above the bounds": 6, "poor fit": 7,
-    }  # fmt: skip
+        "outside": 1,
+        "above the bounds": 6,
+        "poor fit": 7,
+    }
     assert np.isnan(poor.t2[rejected]).all()
     assert (poor.r2[rejected] < 0.8).all()
     assert (poor.r2[poor.status == FitStatus.FITTED] >= 0.8).all()
     judge(
-        "T2 / no value is NaN and a status of its own, never 0",
+        "T2 / a missing value is NaN with a separate status, never 0",
         required=", ".join(f"{name} {code}" for name, code in wanted.items()),
         measured=", ".join(f"{name} {code}" for name, code in found.items()),
         passed=found == wanted,
@@ -256,39 +259,52 @@ def test_fit_mono_exponential__two_echoes_have_no_error():
 
 
 def test_fit_mono_exponential__one_echo():
-    with pytest.raises(InputError, match=r"found 1 echo times; expected at least two"):
+    with pytest.raises(InputError, match=r"1 echo times \(expected at least two"):
         fit_mono_exponential(GOOD[:1, None], EVEN[:1])
 
 
 def test_fit_mono_exponential__mismatched_echoes():
     with pytest.raises(
-        InputError, match=r"5 echo times for 6 echoes; expected one for each, echoes along the f"
+        InputError,
+        match=r"5 echo times for 6 echoes \(expected one for each echo, and echoes along the f",
     ):
         fit_mono_exponential(GOOD[:, None], EVEN[:5])
 
 
 @pytest.mark.parametrize("times", [EVEN[::-1], np.r_[EVEN[:5], EVEN[4]], np.r_[EVEN[:5], np.nan]])
 def test_fit_mono_exponential__unsorted_times(times):
-    with pytest.raises(InputError, match=r"ms; expected finite and ascending. Sort the echoes"):
+    with pytest.raises(InputError, match=r"ms \(expected finite and ascending\)\. Sort the echoes"):
         fit_mono_exponential(GOOD[:, None], times)
+
+
+@pytest.mark.parametrize("fit", [fit_mono_exponential, fit_epg])
+def test_kernels__read_the_unit_of_labelled_echo_times(fit):
+    expected = fit(GOOD[:, None], EVEN).t2
+    for units, factor in (("s", 1e-3), ("ms", 1), ("us", 1e3)):
+        times = xr.DataArray(EVEN * factor, dims="echo", attrs={"units": units})
+        np.testing.assert_allclose(fit(GOOD[:, None], times).t2, expected, rtol=1e-9)
+    with pytest.raises(InputError, match=r"echo_time without units \(expected"):
+        fit(GOOD[:, None], xr.DataArray(EVEN, dims="echo"))
+    with pytest.raises(InputError, match=r"an echo time of -10 ms \(expected .* at least 0\)"):
+        fit(GOOD[:, None], EVEN - EVEN[0] - 10)
 
 
 def test_fit_mono_exponential__wrong_mask():
     with pytest.raises(
-        InputError, match=r"a mask of \(2, 3\); expected \(3, 2\), the shape of one echo"
+        InputError, match=r"a mask of shape \(2, 3\) \(expected \(3, 2\), the shape of one echo"
     ) as caught:
         fit_mono_exponential(np.ones((6, 3, 2)), EVEN, np.ones((2, 3), bool))
     assert caught.value.reason == Reason.GRID_MISMATCH
 
 
 def test_fit_mono_exponential__other_arrays():
-    with pytest.raises(InputError, match=r"type dask\.array.*Array; expected NumPy.*fit_t2\.$"):
+    with pytest.raises(InputError, match=r"type dask\.array.*Array \(expected NumPy.*fit_t2\.$"):
         fit_mono_exponential(da.ones((6, 3)), EVEN)
 
 
 def test_fit_mono_exponential__labels_that_nobody_made_are_refused():
     signal = np.exp(-EVEN[:, None] / np.array([30.0, 40.0]))
-    with pytest.raises(InputError, match=r"a mask that holds 255.*expected bool.*qmri_lake.tissue"):
+    with pytest.raises(InputError, match=r"a mask that contains 255.*bool.*qmri_lake.tissue"):
         fit_mono_exponential(signal, EVEN, np.array([1, 255], np.uint8))
     assert fit_mono_exponential(signal, EVEN, np.array([1, 0], np.uint8)).status.tolist() == [0, 1]
 
@@ -315,7 +331,7 @@ def test_fit_mono_exponential__limits_that_are_none(options, message):
 
 
 def test_fit_mono_exponential__complex_signal():
-    with pytest.raises(InputError, match="a complex signal; expected magnitudes"):
+    with pytest.raises(InputError, match=r"a complex signal \(expected magnitudes"):
         fit_mono_exponential(np.ones((len(EVEN), 2), complex), EVEN)
 
 

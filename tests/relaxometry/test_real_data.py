@@ -92,7 +92,7 @@ def test_fit_t2__real_knee(real_data, judge):
     assert t2[accepted].max() <= 100
     median = float(np.median(t2[accepted]))
     judge(
-        "T2 / real knee, DICOM to map: voxels, spacing, median of the accepted",
+        "T2 / real knee, DICOM to map: voxels, spacing, median of accepted T2",
         required="24 x 256 x 256, 4.000 x 0.625 x 0.625 mm, 35.5 +- 0.3 ms of 496,000 +- 1,000",
         measured=f"{' x '.join(map(str, t2.shape))}, {' x '.join(f'{s:.3f}' for s in spacing)} mm, "
         f"{median:.2f} ms of {accepted.sum():,}",

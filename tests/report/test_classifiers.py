@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 
 from qmri_lake import fusion, report
+from qmri_lake.diagnosis.evaluation.classifier_tables import COLUMNS, METRICS, PREDICTORS
 from qmri_lake.errors import InputError, NotFoundError
-from qmri_lake.report.classifier_tables import COLUMNS, METRICS, PREDICTORS
 from qmri_lake.statistics import bootstrap_roc, brier_score, delong_interval
 
 
@@ -47,7 +47,7 @@ def test_classifier_table__holds_each_result_and_marks_the_best_of_each_column()
     assert "12 exams, synthetic" in text
 
 
-def test_classifier_table__what_prints_equal_is_best_together() -> None:
+def test_classifier_table__marks_all_values_equal_as_printed() -> None:
     given = results()
     here = (given["predictor"] == "ptf") & (given["metric"] == "auc")
     given.loc[here, "mean"] = [0.8, 0.90001, 0.7, 0.90002, 0.6, 0.8]
@@ -56,7 +56,7 @@ def test_classifier_table__what_prints_equal_is_best_together() -> None:
     assert best["strategy"].tolist() == ["thickness", "bone_shape+thickness"]
 
 
-def test_classifier_table__a_result_that_is_not_there_is_a_dash() -> None:
+def test_classifier_table__a_missing_result_is_a_dash() -> None:
     given = results().query("strategy != 't2' and predictor != 'tf'")
     given.loc[given["strategy"] == "thickness", ["mean", "low", "high"]] = np.nan
     table = report.classifier_table(given, "oa")
@@ -69,7 +69,7 @@ def test_classifier_table__a_result_that_is_not_there_is_a_dash() -> None:
     assert "– No result." in table.text()
 
 
-def test_classifier_table__text_html_and_latex_say_the_same() -> None:
+def test_classifier_table__text_html_and_latex_agree() -> None:
     table = report.classifier_table(results(), "pain", exams="a & b, 5 % <x>")
     pattern = re.compile(r"\d+\.\d \(\d+\.\d–\d+\.\d\)†?\*?")
     text = pattern.findall(table.text())
@@ -90,17 +90,17 @@ def test_classifier_table__text_html_and_latex_say_the_same() -> None:
     assert pattern.findall(plain.replace("--", "–")) == text
 
 
-def test_classifier_table__refuses_what_it_cannot_lay_out() -> None:
+def test_classifier_table__refuses_invalid_results() -> None:
     given = results()
     with pytest.raises(NotFoundError, match="no column low, high"):
         report.classifier_table(given.drop(columns=["low", "high"]), "oa")
-    with pytest.raises(NotFoundError, match="task 'chronic_pain'; expected oa, pain"):
+    with pytest.raises(NotFoundError, match=r"no task 'chronic_pain' \(expected one of oa, pain"):
         report.classifier_table(given, "chronic_pain")
-    with pytest.raises(NotFoundError, match=r"strategy 'thicknes'.*Did you mean thickness"):
+    with pytest.raises(NotFoundError, match=r"strategy 'thicknes'.*Did you mean 'thickness'"):
         report.classifier_table(given.replace({"strategy": {"thickness": "thicknes"}}), "oa")
     with pytest.raises(NotFoundError, match="predictor 'fibula'"):
         report.classifier_table(given.replace({"predictor": {"femur": "fibula"}}), "oa")
-    with pytest.raises(InputError, match="1 results twice, first t2, sensitivity, patella"):
+    with pytest.raises(InputError, match="1 results given twice, first t2, sensitivity, patella"):
         report.classifier_table(pd.concat([given, given[:1]]), "oa")
     percent = given.assign(mean=100 * given["mean"])
     with pytest.raises(InputError, match="90 results outside 0 to 1"):
@@ -173,5 +173,5 @@ def test_figures__refuse_none_and_too_many() -> None:
     with pytest.raises(InputError, match="0 classifiers"):
         report.roc_figure(label, {})
     many = {f"{k}": of["ptf"] for k in range(7)}
-    with pytest.raises(InputError, match="7 classifiers; expected 1 to 6"):
+    with pytest.raises(InputError, match=r"7 classifiers \(expected 1 to 6"):
         report.calibration_figure(label, many)

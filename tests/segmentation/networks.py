@@ -1,4 +1,4 @@
-"""Networks that nobody has trained: random weights, in folders as training leaves them."""
+"""Untrained networks with random weights, in folders like those of a training."""
 
 from __future__ import annotations
 
@@ -6,15 +6,24 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from qmri_lake.segmentation.frame import Frame
-from qmri_lake.segmentation.network import CARD, WEIGHTS
-from qmri_lake.segmentation.recipes import TASKS, Recipe, recipes
-from qmri_lake.segmentation.vnet import Architecture, build_vnet
+import pytest
 
-WHOLE = Frame(medial_first=False, crop=None)
+from qmri_lake.core.devices import gpu_count
+from qmri_lake.core.model_folder import CARD
+from qmri_lake.core.processor import has_bfloat16
+from qmri_lake.segmentation.models.network import WEIGHTS
+from qmri_lake.segmentation.models.network_view import NetworkView
+from qmri_lake.segmentation.models.recipes import TASKS, Recipe, recipes
+from qmri_lake.segmentation.models.vnet import Architecture, build_vnet
+
+HAS_BFLOAT16 = has_bfloat16() or bool(gpu_count())
+needs_bfloat16 = pytest.mark.skipif(not HAS_BFLOAT16, reason="no hardware for bfloat16")
+WHOLE = NetworkView(medial_first=False, crop=None)
 
 
-def tiny(task: str = "bones", rank: int = 3, frame: Frame = WHOLE, channels: int = 2) -> Recipe:
+def tiny(
+    task: str = "bones", rank: int = 3, frame: NetworkView = WHOLE, channels: int = 2
+) -> Recipe:
     """A recipe with one stride and few channels."""
     architecture = Architecture(rank, len(TASKS[task]), channels, (1,), 1, 3)
     return replace(recipes(task)[0], architecture=architecture, frame=frame)

@@ -7,18 +7,21 @@ from pathlib import Path
 import numpy as np
 
 import qmri_lake as ql
-from qmri_lake.storage import commit, open_root
-from qmri_lake.variables import REGISTRY, sizes_of
-from qmri_lake.writing import Change, append_exams, declare
+from qmri_lake.schema.builtin import REGISTRY
+from qmri_lake.schema.variable import sizes_of
+from qmri_lake.store.arrays import open_root
+from qmri_lake.store.repository import commit
+from qmri_lake.store.transaction import Transaction, append_exams, declare
 from tests.fixtures import keys
 
 SHAPE = (14, 40, 36)
 SPACING = (0.75, 0.375, 0.375)
 PRODUCTS = {
-    "bone": "segment_bones", "cartilage": "segment_cartilage",
+    "bone": "segment_bones",
+    "cartilage": "segment_cartilage",
     "reference_bone": "import_reference_bone",
     "reference_cartilage": "import_reference_cartilage",
-}  # fmt: skip
+}
 
 
 def _balls(count: int, shift: float) -> np.ndarray:
@@ -32,7 +35,7 @@ def _balls(count: int, shift: float) -> np.ndarray:
 
 
 def masks(row: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """(mask, reference) of an exam: the mask lies further off from exam to exam."""
+    """(mask, reference) of an exam; the error of the mask increases from exam to exam."""
     count = 3 if kind == "bone" else 4
     extent = SHAPE[0] - row % 2
     return _balls(count, 0.3 + 0.4 * row)[:extent], _balls(count, 0.0)[:extent]
@@ -46,7 +49,7 @@ def lake_of(
     each: int = 4,
     with_masks: bool = True,
 ) -> ql.Lake:
-    """A lake of DESS images, `each` of a patient; the last exam has masks and no reference."""
+    """A lake of DESS images, `each` per patient; the last exam has masks but no reference."""
     sources = ("", "reference_") if with_masks else ("reference_",)
     lake = ql.create_lake(str(path))
     steps = ["ingest_dess", *(PRODUCTS[f"{a}{b}"] for a in sources for b in kinds)]
@@ -55,9 +58,9 @@ def lake_of(
         patient = 9000001 + np.arange(count) // each
         append_exams(session, keys(count).assign(patient=patient))
         root = open_root(session.store, "r+")
-        variables = [v for step in steps for v in REGISTRY.made_by(step)]
+        variables = [v for step in steps for v in REGISTRY.variables_of(step)]
         declare(root, variables, sizes_of("dess", SHAPE))
-        change = Change(runs={1: {"step": "import", "parameters": {}, "version": "1"}})
+        change = Transaction(runs={1: {"step": "import", "parameters": {}, "version": "1"}})
         for row in range(count):
             extent = (SHAPE[0] - row % 2, *SHAPE[1:])
             noise = np.random.default_rng(row).uniform(0, 1, extent)

@@ -1,4 +1,4 @@
-"""The demo at its own size, and all members of both ensembles: the figures of small models."""
+"""The demo at its default size, and all members of both ensembles: results of small models."""
 
 from __future__ import annotations
 
@@ -13,27 +13,33 @@ import pandas as pd
 import pytest
 
 import qmri_lake as ql
-from qmri_lake.cli.demo_parts import cpu_minutes
+from qmri_lake.cli._demo_timing import cpu_minutes
 from qmri_lake.errors import InputError
-from qmri_lake.segmentation.network import find_networks
-from qmri_lake.segmentation.scores import score_exams
-from qmri_lake.segmentation.training import train_ensemble, unseen_exams
-from qmri_lake.splitting import read_split
-from qmri_lake.status import read_status
+from qmri_lake.lake.splits import read_split
+from qmri_lake.segmentation.evaluation.scores import score_exams
+from qmri_lake.segmentation.models.network import find_networks
+from qmri_lake.segmentation.training.ensemble import held_out_exams, train_ensemble
+from qmri_lake.store.status import read_status
 from tests.conftest import Judge
+from tests.segmentation.networks import needs_bfloat16
 
 pytestmark = [pytest.mark.accept, pytest.mark.timeout(3600)]
 
 KIND = {"bones": "bone", "cartilage": "cartilage"}
 REQUIRED = {
-    "femur": 0.95, "tibia": 0.95, "patella": 0.88,
-    "femoral": 0.80, "tibial": 0.80, "patellar": 0.70, "meniscus": 0.70,
-}  # fmt: skip
+    "femur": 0.95,
+    "tibia": 0.95,
+    "patella": 0.88,
+    "femoral": 0.80,
+    "tibial": 0.80,
+    "patellar": 0.70,
+    "meniscus": 0.70,
+}
 
 
 @dataclass(frozen=True)
 class Demo:
-    """A demo that has run."""
+    """A completed demo."""
 
     folder: Path
     printed: str
@@ -45,7 +51,7 @@ class Demo:
     def scores(self, task: str, variant: str = "") -> pd.DataFrame:
         """DSC and MPTS of the test exams of an ensemble."""
         lake = self.lake
-        test = lake.cohort().of_exams(unseen_exams(self.folder / "models" / task)[1], "unseen")
+        test = lake.cohort().of_exams(held_out_exams(self.folder / "models" / task)[1], "unseen")
         return score_exams(lake, test, KIND[task], variant=variant)
 
 
@@ -57,8 +63,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 
 def _run(folder: Path) -> str:
     command = [sys.executable, "-c", "from qmri_lake.cli import main; raise SystemExit(main())"]
-    done = subprocess.run([*command, "demo", "d"], cwd=folder, capture_output=True, text=True,
-                          check=False)  # fmt: skip
+    done = subprocess.run(
+        [*command, "demo", "d"], cwd=folder, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -73,11 +80,13 @@ def test_demo__the_whole_chain_in_half_an_hour(demo: Demo, judge: Judge) -> None
     lake = demo.lake
     delivered, true = (lake.cohort(f"made_from == '{k}'") for k in ("delivered", "truth"))
     mapped = [len(kind.require("sphere/map")) for kind in (delivered, true)]
-    models = {task: len(list((demo.folder / "models" / task).glob("*/*/card.json")))
-              for task in ("oa", "pain")}  # fmt: skip
+    models = {
+        task: len(list((demo.folder / "models" / task).glob("*/*/card.json")))
+        for task in ("oa", "pain")
+    }
     searched = list((demo.folder / "models" / "search").glob("*/*/*/card.json"))
     judge(
-        "demo / the whole chain, installation aside",
+        "demo / the whole chain, without installation",
         required="at most 30 CPU-minutes: 40 exams from DICOM to maps, 400 by true masks, "
         "36 classifiers, 8 of the search",
         measured=f"{minutes} CPU-minutes: "
@@ -93,7 +102,7 @@ def test_demo__the_whole_chain_in_half_an_hour(demo: Demo, judge: Judge) -> None
     assert sum(float(part) for part, _ in parts) == pytest.approx(minutes, abs=1.0)
 
 
-def test_demo__classifiers_are_judged_by_kind(demo: Demo, judge: Judge) -> None:
+def test_demo__classifiers_are_evaluated_by_kind(demo: Demo, judge: Judge) -> None:
     for kind in ("delivered", "truth"):
         for task in ("oa", "pain"):
             test = read_split(demo.lake, demo.folder / "models" / task / "split.json").test
@@ -117,13 +126,13 @@ def test_demo__classifiers_are_judged_by_kind(demo: Demo, judge: Judge) -> None:
                     assert f"{row.mean:.2f}" in demo.printed
             judge(
                 f"demo / test AUC of {task}, ptf, made_from == '{kind}'",
-                required="printed, apart for the two kinds",
+                required="printed separately for both kinds of exams",
                 measured=measured,
                 passed=bool(told),
             )
 
 
-def test_demo__nothing_is_painted(demo: Demo, judge: Judge) -> None:
+def test_demo__maps_of_true_knees_come_from_step_sphere(demo: Demo, judge: Judge) -> None:
     lake = demo.lake
     runs = lake.runs()
     true = lake.cohort("made_from == 'truth'")
@@ -132,15 +141,15 @@ def test_demo__nothing_is_painted(demo: Demo, judge: Judge) -> None:
     images = len(true.require("dess/image"))
     marked = np.flatnonzero(status["ingest_truth"].usable).tolist()
     judge(
-        "demo / knees by their truth",
-        required="maps by step sphere, none imported; marked; no image",
+        "demo / knees made from truth",
+        required="maps computed by step sphere; exams marked; no images",
         measured=f"{len(true)} exams; maps by {', '.join(sorted(set(of_maps)))}; {images} with an "
         f"image; marked: {'all' if marked == true.rows.tolist() else len(marked)}",
         passed=set(of_maps) == {"sphere"} and not images and marked == true.rows.tolist(),
     )
 
 
-def test_demo__figure_s4_says_how_much_was_searched(demo: Demo, judge: Judge) -> None:
+def test_demo__figure_s4_states_the_size_of_the_search(demo: Demo, judge: Judge) -> None:
     title = "8 of 612" in (demo.folder / "paper" / "figures" / "figure_s4.svg").read_text()
     judge(
         "demo / Figure S4",
@@ -150,15 +159,15 @@ def test_demo__figure_s4_says_how_much_was_searched(demo: Demo, judge: Judge) ->
     )
 
 
-def test_demo__again_trains_and_computes_nothing(demo: Demo, judge: Judge) -> None:
+def test_demo__rerun_trains_and_computes_nothing(demo: Demo, judge: Judge) -> None:
     before = {path: path.stat().st_mtime_ns for path in demo.folder.rglob("card.json")}
     printed = _run(demo.folder.parent)
     after = {path: path.stat().st_mtime_ns for path in demo.folder.rglob("card.json")}
     steps = re.findall(r"^(\w+): (.*) \([0-9.]+ s\)", printed, re.M)
     again = [name for name, told in steps if " done" in told.replace("already done", "")]
     judge(
-        "demo / started again",
-        required="no model trained, no exam computed again",
+        "demo / run a second time",
+        required="no model is trained again, no exam is computed again",
         measured=f"{len(before)} models, "
         + ("untouched" if before == after else "trained again")
         + f"; computed again: {', '.join(again) or 'nothing'} of {len(steps)} runs",
@@ -170,7 +179,7 @@ def test_demo__from_nothing_to_a_report(demo: Demo, judge: Judge) -> None:
     training = float(re.search(r"trained in ([0-9.]+) CPU-minutes", demo.printed)[1])
     page = (demo.folder / "report.html").read_text()
     judge(
-        "demo / report, installation aside",
+        "demo / report, without installation",
         required="a report with Table S1 and Figure S2",
         measured=f"{len(page) / 2**20:.1f} MiB of report, {page.count('<img')} pictures",
         passed=page.count("<img") >= 8 and "MPTS" in page,
@@ -184,7 +193,7 @@ def test_demo__from_nothing_to_a_report(demo: Demo, judge: Judge) -> None:
 
 
 @pytest.mark.parametrize("task", ["bones", "cartilage"])
-def test_demo__overlap_on_unseen_patients(demo: Demo, task: str, judge: Judge) -> None:
+def test_demo__overlap_on_held_out_patients(demo: Demo, task: str, judge: Judge) -> None:
     scores = demo.scores(task)
     missed = []
     for tissue in scores["tissue"].unique():
@@ -201,11 +210,12 @@ def test_demo__overlap_on_unseen_patients(demo: Demo, task: str, judge: Judge) -
     assert not missed, "; ".join(missed)
 
 
+@needs_bfloat16
 @pytest.mark.parametrize("task", ["bones", "cartilage"])
 def test_demo__ensemble_and_bfloat16(demo: Demo, task: str, judge: Judge) -> None:
     lake, kind = demo.lake, KIND[task]
     folder = demo.folder / "models" / task
-    test = lake.cohort().of_exams(unseen_exams(folder)[1], "unseen")
+    test = lake.cohort().of_exams(held_out_exams(folder)[1], "unseen")
     together = demo.scores(task)["dsc"].mean()
     alone = {}
     for network in find_networks(folder):
@@ -255,7 +265,7 @@ def test_all_members__small(demo: Demo, task: str, judge: Judge) -> None:
     networks = train_ensemble(demo.lake, task, preset="small", out=folder, resume=True)
     minutes = cpu_minutes() - before
     lake, missed = demo.lake, []
-    test = lake.cohort().of_exams(unseen_exams(folder)[1], "unseen")
+    test = lake.cohort().of_exams(held_out_exams(folder)[1], "unseen")
     for network in networks:
         variant = "member_" + network.name.replace("-", "_")
         lake.run(f"segment_{task}", test, models=network.folder, variant=variant)

@@ -1,4 +1,4 @@
-"""A lake to train on, and recipes that take seconds."""
+"""A lake for trainings, and recipes that take seconds."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import qmri_lake as ql
+from qmri_lake.core.model_folder import CHECKPOINT
 from qmri_lake.phantom import write_archive
-from qmri_lake.segmentation.checkpoints import CHECKPOINT
-from qmri_lake.segmentation.frame import Frame
-from qmri_lake.segmentation.recipes import TASKS, Recipe, recipes
-from qmri_lake.segmentation.vnet import Architecture
+from qmri_lake.segmentation.models.network_view import NetworkView
+from qmri_lake.segmentation.models.recipes import TASKS, Recipe, recipes
+from qmri_lake.segmentation.models.vnet import Architecture
 
 SHAPE = (16, 48, 48)
 
@@ -33,7 +34,7 @@ def tiny_recipe(task: str = "bones", rank: int = 3, **changes: object) -> Recipe
     recipe = replace(
         first,
         architecture=Architecture(rank, len(TASKS[task]), 2, (1,), 1, 3, 0.05),
-        frame=Frame(medial_first=True, crop=None, shrink=(1, 2, 2)),
+        frame=NetworkView(medial_first=True, crop=None, shrink=(1, 2, 2)),
         loss="combined",
         learning_rate=5e-3,
         epochs=6,
@@ -42,6 +43,11 @@ def tiny_recipe(task: str = "bones", rank: int = 3, **changes: object) -> Recipe
         augment=True,
     )
     return replace(recipe, **changes)
+
+
+def few_steps(*args: Any) -> list[Recipe]:
+    """The recipes of an ensemble, with three steps in an epoch."""
+    return [replace(recipe, steps=3) for recipe in recipes(*args)]
 
 
 def split_of(lake: ql.Lake) -> dict[str, list[str]]:
@@ -58,7 +64,7 @@ def saved_arrays(folder: Path) -> dict[str, np.ndarray]:
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """Let no file of this process grow beyond a size [bytes]: what a full disk looks like."""
+    """Limit the size of files of this process [bytes], to simulate a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     # Python ignores the signal that comes with this limit, so that the write fails.
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))

@@ -10,7 +10,7 @@ from qmri_lake.errors import InputError
 from qmri_lake.statistics import bland_altman
 
 
-def test_bland_altman__is_what_scipy_and_the_definition_say() -> None:
+def test_bland_altman__equals_scipy_and_the_definition() -> None:
     rng = np.random.default_rng(0)
     source = rng.normal(2.0, 0.3, 40)
     other = 1.05 * source + rng.normal(0.02, 0.05, 40)
@@ -18,9 +18,11 @@ def test_bland_altman__is_what_scipy_and_the_definition_say() -> None:
     difference = other - source
     assert found.bias == pytest.approx(difference.mean())
     assert (found.lower, found.upper) == pytest.approx(
-        (difference.mean() - 2 * difference.std(ddof=1),
-         difference.mean() + 2 * difference.std(ddof=1))
-    )  # fmt: skip
+        (
+            difference.mean() - 2 * difference.std(ddof=1),
+            difference.mean() + 2 * difference.std(ddof=1),
+        )
+    )
     interval = stats.ttest_1samp(difference, 0.0).confidence_interval(0.95)
     assert (found.bias_low, found.bias_high) == pytest.approx(tuple(interval))
     line = stats.linregress(source, other)
@@ -28,7 +30,7 @@ def test_bland_altman__is_what_scipy_and_the_definition_say() -> None:
     assert (found.n, found.left_out) == (40, 0)
 
 
-def test_bland_altman__leaves_out_and_counts_what_has_no_value() -> None:
+def test_bland_altman__excludes_and_counts_missing_values() -> None:
     found = bland_altman([1, 2, 3, 4, np.nan], [1.1, np.nan, 3.1, 4.1, 5])
     assert (found.n, found.left_out) == (3, 2)
     assert found.bias == pytest.approx(0.1)
@@ -41,7 +43,7 @@ def test_bland_altman__a_constant_reference_has_no_slope() -> None:
     assert found.bias == pytest.approx(0.1)
 
 
-def test_bland_altman__refuses_what_says_nothing() -> None:
+def test_bland_altman__refuses_invalid_values() -> None:
     with pytest.raises(InputError, match=r"2 pairs.*3 or more"):
         bland_altman([1, 2, np.nan], [1, 2, 3])
     with pytest.raises(InputError, match="4 measured values"):

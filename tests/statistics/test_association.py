@@ -17,7 +17,7 @@ COMPARTMENTS = ["medial", "lateral"]
 
 
 def cohort(seed: int, *, effect: float = 0.0, exams: int = 300) -> tuple[np.ndarray, pd.DataFrame]:
-    """Thickness [mm] of compartments and where a network looks; `effect` a mm is of the latter."""
+    """Thickness [mm] of compartments and DL-guided; `effect` per mm is of the latter."""
     rng = np.random.default_rng(seed)
     common = rng.normal(0, 0.25, (exams, 1))
     table = pd.DataFrame(
@@ -48,7 +48,7 @@ def test_nested_logistic__is_the_maximum_of_the_likelihood() -> None:
     np.testing.assert_allclose(found.m1["coefficient"], best[1].x, atol=1e-4)
     assert found.p == pytest.approx(stats.chi2.sf(found.statistic, 1))
     assert list(found.m1.index) == ["constant", *COMPARTMENTS, "guided"]
-    assert found.m1.loc["guided", "high"] < 1  # thicker where the network looks: less pain
+    assert found.m1.loc["guided", "high"] < 1  # thicker under the CAM: less pain
 
 
 def test_nested_logistic__p_is_uniform_under_the_null(judge: Judge) -> None:
@@ -62,10 +62,10 @@ def test_nested_logistic__p_is_uniform_under_the_null(judge: Judge) -> None:
     )
 
 
-def test_nested_logistic__rejects_what_was_planted(judge: Judge) -> None:
+def test_nested_logistic__detects_a_known_effect(judge: Judge) -> None:
     rejected = sum(nested(*cohort(seed, effect=3.0)).p < 0.05 for seed in range(1000, 1010))
     judge(
-        "Likelihood-ratio test / planted effect, odds 3 a mm beyond compartments",
+        "Likelihood-ratio test / simulated effect, odds ratio 3 per mm of thickness",
         required="p < 0.05 in >= 9 of 10 seeds",
         measured=f"{rejected} of 10",
         passed=rejected >= 9,
@@ -73,7 +73,7 @@ def test_nested_logistic__rejects_what_was_planted(judge: Judge) -> None:
 
 
 def test_nested_logistic__clusters_by_patient() -> None:
-    """Copies of exams under one patient add nothing; taken as exams they make p small."""
+    """Copies of exams of one patient add nothing; as independent exams they make p small."""
     label, table = cohort(3, effect=0.6)
     copies = pd.concat([table] * 4, ignore_index=True)
     patient = np.tile(np.arange(len(label)), 4)
@@ -96,7 +96,7 @@ def test_nested_logistic__covariates_are_in_both_models() -> None:
     assert found.df == 1
 
 
-def test_nested_logistic__leaves_out_and_counts_exams_without_a_value() -> None:
+def test_nested_logistic__excludes_and_counts_missing_values() -> None:
     label, table = cohort(5)
     gaps = table.copy()
     gaps.loc[[3, 7], "guided"] = np.nan
@@ -114,11 +114,11 @@ def refused(
         nested(label, table, **options)
 
 
-def test_nested_logistic__refuses_what_has_no_answer() -> None:
+def test_nested_logistic__refuses_invalid_columns() -> None:
     label, table = cohort(6, exams=60)
-    refused(np.ones(60), table, "60 cases only")
+    refused(np.ones(60), table, "only cases, 60 of them")
     refused(label, table.assign(guided=2.0), "guided: one value in all 60 exams")
-    refused(label, table.assign(guided=table["medial"] + table["lateral"]), "guided, a linear comb")
+    refused(label, table.assign(guided=table["medial"] + table["lateral"]), "is a linear comb")
     refused(label, table.assign(guided=np.nan), "0 cases and 0 controls.*guided lacks 60 of 60")
     refused(label, table.assign(guided=np.inf), "infinite values in guided")
     refused(label, table.assign(guided="thin"), "guided, not numbers")
@@ -132,10 +132,10 @@ def test_nested_logistic__refuses_what_has_no_answer() -> None:
     refused(label, table, "4 patients", patient=np.arange(60) % 4)
 
 
-def test_nested_logistic__refuses_separation_and_says_by_what() -> None:
+def test_nested_logistic__refuses_separation_and_names_the_columns() -> None:
     label, table = cohort(7, exams=60)
     alone = table.assign(guided=label + 0.5 * np.sin(np.arange(60)))
-    refused(label, alone, r"columns of M1 that separate \d+ cases from \d+ controls \(guided\)")
+    refused(label, alone, r"columns of M1 separate \d+ cases from \d+ controls \(guided\)")
     # Quasi-complete: one exam of each class on the boundary, where Newton's steps never end.
     some = np.where(label == 1, (np.arange(60) % 3 == 0).astype(float), 0.0)
     refused(label, table.assign(guided=some), r"separate.*\(guided\)")

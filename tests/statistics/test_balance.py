@@ -42,7 +42,7 @@ def test_chi2__of_a_table_by_hand() -> None:
     assert found.p == pytest.approx(stats.chi2.sf(found.statistic, 1))
 
 
-def test_balance__says_why_there_is_no_test() -> None:
+def test_balance__gives_the_reason_if_there_is_no_test() -> None:
     assert pearson_chi2(["f"] * 4, ["a", "b"] * 2).why == "fewer than two categories or sets"
     flat = one_way_manova(np.ones((12, 1)), ["a", "b"] * 6)
     assert np.isnan(flat.p)

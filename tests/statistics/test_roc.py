@@ -90,11 +90,11 @@ def test_delong__without_spread_there_is_no_interval_and_no_p() -> None:
 def test_delong__refuses_one_patient_of_a_class() -> None:
     with pytest.raises(InputError, match=r"1 patients with a case and 2 with a control"):
         delong_interval([1, 1, 0, 0], [0.3, 0.4, 0.1, 0.2], patient=[1, 1, 2, 3])
-    with pytest.raises(InputError, match=r"delong_test: found 4 controls only"):
+    with pytest.raises(InputError, match=r"delong_test: only controls, 4 of them"):
         delong_test([0] * 4, [0.1] * 4, [0.2] * 4)
 
 
-def test_roc_curve__starts_at_nobody_and_ends_at_everybody() -> None:
+def test_roc_curve__starts_with_no_positive_and_ends_with_all() -> None:
     label, first, _ = two_scores(np.random.default_rng(4))
     curve = roc_curve(label, first)
     assert curve.iloc[0].tolist() == [np.inf, 0, 1]

@@ -9,7 +9,8 @@ import pytest
 
 import qmri_lake as ql
 from qmri_lake.phantom import exams, knee
-from qmri_lake.surface.step import MAP_STATUS, _map_exam
+from qmri_lake.steps.spherical_maps import _map_exam
+from qmri_lake.surface.spherical_maps import MAP_STATUS
 from tests.conftest import Judge
 from tests.fixtures import knee_lake
 from tests.surface.truth import UNITS, compare, fitted, judge_maps
@@ -44,9 +45,13 @@ def test_healthy_knees__have_no_flag(judge: Judge) -> None:
     for exam in healthy:
         truth = knee(exam, shape=(80, 192, 192))
         maps, notes = _map_exam(
-            truth.dess_bone, truth.dess_cartilage, truth.dess_affine, knee=exam.side,
-            method="normal", closing=5.0,
-        )  # fmt: skip
+            truth.dess_bone,
+            truth.dess_cartilage,
+            truth.dess_affine,
+            knee=exam.side,
+            method="normal",
+            closing=5.0,
+        )
         odd += notes
         states += maps.map_status.tolist()
     short = states.count(MAP_STATUS["short_shaft"])

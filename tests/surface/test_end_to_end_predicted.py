@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 import qmri_lake as ql
-from qmri_lake.cli.demo_parts import cpu_minutes
+from qmri_lake.cli._demo_timing import cpu_minutes
+from qmri_lake.lake.splits import split_by_patient
 from qmri_lake.phantom import exams, write_archive
-from qmri_lake.segmentation.recipes import Recipe, recipes
-from qmri_lake.segmentation.splits import split_by_patient
-from qmri_lake.segmentation.train import train
+from qmri_lake.segmentation.models.recipes import Recipe, recipes
+from qmri_lake.segmentation.training.loop import train
 from tests.conftest import Judge
 from tests.surface.truth import UNITS, compare, fitted, judge_maps
 
@@ -34,10 +34,14 @@ def _recipes() -> list[Recipe]:
         replace(whole, frame=replace(whole.frame, shrink=(4, 8, 8))),
         replace(pieces, frame=replace(pieces.frame, shrink=(3, 4, 4))),
         replace(
-            slices, architecture=replace(slices.architecture, convolutions=(2, 2, 2)),
-            patch=(112, 112), batch=8, steps=280, weight_power=0.0,
+            slices,
+            architecture=replace(slices.architecture, convolutions=(2, 2, 2)),
+            patch=(112, 112),
+            batch=8,
+            steps=280,
+            weight_power=0.0,
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _train(folder: Path) -> Path:

@@ -11,16 +11,10 @@ from numpy.typing import NDArray
 import qmri_lake as ql
 from qmri_lake.errors import InputError
 from qmri_lake.surface import directions, spherical_map
-from qmri_lake.surface.mesh import (
-    Mesh,
-    map_mesh,
-    mask_mesh,
-    outermost,
-    ray_thickness,
-    write_mesh,
-)
+from qmri_lake.surface.mesh import Mesh, mask_mesh, outermost_hits, ray_thickness
+from qmri_lake.surface.mesh_export import map_mesh, write_mesh
 from tests.conftest import Judge
-from tests.surface.bodies import ball, grid
+from tests.surface.solids import ball, grid
 
 FOLDER = "knee_segmentation"
 
@@ -75,15 +69,16 @@ def test_spherical_map__shape_against_rays_from_outside(
 ) -> None:
     mask = ql.read_mask(real_data / FOLDER / "right_knee_labels.nrrd")
     labels = np.asarray(mask.labels)
-    found = spherical_map(labels == label, np.isin(labels, cartilage), mask.affine,
-                          bone_name=bone, knee="right")  # fmt: skip
+    found = spherical_map(
+        labels == label, np.isin(labels, cartilage), mask.affine, bone_name=bone, knee="right"
+    )
     pixel = np.random.default_rng(0).choice(224 * 224, 2000, replace=False)
     rays = directions(bone).reshape(-1, 3)[pixel]
-    true = outermost(mask_mesh(labels == label, mask.affine), found.centre, rays)
+    true = outermost_hits(mask_mesh(labels == label, mask.affine), found.centre, rays)
     error = np.abs(found.bone_shape.values.ravel()[pixel] - true)
     median, p99 = np.nanmedian(error), np.nanpercentile(error, 99)
     judge(
-        f"real knee / shape of the {bone} against rays from outside on marching cubes",
+        f"real knee / shape of the {bone} against rays from outside to a marching-cubes mesh",
         required="of 2,000 random pixels: median < 0.1, 99th percentile < 0.5 mm",
         measured=f"median {median:.3f}, 99th percentile {p99:.3f} mm; "
         f"{int(np.isnan(error).sum())} without a surface",

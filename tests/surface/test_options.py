@@ -6,7 +6,7 @@ import numpy as np
 
 from qmri_lake.surface import SURFACE_STATUS, directions, spherical_map
 from tests.conftest import Judge
-from tests.surface.bodies import RIM, ball, grid, places, uneven
+from tests.surface.solids import RIM, ball, grid, places, uneven
 
 RIGHT = {"bone_name": "femur", "knee": "right"}
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial import cKDTree
 
 from qmri_lake.phantom import exams
-from qmri_lake.phantom.knee import set_up
+from qmri_lake.phantom.exam_truth import set_up
 from qmri_lake.phantom.sampling import interpolate, offsets, sample, walk
 from qmri_lake.surface import directions, mirrored, spherical_map
 from qmri_lake.tissues import BONE
@@ -17,6 +17,7 @@ OAI = (160, 384, 384)
 BONES = ("femur", "tibia", "patella")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_spherical_map__synthetic_knees_at_oai_resolution(side: str, judge: Judge) -> None:
     exam = next(e for e in exams(2) if e.side == side)
@@ -25,8 +26,9 @@ def test_spherical_map__synthetic_knees_at_oai_resolution(side: str, judge: Judg
     labels = sample(lattice, at.dess_affine, at.shape, offsets(2, 2, 2))
     words, passed = [], True
     for name in BONES:
-        found = spherical_map(labels.bone, labels.cartilage, at.dess_affine,
-                              bone_name=name, knee=side)  # fmt: skip
+        found = spherical_map(
+            labels.bone, labels.cartilage, at.dess_affine, bone_name=name, knee=side
+        )
         channel = BONE[name] - 1  # of the lattice: its distance, mm
 
         def distance(points: np.ndarray, channel: int = channel) -> np.ndarray:

@@ -19,13 +19,19 @@ KNEE = "knee_segmentation/right_knee_labels.nrrd"
     [("femur", 5, (1,), 2.18, 0.15), ("tibia", 6, (2, 3), 2.36, 0.20)],
 )
 def test_spherical_map__mean_thickness_of_a_real_knee(
-    real_data: Path, judge: Judge, bone: str, label: int, cartilage: tuple[int, ...],
-    reference: float, within: float,
-) -> None:  # fmt: skip
+    real_data: Path,
+    judge: Judge,
+    bone: str,
+    label: int,
+    cartilage: tuple[int, ...],
+    reference: float,
+    within: float,
+) -> None:
     mask = ql.read_mask(real_data / KNEE)
     labels = np.asarray(mask.labels)
-    found = spherical_map(labels == label, np.isin(labels, cartilage), mask.affine,
-                          bone_name=bone, knee="right")  # fmt: skip
+    found = spherical_map(
+        labels == label, np.isin(labels, cartilage), mask.affine, bone_name=bone, knee="right"
+    )
     covered = found.surface_status == SURFACE_STATUS["covered"]
     thickness = float(found.thickness.where(covered).weighted(found.area.fillna(0)).mean())
     judge(
@@ -47,8 +53,9 @@ def test_spherical_map__medial_cartilage_lies_at_positive_azimuth(
 ) -> None:
     mask = ql.read_mask(real_data / KNEE)
     labels = np.asarray(mask.labels)
-    found = spherical_map(labels == 6, labels == label, mask.affine, bone_name="tibia",
-                          knee="right")  # fmt: skip
+    found = spherical_map(
+        labels == 6, labels == label, mask.affine, bone_name="tibia", knee="right"
+    )
     covered = found.surface_status == SURFACE_STATUS["covered"]
     rows = found.azimuth.where(covered.any("polar"), drop=True)
     assert bool(((rows > 0) == medial).all())
@@ -65,10 +72,11 @@ def test_spherical_map__a_real_femur_with_less_of_its_shaft(real_data: Path, jud
     )
     above = (z - z[femur].min()) / whole.attrs["width"]
     at = {
-        share: spherical_map(femur & (above < share), cartilage, mask.affine,
-                             bone_name="femur", knee="right")
+        share: spherical_map(
+            femur & (above < share), cartilage, mask.affine, bone_name="femur", knee="right"
+        )
         for share in (0.90, 0.70)
-    }  # fmt: skip
+    }
     same = float(np.abs(at[0.90].bone_shape - whole.bone_shape).max())
     same = max(same, float(np.abs(at[0.90].thickness - whole.thickness).max()))
     covered = whole.surface_status == SURFACE_STATUS["covered"]

@@ -14,14 +14,14 @@ from scipy.stats import linregress
 import qmri_lake as ql
 from qmri_lake.errors import InputError, NotFoundError, RunError
 from qmri_lake.phantom import exams, knee
-from qmri_lake.phantom.knee import Truth
+from qmri_lake.phantom.exam_truth import Truth
+from qmri_lake.steps.regions import _means_of_exam
 from qmri_lake.surface import REGIONS, SURFACE_STATUS
-from qmri_lake.surface.layout import directions, frame, places
 from qmri_lake.surface.occupancy import occupancy_of
-from qmri_lake.surface.points import surface_points
-from qmri_lake.surface.region_step import _means_of_exam
 from qmri_lake.surface.regions import LEAVES, REGIONS_OF, find_compartments
-from qmri_lake.surface.sphere import look_at
+from qmri_lake.surface.spherical_grid import directions, frame, places
+from qmri_lake.surface.spherical_maps import cast_rays
+from qmri_lake.surface.surface_points import surface_points
 from qmri_lake.tissues import BONE, CARTILAGE
 from tests.conftest import Judge
 from tests.fixtures import knee_lake
@@ -34,10 +34,15 @@ def measured(truth: Truth, **changed: object) -> pd.DataFrame:
     """Averages of a synthetic knee, from its true masks and T2."""
     t2 = np.where(truth.msme_cartilage > 0, truth.t2, np.nan).astype(np.float32)
     given = {
-        "bone": truth.dess_bone, "cartilage": truth.dess_cartilage, "affine": truth.dess_affine,
-        "knee": truth.exam.side, "t2": t2, "t2_labels": truth.msme_cartilage,
-        "t2_affine": truth.msme_affine, "dess_to_msme": truth.dess_to_msme,
-    }  # fmt: skip
+        "bone": truth.dess_bone,
+        "cartilage": truth.dess_cartilage,
+        "affine": truth.dess_affine,
+        "knee": truth.exam.side,
+        "t2": t2,
+        "t2_labels": truth.msme_cartilage,
+        "t2_affine": truth.msme_affine,
+        "dess_to_msme": truth.dess_to_msme,
+    }
     means, notes, _ = _means_of_exam(**{**given, **changed})
     table = pd.DataFrame(means._asdict(), index=pd.Index(REGIONS, name="region"))
     table.attrs["notes"] = notes
@@ -59,7 +64,7 @@ def test_surface_points__add_up_to_the_area_of_a_sphere() -> None:
     far = np.linalg.norm((grid - (n - 1) / 2) @ affine[:3, :3].T, axis=-1)
     bone, cartilage = far < radius, (far >= radius) & (far < radius + 2)
     occupancy = occupancy_of(bone, cartilage, affine, "patella", np.eye(4))
-    points = surface_points(occupancy, look_at(occupancy, "patella"), "patella")
+    points = surface_points(occupancy, cast_rays(occupancy, "patella"), "patella")
     assert points.area.sum() == pytest.approx(4 * np.pi * radius**2, rel=0.01)
     assert (points.status == SURFACE_STATUS["covered"]).all()
     mean = np.average(points.thickness, weights=points.area)
@@ -88,7 +93,7 @@ def test_compartments__lie_where_their_names_say(truths: list[Truth]) -> None:
             occupancy = occupancy_of(
                 truth.dess_bone, truth.dess_cartilage, truth.dess_affine, bone, to_map
             )
-            view = look_at(occupancy, bone)
+            view = cast_rays(occupancy, bone)
             points = surface_points(occupancy, view, bone)
             leaf = find_compartments(bone, view.centre, points).of(points.place)
             articular = points.status != SURFACE_STATUS["not_articular"]
@@ -117,7 +122,7 @@ def test_femur__of_a_real_knee_parts_at_its_notch(real_data: Path) -> None:
     mask = ql.read_mask(real_data / "knee_segmentation/right_knee_labels.nrrd")
     labels = np.asarray(mask.labels)
     occupancy = occupancy_of(labels == 5, labels == 1, mask.affine, "femur", np.eye(4))
-    view = look_at(occupancy, "femur")
+    view = cast_rays(occupancy, "femur")
     points = surface_points(occupancy, view, "femur")
     borders = find_compartments("femur", view.centre, points)
     # The cartilage itself ends at the notch: between the condyles none is behind its front edge.
@@ -129,10 +134,13 @@ def test_femur__of_a_real_knee_parts_at_its_notch(real_data: Path) -> None:
 def test_notch__of_synthetic_knees_is_bare(truths: list[Truth]) -> None:
     for truth in truths:
         occupancy = occupancy_of(
-            truth.dess_bone, truth.dess_cartilage, truth.dess_affine, "femur",
+            truth.dess_bone,
+            truth.dess_cartilage,
+            truth.dess_affine,
+            "femur",
             frame(truth.exam.side),
-        )  # fmt: skip
-        view = look_at(occupancy, "femur")
+        )
+        view = cast_rays(occupancy, "femur")
         points = surface_points(occupancy, view, "femur")
         borders = find_compartments("femur", view.centre, points)
         covered = points.status == SURFACE_STATUS["covered"]
@@ -148,6 +156,7 @@ def test_notch__of_synthetic_knees_is_bare(truths: list[Truth]) -> None:
         assert hidden < 0.02 * points.area[covered].sum()
 
 
+@pytest.mark.slow
 def test_means__of_synthetic_knees(truths: list[Truth], judge: Judge) -> None:
     found = pd.concat([measured(truth).loc[COMPARTMENTS] for truth in truths])
     true = pd.concat([true_means(truth).loc[COMPARTMENTS] for truth in truths])
@@ -180,9 +189,12 @@ def test_means__of_a_mirrored_knee_are_the_same(truths: list[Truth]) -> None:
     mirror = np.diag([-1.0, 1.0, 1.0, 1.0])
     other = {"right": "left", "left": "right"}[truth.exam.side]
     mirrored = measured(
-        truth, knee=other, affine=mirror @ truth.dess_affine, t2_affine=mirror @ truth.msme_affine,
+        truth,
+        knee=other,
+        affine=mirror @ truth.dess_affine,
+        t2_affine=mirror @ truth.msme_affine,
         dess_to_msme=mirror @ truth.dess_to_msme @ mirror,
-    )  # fmt: skip
+    )
     pd.testing.assert_frame_equal(mirrored, measured(truth), rtol=1e-5)
 
 
@@ -222,7 +234,7 @@ def test_means__of_next_to_nothing_are_nan_and_noted(truths: list[Truth]) -> Non
     cartilage = np.where(slit, truth.dess_cartilage, 0).astype(np.uint8)
     for changed, why in (
         ({"cartilage": spots}, "no femoral cartilage"),
-        ({"bone": bone, "cartilage": cartilage}, "no groove between the femur's condyles"),
+        ({"bone": bone, "cartilage": cartilage}, "no groove between the condyles of the femur"),
     ):
         table = measured(truth, **changed)
         assert np.isnan(table.loc["F", "thickness"])
@@ -235,7 +247,7 @@ def test_plateau__points_on_a_line_span_none(truths: list[Truth]) -> None:
     occupancy = occupancy_of(
         truth.dess_bone, truth.dess_cartilage, truth.dess_affine, "tibia", frame(truth.exam.side)
     )
-    view = look_at(occupancy, "tibia")
+    view = cast_rays(occupancy, "tibia")
     points = surface_points(occupancy, view, "tibia")
     middle = view.centre.place[0]
     line = np.argwhere(points.place[:, 0] > middle)[:20, 0]
@@ -302,8 +314,13 @@ def test_table__one_row_an_exam_and_region(lake: ql.Lake, tmp_path: Path) -> Non
     table = ql.region_table(lake.cohort())
     assert len(table) == 3 * len(REGIONS)
     assert list(table.columns[:6]) == [
-        "exam", "patient", "timepoint", "knee", "region", "thickness [mm]",
-    ]  # fmt: skip
+        "exam",
+        "patient",
+        "timepoint",
+        "knee",
+        "region",
+        "thickness [mm]",
+    ]
     assert table.attrs["left_out"] == 0
     ds = lake.load("region").compute()
     row = table[(table["exam"] == ds["exam"].values[2]) & (table["region"] == "LT")].iloc[0]

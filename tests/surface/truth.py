@@ -9,14 +9,14 @@ from scipy.stats import linregress
 
 import qmri_lake as ql
 from qmri_lake.phantom import knee
-from qmri_lake.phantom.knee import Exam, Truth
-from qmri_lake.report.agreement import map_agreement
+from qmri_lake.phantom.exam_truth import Exam, Truth
+from qmri_lake.report.figure_s3_agreement import map_agreement
 from qmri_lake.surface import BONES
-from qmri_lake.surface.layout import frame
 from qmri_lake.surface.occupancy import CARTILAGE_OF, occupancy_of
-from qmri_lake.surface.points import surface_points
 from qmri_lake.surface.regions import LEAVES, REGIONS_OF, find_compartments
-from qmri_lake.surface.sphere import look_at
+from qmri_lake.surface.spherical_grid import frame
+from qmri_lake.surface.spherical_maps import cast_rays
+from qmri_lake.surface.surface_points import surface_points
 from qmri_lake.tissues import CARTILAGE
 from tests.conftest import Judge
 
@@ -37,7 +37,7 @@ def true_means(truth: Truth) -> pd.DataFrame:
         occupancy = occupancy_of(
             truth.dess_bone, truth.dess_cartilage, truth.dess_affine, bone, to_map
         )
-        view = look_at(occupancy, bone)
+        view = cast_rays(occupancy, bone)
         borders = find_compartments(bone, view.centre, surface_points(occupancy, view, bone))
         here = BONE_OF[surface.region] == bone
         place = surface.point[here].astype(float) @ to_map[:3, :3].T

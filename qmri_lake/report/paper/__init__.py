@@ -1,47 +1,59 @@
-"""The paper's supplement of a lake: every table and figure in one report, its numbers beside."""
+"""Write a report with the tables and figures of the paper for a lake, and the published values."""
 
 from __future__ import annotations
 
 import base64
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from qmri_lake.report.page import heading, write_page
-from qmri_lake.report.paper.part import Frame, Part, attempt
-from qmri_lake.report.published import CITATION
-from qmri_lake.summary import counted
+from qmri_lake.core.text import counted
+from qmri_lake.published import CITATION
+from qmri_lake.report.page import page_header, write_page
+from qmri_lake.report.paper.section import Section, WordTable, try_section
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from qmri_lake.cohort import Cohort
-    from qmri_lake.lake import Lake
+    from qmri_lake.diagnosis.labels import PainRule
+    from qmri_lake.diagnosis.models.classifier import Classifier
+    from qmri_lake.lake.cohort import Cohort
+    from qmri_lake.lake.lake import Lake
 
 __all__ = ["Paper", "write_paper"]
 
-_PACKAGES = ("numpy", "scipy", "scikit-learn", "statsmodels", "torch", "tensorflow", "xarray",
-             "zarr", "icechunk", "dask")  # fmt: skip
+_PACKAGES = (
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "statsmodels",
+    "torch",
+    "tensorflow",
+    "xarray",
+    "zarr",
+    "icechunk",
+    "dask",
+)
 
 
 @dataclass(frozen=True)
 class Paper:
-    """What `write_paper` wrote, and what it could not."""
+    """Files that `write_paper` wrote, and sections that are incomplete."""
 
     page: Path
-    """The report; ``tables`` and ``figures`` lie beside it."""
+    """The report. The folders ``tables`` and ``figures`` are in the same folder."""
     tables: tuple[Path, ...]
-    """LaTeX."""
+    """LaTeX files of the tables."""
     figures: tuple[Path, ...]
-    """SVG and PDF."""
+    """SVG and PDF files of the figures."""
     absent: Mapping[str, str]
-    """By the title of a part: why it is not there, or not all of it."""
+    """Missing parts with reasons, and other warnings, by title of the section."""
 
     def __str__(self) -> str:
         figures = len({path.stem for path in self.figures})
@@ -62,121 +74,138 @@ def write_paper(
     title: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> Paper:
-    """Write every table and figure of the paper's supplement of a lake, the paper's beside.
+    """Write the tables and figures of the paper for a lake, with the published values.
 
-    Figure S1 with the lake's counts, Table 1, Table S1 with Figure S2, Figure S3, Tables S2 and S3,
-    Figure S4, mean CAMs, likelihood-ratio tests; then who made it. Nothing is trained or predicted
-    here: predictions are those in the lake. In a lake with synthetic knees that were made from
-    their truth, Tables S2 and S3 are there for each kind of knees too.
+    The report contains Figure S1 with the counts of the lake, Table 1, Table S1 with Figure S2,
+    Figure S3, Tables S2 and S3, Figure S4, mean CAMs, likelihood-ratio tests, and the provenance of
+    the classifiers. No classifier is trained, and predictions are read from the lake. If the lake
+    contains exams made from synthetic truth, Tables S2 and S3 are also given separately for these
+    exams.
 
     Parameters
     ----------
     lake : Lake
-        With maps, averages of regions, and predictions of the classifiers.
+        A lake with maps, regional averages and predictions of the classifiers.
     out : path
-        A folder: ``report.html``, self-contained; ``tables/*.tex``, that need booktabs;
-        ``figures/*.svg`` and ``*.pdf``. Files of the same names are replaced.
+        Output folder. The function writes ``report.html``, which is self-contained;
+        ``tables/*.tex``, which require booktabs; and ``figures/*.svg`` and ``figures/*.pdf``.
+        Existing files with these names are replaced.
     oa, pain : path
-        Folders of the classifiers, as `qmri_lake.diagnosis.train_classifiers` writes them.
+        Folders of the classifiers, as written by `qmri_lake.diagnosis.train_classifiers`.
     search : path, optional
-        Folder of a search; without it there is no Figure S4.
+        Folder of a hyperparameter search, for Figure S4.
     bones, cartilage : path, optional
-        Folders of the networks that made the masks: those of their test exams are compared with
-        references. Without them all masks that have a reference are, and the page says so.
+        Folders of the networks that made the masks. Only the test exams of these networks are
+        compared with references. Default: all masks with a reference are compared, and the report
+        contains a warning.
     cohort : Cohort or query, optional
-        Whose counts, masks and maps are shown; default all. The sets of classifiers stay theirs.
+        Exams whose counts, masks and maps are shown. Default: all exams. The sets of the
+        classifiers do not depend on the cohort.
     title : str, optional
-        Default: the name of the lake.
+        Title of the report. Default: the name of the lake.
     progress : callable, optional
-        Called with (done, total) parts.
+        Called with the numbers of completed sections and of all sections.
 
     Returns
     -------
     Paper
-        What was written. A part that the lake has no data for is named there with the reason, and
-        on the page in its place: a lake rarely has all that the paper had.
+        The written files, and the reasons why sections have no data. The report also gives these
+        reasons.
 
     Raises
     ------
     NotFoundError
-        No classifiers there, or no split beside them.
+        If there are no classifiers, or their folder contains no split.
     InputError
-        A split that can't be read.
+        If a split can't be read.
     """
-    from qmri_lake.diagnosis.ensemble import open_classifiers
-    from qmri_lake.diagnosis.training_sets import SPLIT
-    from qmri_lake.report.paper.classifiers import metrics, searched, sets
-    from qmri_lake.report.paper.images import agreement, chain, segmentation
-    from qmri_lake.report.paper.looking import looking
-    from qmri_lake.splitting import read_split
+    from qmri_lake.diagnosis.models.ensemble import open_classifiers
+    from qmri_lake.diagnosis.training.training_sets import SPLIT
+    from qmri_lake.lake.splits import read_split
+    from qmri_lake.report.paper.class_activation import class_activation_section
+    from qmri_lake.report.paper.classifiers import metrics_section, search_section, table_1_section
+    from qmri_lake.report.paper.images import agreement_section, chain_section, segmentation_section
 
-    chosen = lake._cohort(cohort)
-    models = {task: open_classifiers(folder, task=task)
-              for task, folder in (("oa", oa), ("pain", pain))}  # fmt: skip
+    chosen = lake.resolve(cohort)
+    models = {
+        task: open_classifiers(folder, task=task) for task, folder in (("oa", oa), ("pain", pain))
+    }
     oa_sets, pain_sets = (read_split(lake, Path(folder) / SPLIT) for folder in (oa, pain))
     rule = _rule(pain)
     networks = [folder for folder in (bones, cartilage) if folder is not None]
-    making: dict[str, Callable[[], Part]] = {
-        "Figure S1. From images to classifiers": lambda: chain(
+    makers: dict[str, Callable[[], Section]] = {
+        "Figure S1. Processing chain": lambda: chain_section(
             lake, chosen, {"oa": oa_sets, "pain": pain_sets}, {t: len(m) for t, m in models.items()}
         ),
-        "Table 1. Who learns, and who tests": lambda: sets(lake, oa_sets, bones),
-        "Table S1 and Figure S2. Segmentation": lambda: segmentation(lake, chosen, networks),
-        "Figure S3. Maps and their sources": lambda: agreement(lake, chosen),
-        "Table S2. Osteoarthritis": lambda: metrics(oa_sets.test, "oa"),
-        "Figure S4. The search": lambda: searched(search) if search is not None
-        else Part(absent=("No folder of a search was named.",)),
-        "Table S3. Chronic pain": lambda: metrics(pain_sets.test, "pain", rule),
-        "Grad-CAM and association. Where models of pain look":
-            lambda: looking(pain_sets.test, pain, oa, rule),
-    }  # fmt: skip
-    parts = []
-    for done, (name, make) in enumerate(making.items(), 1):
-        parts.append(attempt(name, make))
+        "Table 1. Training, validation and test sets": lambda: table_1_section(
+            lake, oa_sets, bones
+        ),
+        "Table S1 and Figure S2. Segmentation": lambda: segmentation_section(
+            lake, chosen, networks
+        ),
+        "Figure S3. Agreement of maps with their sources": lambda: agreement_section(lake, chosen),
+        "Table S2. Classification of osteoarthritis": lambda: metrics_section(oa_sets.test, "oa"),
+        "Figure S4. Hyperparameter search": lambda: (
+            search_section(search)
+            if search is not None
+            else Section(warnings=("Not available: no folder of a search was given.",))
+        ),
+        "Table S3. Classification of chronic pain": lambda: metrics_section(
+            pain_sets.test, "pain", rule
+        ),
+        "Grad-CAM and association with chronic pain": lambda: class_activation_section(
+            pain_sets.test, pain, oa, rule
+        ),
+    }
+    sections = []
+    for done, (name, make) in enumerate(makers.items(), 1):
+        sections.append(try_section(name, make))
         if progress is not None:
-            progress(done, len(making))
+            progress(done, len(makers))
     folder = Path(out)
-    tables, figures, pictures = _write(folder, parts)
+    tables, figures, pictures = _write(folder, sections)
     page = write_page(
         "paper.html",
         folder / "report.html",
-        **heading(lake, chosen, title),
+        **page_header(lake, chosen, title),
         rule=rule,
         synthetic=_synthetic(chosen),
-        parts=parts,
+        sections=sections,
         pictures=pictures,
-        classifiers=Frame(_cards(models)).html(),
+        classifiers=WordTable(_cards(models)).html(),
         packages=", ".join(f"{name} {version(name)}" for name in _PACKAGES),
         citation=CITATION,
     )
-    absent = {part.title: " ".join(part.absent) for part in parts if part.absent}
+    absent = {section.title: " ".join(section.warnings) for section in sections if section.warnings}
     return Paper(page, tables, figures, absent)
 
 
-def _rule(pain: str | os.PathLike[str]) -> Any:
-    """Return the rule of pain that the classifiers have learned."""
-    from qmri_lake.asked import read_asked
-    from qmri_lake.diagnosis.training_sets import ASKED
+def _rule(pain: str | os.PathLike[str]) -> PainRule:
+    """Return the definition of pain with which the classifiers were trained."""
+    from qmri_lake.diagnosis.training.training_sets import RECORD
+    from qmri_lake.training.record import read_training_record
 
-    return read_asked(Path(pain) / ASKED, {}, needed=("rule",), what="a training")["rule"]
+    record = read_training_record(Path(pain) / RECORD, {}, needed=("rule",), what="a training")
+    rule: PainRule = record["rule"]
+    return rule
 
 
 def _write(
-    folder: Path, parts: list[Part]
+    folder: Path, sections: list[Section]
 ) -> tuple[tuple[Path, ...], tuple[Path, ...], dict[str, str]]:
-    """Write tables and figures; return their files, and pictures for the page by file name."""
-    places = {name: folder / name for name in ("tables", "figures")}
-    for place in places.values():
-        place.mkdir(parents=True, exist_ok=True)
+    """Write tables and figures; return their files, and the figures for the page in base64."""
+    folders = {name: folder / name for name in ("tables", "figures")}
+    for path in folders.values():
+        path.mkdir(parents=True, exist_ok=True)
     tables, figures, pictures = [], [], {}
-    for part in parts:
-        for name, shown in part.tables.items():
-            tables.append(places["tables"] / f"{name}.tex")
-            tables[-1].write_text(shown.table.latex() + "\n", encoding="utf-8")
-        for name, (_, figure) in part.figures.items():
+    for section in sections:
+        for name, titled in section.tables.items():
+            tables.append(folders["tables"] / f"{name}.tex")
+            tables[-1].write_text(titled.table.latex() + "\n", encoding="utf-8")
+        for name, (_, figure) in section.figures.items():
             svg = _svg(figure)
             pictures[name] = base64.b64encode(svg).decode("ascii")
-            figures += [places["figures"] / f"{name}{suffix}" for suffix in (".svg", ".pdf")]
+            figures += [folders["figures"] / f"{name}{suffix}" for suffix in (".svg", ".pdf")]
             figures[-2].write_bytes(svg)
             figure.savefig(figures[-1], metadata={"CreationDate": None})
     return tuple(tables), tuple(figures), pictures
@@ -186,32 +215,38 @@ def _svg(figure: Figure) -> bytes:
     import matplotlib
 
     buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "qmri_lake"}):  # the same file each time
+    with matplotlib.rc_context({"svg.hashsalt": "qmri_lake"}):  # reproducible files
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
 
 
 def _synthetic(cohort: Cohort) -> str:
-    """Say how many exams were made from their truth, if any were."""
-    from qmri_lake.report.paper.classifiers import kinds
+    """Return the numbers of synthetic exams by origin, or "" if no exam was made from truth."""
+    from qmri_lake.report.paper.classifiers import exams_by_origin
 
-    found = {name: f"{len(some):,} {words}" for name, words, some in kinds(cohort) if name}
-    return "; ".join(found.values()) if "truth" in found else ""
+    numbers = {
+        name: f"{len(exams):,} {origin}" for name, origin, exams in exams_by_origin(cohort) if name
+    }
+    return "; ".join(numbers.values()) if "truth" in numbers else ""
 
 
-def _cards(models: Mapping[str, Any]) -> pd.DataFrame:
-    """Return a row a classifier: how it was made, and the digest of its weights."""
-    rows = []
-    for task, found in models.items():
-        for one in found:
-            card, recipe = one.card, one.recipe
-            rows.append(
-                {
-                    "task": task, "strategy": one.strategy, "bone": one.bone,
-                    "ResNet": recipe.depth, "pixels": recipe.size, "start": recipe.start,
-                    "learning rate": f"{recipe.learning_rate:g}",
-                    "best epoch": card["best_epoch"],
-                    "validation AUC": f"{card['validation_auc']:.3f}", "weights": one.digest,
-                }
-            )  # fmt: skip
-    return pd.DataFrame(rows)
+def _cards(models: Mapping[str, Sequence[Classifier]]) -> pd.DataFrame:
+    """Return a table of classifiers: recipe, best epoch and digest of the weights of each."""
+    return pd.DataFrame(
+        [
+            {
+                "task": task,
+                "strategy": model.strategy,
+                "bone": model.bone,
+                "ResNet": model.recipe.depth,
+                "pixels": model.recipe.size,
+                "start": model.recipe.start,
+                "learning rate": f"{model.recipe.learning_rate:g}",
+                "best epoch": model.card["best_epoch"],
+                "validation AUC": f"{model.card['validation_auc']:.3f}",
+                "weights": model.digest,
+            }
+            for task, classifiers in models.items()
+            for model in classifiers
+        ]
+    )

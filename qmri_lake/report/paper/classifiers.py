@@ -1,4 +1,4 @@
-"""Classifiers: Table 1, Tables S2 and S3, and Figure S4 of a lake."""
+"""Sections on the classifiers: Table 1, Tables S2 and S3, and Figure S4."""
 
 from __future__ import annotations
 
@@ -8,146 +8,161 @@ from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
-from qmri_lake.diagnosis.evaluation import Evaluation, evaluate
+from qmri_lake.core.text import counted
+from qmri_lake.diagnosis.evaluation.classifier_tables import cell
+from qmri_lake.diagnosis.evaluation.prediction_metrics import Evaluation, evaluate
 from qmri_lake.diagnosis.labels import PainRule
-from qmri_lake.diagnosis.search import read_search
+from qmri_lake.diagnosis.training.search import read_search, search_space
 from qmri_lake.errors import QmriLakeError
-from qmri_lake.report.classifier_figures import calibration_figure, roc_figure
-from qmri_lake.report.classifier_tables import TITLES, cell
-from qmri_lake.report.paper.part import Frame, Part, Shown
-from qmri_lake.report.search_figure import figure_s4
-from qmri_lake.report.sets import table_1
-from qmri_lake.segmentation.training import first_sets
-from qmri_lake.summary import counted
+from qmri_lake.fusion import STRATEGIES, strategy_title
+from qmri_lake.report.calibration_plot import calibration_figure
+from qmri_lake.report.classifier_figures import roc_figure
+from qmri_lake.report.figure_s4_search import figure_s4
+from qmri_lake.report.paper.section import Section, TitledTable, WordTable, reason
+from qmri_lake.report.table_1_sets import table_1
+from qmri_lake.segmentation.training.ensemble import first_sets
+from qmri_lake.surface.spherical_grid import BONES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from qmri_lake.cohort import Cohort
-    from qmri_lake.lake import Lake
-    from qmri_lake.report.classifier_tables import ClassifierTable
-    from qmri_lake.splitting import CohortSplit
+    from qmri_lake.diagnosis.evaluation.classifier_tables import ClassifierTable
+    from qmri_lake.lake.cohort import Cohort
+    from qmri_lake.lake.lake import Lake
+    from qmri_lake.lake.splits import CohortSplit
 
-__all__ = ["PICTURED", "kinds", "metrics", "searched", "sets"]
+__all__ = [
+    "SHOWN_STRATEGY",
+    "exams_by_origin",
+    "metrics_section",
+    "search_section",
+    "table_1_section",
+]
 
-PICTURED = "thickness"
-"""The strategy whose curves are drawn, and through whose models one looks."""
+SHOWN_STRATEGY = "thickness"
+"""Strategy whose ROC curves, calibration and CAMs are shown."""
 
-_KINDS = {"delivered": "delivered as DICOM", "truth": "made from true masks"}
-"""What a lake's column `made_from` says, in words."""
+_ORIGINS = {"delivered": "delivered as DICOM", "truth": "made from true masks"}
+"""Descriptions of the values of column `made_from`."""
 
 
-def kinds(cohort: Cohort) -> Iterator[tuple[str, str, Cohort]]:
-    """Yield the exams of each kind, and first all: a short name, words, exams.
+def exams_by_origin(cohort: Cohort) -> Iterator[tuple[str, str, Cohort]]:
+    """Yield (name, description, exams): all exams with empty texts, then the exams of each origin.
 
-    Only a lake with synthetic knees that were made from their truth has two kinds: their maps are
-    of perfect masks, so that what classifiers reach on them says nothing of the whole chain.
+    Only lakes with exams made from synthetic truth have two origins. The maps of these exams come
+    from perfect masks, so the accuracy of classifiers on these exams does not include errors of
+    segmentation.
     """
     yield "", "", cohort
     if "made_from" not in cohort.lake.column_names():
         return
-    for name, words in _KINDS.items():
-        some = cohort.where(f"made_from == '{name}'")
-        if 0 < len(some):
-            yield name, words, some
+    for name, description in _ORIGINS.items():
+        exams = cohort.where(f"made_from == '{name}'")
+        if len(exams):
+            yield name, description, exams
 
 
-def sets(lake: Lake, oa: CohortSplit, bones: str | os.PathLike[str] | None) -> Part:
-    """Table 1: who is in the sets of bone segmentation and of OA."""
+def table_1_section(lake: Lake, oa: CohortSplit, bones: str | os.PathLike[str] | None) -> Section:
+    """Return Table 1: the sets of bone segmentation and of OA classification."""
     ensemble = None
     if bones is not None:
         _, keys = first_sets(bones)
         ensemble = [lake.cohort().of_exams(keys[name], name) for name in keys]
     note = (
-        "Mean (SD) of age [years] and BMI [kg/m\N{SUPERSCRIPT TWO}]; women as a share. "
-        "Independence of sets by Pearson's chi-squared (sex) and one-way MANOVA (age, BMI), each "
-        "exam as one observation."
+        "Age [years] and BMI [kg/m\N{SUPERSCRIPT TWO}] as mean (SD). Differences between the sets "
+        "are tested with Pearson's chi-squared test (sex) and one-way MANOVA (age and BMI); each "
+        "exam is one observation."
     )
-    return Part(note, {"table_1": Shown(table_1(oa, ensemble))})
+    return Section(note, {"table_1": TitledTable(table_1(oa, ensemble))})
 
 
-def metrics(cohort: Cohort, task: Literal["oa", "pain"], rule: PainRule = "chronic") -> Part:
-    """Table S2 or S3, of all test exams and of each kind; with ROC and calibration of one strategy.
+def metrics_section(
+    cohort: Cohort, task: Literal["oa", "pain"], rule: PainRule = "chronic"
+) -> Section:
+    """Return Table S2 or S3 for all test exams and each origin, with ROC and calibration curves.
 
     Parameters
     ----------
     cohort : Cohort
         The test set.
     """
-    tables: dict[str, Shown] = {}
+    tables: dict[str, TitledTable] = {}
     figures: dict[str, tuple[str, Figure]] = {}
-    of_kinds: dict[str, ClassifierTable] = {}
-    absent = []
+    by_origin: dict[str, ClassifierTable] = {}
+    missing = []
     number = "table_s2" if task == "oa" else "table_s3"
-    for name, words, some in kinds(cohort):
+    for name, origin, exams in exams_by_origin(cohort):
         try:
-            found = evaluate(some, task, rule=rule)
+            evaluation = evaluate(exams, task, rule=rule)
         except QmriLakeError as error:
             if not name:
                 raise
-            absent.append(f"Exams {words}: {error}")
+            missing.append(f"Exams {origin}: not available: {reason(error)}")
             continue
-        tested = found.labelled.cohort
-        told = f"{counted(len(tested), 'test exam')} of {counted(tested.patients, 'patient')}"
-        told += f", {words}" if words else ""
-        heading = f"{counted(found.labelled.cases, 'case')} in {told}"
-        table = found.table(exams=told)
-        tables[f"{number}_{name}".rstrip("_")] = Shown(table, heading, folded=bool(name))
-        of_kinds[f"{words or 'all'} (n = {len(tested):,})"] = table
+        tested = evaluation.labelled.cohort
+        text = f"{counted(len(tested), 'test exam')} of {counted(tested.patients, 'patient')}"
+        text += f", {origin}" if origin else ""
+        heading = f"{counted(evaluation.labelled.cases, 'case')} in {text}"
+        table = evaluation.table(exams=text)
+        tables[f"{number}_{name}".rstrip("_")] = TitledTable(table, heading, folded=bool(name))
+        by_origin[f"{origin or 'all'} (n = {len(tested):,})"] = table
         if not name:
             try:
-                figures = _curves(found, task)
+                figures = _curves(evaluation, task)
             except QmriLakeError as error:
-                absent.append(f"No ROC and calibration curves: {error}")
-    if len(of_kinds) > 1:
-        shown = Shown(
-            Frame(_aucs(of_kinds)), "AUC [%] of all three bones together, by kind of knee"
+                missing.append(f"ROC and calibration curves: not available: {reason(error)}")
+    if len(by_origin) > 1:
+        titled = TitledTable(
+            WordTable(_aucs(by_origin)),
+            "AUC [%] of the mean prediction of all three bones, by origin of the exams",
         )
-        tables = {f"{number}_kinds": shown, **tables}
+        tables = {f"{number}_kinds": titled, **tables}
     note = (
-        "Last visit of each patient with a label and a prediction. Mean over 100 bootstraps that "
-        "resample patients, with percentile intervals; threshold 0.5."
+        "One exam per patient: the last visit with a label and a prediction. Means and percentile "
+        "intervals of 100 bootstrap samples of patients; threshold 0.5."
     )
-    return Part(note, tables, figures, tuple(absent))
+    return Section(note, tables, figures, tuple(missing))
 
 
 def _aucs(tables: Mapping[str, ClassifierTable]) -> pd.DataFrame:
-    """Return the AUC of the mean over three bones: a row a strategy, a column a table."""
-    columns = {"strategy": list(TITLES.values())}
+    """Return AUCs of the mean over three bones, with a row per strategy and a column per table."""
+    columns = {"strategy": [strategy_title(name) for name in STRATEGIES]}
     for name, table in tables.items():
         rows = table.numbers.query("metric == 'auc' and predictor == 'ptf'").set_index("strategy")
-        rows = rows.loc[list(TITLES)]
+        rows = rows.loc[list(STRATEGIES)]
         columns[name] = [cell(*row) for row in rows[["mean", "low", "high"]].to_numpy()]
     columns["paper"] = [f"{value:.1f}" for value in rows["paper"]]
     return pd.DataFrame(columns)
 
 
-def _curves(found: Evaluation, task: str) -> dict[str, tuple[str, Figure]]:
-    """Draw ROC curves and calibration of one strategy, where exams have all its predictions."""
-    tested = found.labelled.cohort
-    said = tested.lake.load("prediction", tested)[task].sel(strategy=PICTURED).compute()
-    said = said.dropna("predictor", how="all")
-    known = said.notnull().all("predictor").values
-    label = found.labelled.label[known]
-    if not said.sizes["predictor"] or not 0 < label.sum() < len(label):
+def _curves(evaluation: Evaluation, task: str) -> dict[str, tuple[str, Figure]]:
+    """Draw ROC and calibration curves of one strategy, for exams with predictions of all bones."""
+    tested = evaluation.labelled.cohort
+    predictions = tested.load("prediction")[task].sel(strategy=SHOWN_STRATEGY).compute()
+    predictions = predictions.dropna("predictor", how="all")
+    known = predictions.notnull().all("predictor").values
+    label = evaluation.labelled.label[known]
+    if not predictions.sizes["predictor"] or not 0 < label.sum() < len(label):
         return {}
-    scores = {str(p): said.sel(predictor=p).values[known] for p in said["predictor"].values}
+    scores = {
+        str(name): predictions.sel(predictor=name).values[known]
+        for name in predictions["predictor"].values
+    }
     patient = tested.exams["patient"].to_numpy()[known]
-    title = f"{TITLES[PICTURED]}, {counted(len(label), 'exam')}"
+    title = f"{strategy_title(SHOWN_STRATEGY)}, {counted(len(label), 'exam')}"
     return {
         f"roc_{task}": ("ROC curves", roc_figure(label, scores, patient=patient, title=title)),
-        f"calibration_{task}": (
-            "Calibration", calibration_figure(label, scores, title=title)
-        ),
-    }  # fmt: skip
+        f"calibration_{task}": ("Calibration", calibration_figure(label, scores, title=title)),
+    }
 
 
-def searched(folder: str | os.PathLike[str]) -> Part:
-    """Figure S4: the best model of each start."""
-    found = read_search(folder)
+def search_section(folder: str | os.PathLike[str]) -> Section:
+    """Return Figure S4: the best model per initialisation."""
+    result = read_search(folder)
     note = (
-        f"{found.told} models of the whole search are in it. The search: learning rate, depth, "
-        "start and frozen layers, 34 models for each of six strategies and three bones; which 34 "
-        "the paper does not say, these are ours."
+        f"{result.coverage} models of the complete search were trained. The search varies learning "
+        f"rate, depth, initialisation and frozen layers: {len(search_space())} models for each of "
+        f"{len(STRATEGIES)} strategies and {len(BONES)} bones. The paper does not list its models; "
+        "the choice of models is an assumption."
     )
-    return Part(note, figures={"figure_s4": ("", figure_s4(found))})
+    return Section(note, figures={"figure_s4": ("", figure_s4(result))})

@@ -1,0 +1,114 @@
+"""Commands that maintain a lake: tag, catalog, validate, doctor, upgrade."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qmri_lake.cli._options import LakeArgument, LakeOption
+
+__all__ = ["catalog", "doctor", "tag", "upgrade", "validate"]
+
+
+def tag(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the tag, such as v1.")],
+    lake: LakeOption,
+) -> None:
+    """Give the newest commit of a lake a permanent name."""
+    from qmri_lake.cli._progress import console
+    from qmri_lake.lake.lake import open_lake
+
+    snapshot = open_lake(lake).tag(name)
+    console.print(f"tag {name} refers to snapshot {snapshot}. Read it with --ref {name}")
+
+
+def catalog(
+    out: Annotated[Path, typer.Argument(metavar="OUT.yaml", help="File to write.")],
+    lake: LakeOption,
+) -> None:
+    """Write an intake catalog of a lake, with one entry per group."""
+    from qmri_lake.catalog import write_catalog
+    from qmri_lake.cli._progress import console
+
+    written = write_catalog(lake, out)
+    console.print(f"wrote {written}. Open it with intake.open_catalog({str(written)!r})")
+
+
+def validate(
+    lake: LakeArgument,
+    deep: Annotated[bool, typer.Option("--deep", help="Also read every volume.")] = False,
+) -> int:
+    """Check a lake against the declarations of its variables, and list all faults."""
+    from qmri_lake.cli._progress import console
+    from qmri_lake.core.text import counted
+    from qmri_lake.lake.lake import open_lake
+
+    faults = open_lake(lake, mode="r").validate(deep=deep)
+    for fault in faults:
+        console.print(str(fault))
+    console.print(counted(len(faults), "fault") if faults else "no faults")
+    return int(bool(faults))
+
+
+def doctor(
+    lake: LakeArgument,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Remove the files that killed runs left.")
+    ] = False,
+    restore: Annotated[
+        str | None,
+        typer.Option(
+            "--restore",
+            metavar="SNAPSHOT",
+            help="Make an earlier commit the newest one, if the newest one is damaged.",
+        ),
+    ] = None,
+) -> int:
+    """Find interrupted runs and failed exams, and orphaned chunks or locks of killed runs.
+
+    Committed data are never changed. --restore adds a commit with the content of an earlier one and
+    removes nothing.
+    """
+    from qmri_lake.cli._progress import console
+    from qmri_lake.lake.lake import open_lake
+
+    if restore is not None:
+        from qmri_lake.store.recovery import restore_commit
+
+        console.print(f"{lake}: {restore_commit(lake, restore)} has the content of {restore}")
+    findings = open_lake(lake).doctor(repair=repair)
+    console.print(str(findings))
+    return 0
+
+
+def upgrade(
+    lake: LakeArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+) -> None:
+    """Convert a lake to the newest format of Icechunk; history and tags are kept.
+
+    The conversion can't be undone, and an older Icechunk can't read the lake afterwards. Do not
+    read or write the lake during the upgrade.
+    """
+    from qmri_lake.cli._progress import console
+    from qmri_lake.lake import open_lake
+    from qmri_lake.store.repository import newest_format
+
+    opened = open_lake(lake)
+    before, newest = opened.storage_format, newest_format()
+    if before < newest and not yes:
+        typer.confirm(
+            f"{opened.url} is in Icechunk format {before}. After the upgrade to format {newest}, "
+            f"an Icechunk older than {newest} can't read it. This can't be undone. Upgrade?",
+            abort=True,
+        )
+    after = opened.upgrade().storage_format
+    if after == before:
+        console.print(f"{opened.url} is already in Icechunk format {after}")
+    else:
+        console.print(
+            f"{opened.url}: converted from Icechunk format {before} to {after}; "
+            f"it needs Icechunk {after} or later"
+        )

@@ -1,0 +1,216 @@
+"""Commands that run steps, derive lakes and write reports: run, derive, report."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qmri_lake.cli._options import (
+    ClusterOption,
+    CohortOption,
+    LakeOption,
+    RefOption,
+    RequireOption,
+    choose_exams,
+    parse_parameters,
+)
+
+if TYPE_CHECKING:
+    from qmri_lake.execution.run import RunResult
+    from qmri_lake.lake.cohort import Cohort
+    from qmri_lake.lake.lake import Lake
+
+__all__ = ["derive", "report", "run"]
+
+_ADVICE = {
+    "segment_bones": "train networks with `train bones`, then `run segment_bones --set "
+    "models=...`; or import masks with `ingest-masks --as mask`.",
+    "segment_cartilage": "train networks with `train cartilage`, then `run segment_cartilage --set "
+    "models=...`; or import masks with `ingest-masks --as mask`.",
+    "ingest_msme": "these exams have no multi-echo series.",
+    "ingest_dess": "these exams have no DESS series.",
+    "register": "no cartilage mask on the MSME grid; transfer it with `run register`, import it "
+    "with `ingest --masks`, or use `--set within=all`.",
+    "t2": "fit T2 with `run t2`. Exams without multi-echo images have no T2: select them with "
+    "`--cohort` and use `--set with_t2=false`.",
+    "sphere": "compute spherical maps with `run sphere`.",
+}
+"""Advice for exams that wait for a step, by the name of that step."""
+
+
+def run(
+    step: Annotated[str, typer.Argument(metavar="STEP", help="Step to run, such as t2.")],
+    lake: LakeOption,
+    cohort: CohortOption = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Set a parameter of the step (repeatable)."
+        ),
+    ] = None,
+    variant: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Write a second version of the product under this name."),
+    ] = "",
+    cluster: ClusterOption = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Also compute exams that failed before.")
+    ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print what would be computed, and exit.")
+    ] = False,
+) -> int:
+    """Compute a step for all exams that need it. Run the same command again to resume.
+
+    segment_bones: segments femur, tibia and patella in the DESS with an ensemble of networks.
+    Parameters: models=FOLDER (required; a folder written by train), dtype=float32 (default) or
+    bfloat16, remove_small=true.
+
+    segment_cartilage: segments femoral, tibial and patellar cartilage and the menisci. The
+    parameters are those of segment_bones.
+
+    check_masks: flags exams whose masks are implausible or belong to a knee of the other side. The
+    step needs bone and cartilage masks, computed or imported. It has no parameters.
+
+    register: transfers cartilage masks from the DESS to the multi-echo images. Parameters:
+    method=mutual_information (default: corrects motion of the knee) or scanner (uses the scanner
+    coordinates only), mask=half (default) or nearest.
+
+    t2: fits T2 to the multi-echo images. Parameters: within=cartilage (default) or all,
+    model=mono (default) or epg, skip_first_echo=true, bounds=0,100 (ms), r2_min=0.8.
+
+    sphere: maps bone shape, cartilage thickness and T2 of each bone onto a sphere. Parameters:
+    with_t2=true (false: shape and thickness only), method=normal (default) or nearest, closing=5.0
+    (mm), articular=FILE.nc (template of the cartilage area of healthy knees).
+
+    region: averages thickness, volume and T2 over 22 regions of cartilage. Parameters:
+    with_t2=true, articular=FILE.nc.
+
+    predict_oa, predict_pain: apply classifiers to spherical maps, and average the probabilities
+    over bones. Parameters: models=FOLDER (required; a folder written by train).
+    """
+    from qmri_lake.cli._progress import console, run_bar
+    from qmri_lake.lake.lake import open_lake
+
+    values = parse_parameters(set_ or [])
+    opened = open_lake(lake, mode="r" if plan else "r+")
+    chosen = choose_exams(opened, cohort)
+    if plan:
+        console.print(
+            opened.plan(step, chosen, variant=variant, retry_failed=retry_failed, **values)
+        )
+        return 0
+    with run_bar() as bar:
+        result = opened.run(
+            step,
+            chosen,
+            cluster=cluster,
+            variant=variant,
+            retry_failed=retry_failed,
+            listeners=[bar],
+            **values,
+        )
+    _show_run(result, opened, chosen)
+    return int(result.failed > 0)
+
+
+def derive(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="New lake: a folder or a URL.")],
+    lake: LakeOption,
+    product: Annotated[
+        list[str],
+        typer.Option(
+            metavar="GROUP[/NAME]",
+            help="Group or variable to copy, such as clinical, sphere/map or msme/t2__epg "
+            "(repeatable).",
+        ),
+    ],
+    cohort: CohortOption = None,
+    require: RequireOption = None,
+    cluster: ClusterOption = None,
+    ref: RefOption = None,
+) -> None:
+    """Make a new lake from selected exams and products of a lake, for example for one study.
+
+    Values and chunks are copied unchanged, with the states and runs of their steps. If a variable
+    is selected, every variable written by the same step is copied. The new lake records its origin.
+    An intake catalog is written beside a local lake. Run the same command again to resume from the
+    same snapshot.
+    """
+    from qmri_lake.catalog import write_catalog
+    from qmri_lake.cli._progress import console, run_bar
+    from qmri_lake.lake.lake import open_lake
+    from qmri_lake.store.repository import is_local
+
+    source = open_lake(lake, ref=ref, mode="r")
+    chosen = source.resolve(choose_exams(source, cohort)).require(*(require or []))
+    console.print(str(chosen))
+    with run_bar() as bar:
+        derived = source.derive(out, chosen, product, cluster=cluster, listeners=[bar])
+    console.print(f"{derived.url}: derived from {derived.origin}")
+    if is_local(out):
+        console.print(f"catalog: {write_catalog(derived)}")
+
+
+def report(
+    out: Annotated[Path, typer.Argument(metavar="OUT.html", help="HTML file to write.")],
+    lake: LakeOption,
+    cohort: CohortOption = None,
+    exams: Annotated[int, typer.Option(min=0, help="Number of exams shown with images.")] = 6,
+    models: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="MODELS",
+            help="Folder of the ensemble that computed the masks (repeatable). Only its test exams "
+            "are compared with reference masks.",
+        ),
+    ] = None,
+    ref: RefOption = None,
+) -> None:
+    """Write a report on a lake: slices, T2 maps, histograms, and the history of its runs.
+
+    If reference masks exist, the report shows their agreement with the masks of the lake. The
+    report is one self-contained HTML file. Exams are read one at a time, so memory does not grow
+    with the cohort.
+    """
+    from qmri_lake.cli._progress import console, counting
+    from qmri_lake.lake.lake import open_lake
+    from qmri_lake.report import write_report
+
+    opened = open_lake(lake, ref=ref, mode="r")
+    with counting("exams") as progress:
+        written = write_report(
+            opened,
+            out,
+            choose_exams(opened, cohort),
+            exams=exams,
+            models=models or (),
+            progress=progress,
+        )
+    console.print(f"wrote {written}")
+
+
+def _show_run(result: RunResult, lake: Lake, cohort: Cohort | str | None) -> None:
+    """Print the counts of a run, with advice for exams that were not computed."""
+    from qmri_lake.cli._progress import console
+    from qmri_lake.lake.history import count_imported
+
+    console.print(str(result))
+    if result.up_to_date:
+        rows = lake.resolve(cohort).rows
+        imported = count_imported(lake.root, result.step, rows, len(lake))
+        if imported:
+            console.print(
+                f"{imported:,} of them were imported, not computed; imported results are kept. "
+                "`--variant NAME` computes a second version."
+            )
+    if cohort is not None and not len(lake.resolve(cohort)):
+        console.print(f"no exam matches {cohort}")
+    for awaited in result.waiting:
+        if advice := _ADVICE.get(awaited):
+            console.print(f"waiting for {awaited}: {advice}")
+    if result.failed or result.counts.get("flagged"):
+        console.print(f"reasons: qmri-lake failures {shlex.quote(lake.url)} --step {result.step}")

@@ -1,0 +1,1 @@
+"""Functions that all packages use: arrays, geometry, files, devices, text."""

@@ -1,0 +1,1 @@
+"""Spherical maps of a lake as images for PyTorch."""

@@ -1,0 +1,253 @@
+"""Read batches of maps of one bone from Zarr; maps are scaled, and missing values are 0."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmri_lake.core.text import counted
+from qmri_lake.diagnosis.models.images import area_average
+from qmri_lake.errors import InputError, NotFoundError, Reason, RunError, did_you_mean
+from qmri_lake.fusion import BIOMARKER_TABLE, SCALES, biomarkers_of
+from qmri_lake.store.snapshot import Snapshot, open_snapshot
+
+if TYPE_CHECKING:
+    import zarr
+
+    from qmri_lake.lake.cohort import Cohort
+
+__all__ = ["BLOCK", "MapReader", "with_maps"]
+
+BLOCK = 64
+"""Number of exams that are read at once when all maps are read; their maps take 40 MB."""
+_EMPTY_MAPS: dict[tuple[str, str, bytes], NDArray[np.bool_]] = {}
+"""Cached results (exam, biomarker) of `MapReader.empty`, by snapshot, bone and rows."""
+_NAMED = 10
+"""Maximum number of exams that an error message lists."""
+
+
+class MapReader:
+    """Reader of the maps of one bone, at a snapshot of a lake.
+
+    A pickled reader contains only the address of the lake, and each worker opens the store itself.
+    An Icechunk store that was opened before a fork would deadlock in the child.
+
+    Parameters
+    ----------
+    lake : Snapshot
+        A snapshot of a lake, such as a `Lake`.
+    bone : str
+        A bone of group ``sphere``: patella, tibia or femur.
+    size : int, optional
+        Number of pixels along azimuth and polar angle. Default: as in the maps. Smaller images are
+        averages over areas, in which pixels without a value count as 0 [assumption].
+
+    Raises
+    ------
+    NotFoundError
+        If the lake has no maps, or no maps of the bone.
+    InputError
+        If `size` is below 1 or above the size of the maps.
+    """
+
+    def __init__(self, lake: Snapshot, bone: str, size: int | None = None) -> None:
+        if "sphere" not in lake.groups():
+            raise NotFoundError(
+                "no group 'sphere'",
+                expected="spherical maps",
+                where=lake.url,
+                todo="Compute them: lake.run('sphere').",
+            )
+        group = lake.root["sphere"]
+        bones, biomarkers = ([str(n) for n in group[name][:]] for name in ("bone", "biomarker"))
+        if bone not in bones:
+            raise NotFoundError(
+                f"no bone {bone!r}",
+                expected=f"one of {', '.join(bones)}",
+                where=lake.url,
+                todo=did_you_mean(str(bone), bones),
+            )
+        full = int(group["map"].shape[-1])
+        size = full if size is None else size
+        if not 1 <= size <= full:
+            raise InputError(f"{size} pixels", expected=f"1 to {full}", where="spherical images")
+        self.url, self.snapshot = lake.location, lake.snapshot
+        self.bone, self.size = bone, size
+        self._bone_index, self._biomarkers, self._full = bones.index(bone), biomarkers, full
+        self._root: Any = lake.root
+        self._process: int | None = os.getpid()
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_root": None, "_process": None}
+
+    def _opened(self) -> Any:
+        if self._process not in (None, os.getpid()):
+            raise RunError(
+                "the worker was forked",
+                expected="start method forkserver or spawn",
+                where=self.url,
+                todo="Create the loader with make_loader: a fork would deadlock.",
+            )
+        if self._root is None:
+            self._root = open_snapshot(self.url, self.snapshot).root
+            self._process = os.getpid()
+        return self._root
+
+    def read(self, rows: NDArray[np.intp], biomarkers: Sequence[str]) -> NDArray[np.float32]:
+        """Read maps and scale them as channels of images.
+
+        Parameters
+        ----------
+        rows : (n,) int
+            Positions on the lake's exam axis, in any order.
+        biomarkers : sequence of str
+
+        Returns
+        -------
+        (n, biomarker, azimuth, polar) float32
+            Values divided by `qmri_lake.fusion.SCALES`, not clipped. 0 where there is no value.
+
+        Raises
+        ------
+        InputError
+            If a map of an exam has no values: its image would contain only zeros.
+        """
+        planes, empty = self._read(rows, biomarkers)
+        if empty.any():
+            for k, name in enumerate(biomarkers):
+                self._refuse(rows[empty[:, k]], f"{BIOMARKER_TABLE[name].title} of the {self.bone}")
+        return planes
+
+    def _read(
+        self, rows: NDArray[np.intp], biomarkers: Sequence[str]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        maps = _read_chunks(self._opened()["sphere/map"], rows, self._bone_index)
+        indices = [self._biomarkers.index(name) for name in biomarkers]
+        scales = [np.float32(SCALES[name]) for name in biomarkers]
+        planes = np.empty((len(rows), len(biomarkers), self.size, self.size), np.float32)
+        empty = np.empty((len(rows), len(biomarkers)), bool)
+        scaled = np.empty((self._full, self._full), np.float32)
+        for row, exam in enumerate(maps):  # one by one, so that the data stay in the CPU cache
+            for k, (index, scale) in enumerate(zip(indices, scales, strict=True)):
+                absent = np.isnan(exam[index])
+                empty[row, k] = absent.all()
+                np.divide(exam[index], scale, out=scaled)
+                np.copyto(scaled, 0.0, where=absent)
+                planes[row, k] = area_average(scaled, self.size)
+        return planes, empty
+
+    def empty(self, rows: NDArray[np.intp], biomarkers: Sequence[str]) -> NDArray[np.bool_]:
+        """Return which maps have no values; each map is read only once per process.
+
+        Returns
+        -------
+        (n, biomarker) bool
+        """
+        # Cached, since the models of all strategies use the same exams.
+        key = (self.snapshot, self.bone, rows.tobytes())
+        if key not in _EMPTY_MAPS:
+            blocks = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
+            array = self._opened()["sphere/map"]
+            empty = [
+                ~np.isfinite(exam).any(axis=(-2, -1))
+                for block in blocks
+                for exam in _read_chunks(array, block, self._bone_index)
+            ]
+            _EMPTY_MAPS[key] = np.asarray(empty, bool).reshape(len(rows), len(self._biomarkers))
+        indices = [self._biomarkers.index(name) for name in biomarkers]
+        return _EMPTY_MAPS[key][:, indices]
+
+    def check(self, rows: NDArray[np.intp]) -> None:
+        """Check that the maps of the bone were computed, according to `map_status`.
+
+        Raises
+        ------
+        InputError
+            If the maps of an exam were not computed; the message lists the keys of such exams.
+        """
+        status = self._opened()["sphere/map_status"]
+        meanings = str(status.attrs["flag_meanings"]).split()
+        computed = [
+            v for v, m in zip(status.attrs["flag_values"], meanings, strict=True) if m != "absent"
+        ]
+        self._refuse(
+            rows[~np.isin(status[:][rows, self._bone_index], computed)], f"map of the {self.bone}"
+        )
+
+    def _refuse(self, rows: NDArray[np.intp], what: str) -> None:
+        if not len(rows):
+            return
+        names = [str(n) for n in self._opened()["exam"].oindex[np.sort(rows)[:_NAMED]]]
+        more = f" and {len(rows) - len(names):,} more" if len(rows) > len(names) else ""
+        raise InputError(
+            f"no {what} in {counted(len(rows), 'exam')}: {', '.join(names)}{more}",
+            expected="maps with values",
+            where=self.url,
+            todo="Exclude these exams: with_maps(cohort, strategy, bone).",
+            reason=Reason.ABSENT_EXAM,
+        )
+
+
+def _read_chunks(
+    array: zarr.Array[Any], rows: NDArray[np.intp], bone: int
+) -> list[NDArray[np.float32]]:
+    """Read one chunk for each row, concurrently.
+
+    Indexing with all rows is also concurrent, but it copies element by element and takes 1.3 times
+    as long.
+    """
+
+    async def read_all() -> list[NDArray[np.float32]]:
+        chunks = (array.async_array.getitem((int(row), bone)) for row in rows)
+        return [np.asarray(chunk) for chunk in await asyncio.gather(*chunks)]
+
+    found: list[NDArray[np.float32]]
+    found = asyncio.run_coroutine_threadsafe(read_all(), _event_loop(os.getpid())).result()
+    return found
+
+
+@functools.cache
+def _event_loop(_process: int) -> asyncio.AbstractEventLoop:
+    """Return an event loop in a thread, one per process.
+
+    The main thread may already run an event loop, such as that of a notebook.
+    """
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="map reader", daemon=True).start()
+    return loop
+
+
+def with_maps(cohort: Cohort, strategy: str, bone: str) -> Cohort:
+    """Keep the exams that have values of all biomarkers of a strategy in the maps of a bone.
+
+    All maps of the cohort are read.
+
+    Parameters
+    ----------
+    cohort : Cohort
+    strategy : str
+        One of `qmri_lake.fusion.STRATEGIES`.
+    bone : str
+
+    Returns
+    -------
+    Cohort
+        The remaining exams; the flow of the cohort gives the number of excluded exams.
+
+    Raises
+    ------
+    NotFoundError
+        If the lake has no maps, or the bone or strategy is unknown.
+    """
+    needed = biomarkers_of(strategy)
+    reader = MapReader(cohort.lake, bone)
+    rows = cohort.rows[~reader.empty(cohort.rows, needed).any(axis=1)]
+    keys = cohort.lake.keys_at(rows)["exam"]
+    return cohort.of_exams([str(key) for key in keys], f"{strategy} maps of the {bone} have values")

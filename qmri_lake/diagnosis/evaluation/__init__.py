@@ -1,0 +1,1 @@
+"""Evaluate classifiers, and relate their class activation maps to outcomes."""

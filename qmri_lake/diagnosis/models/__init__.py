@@ -1,0 +1,1 @@
+"""Classifiers: ResNets, batches of images, predictions and Grad-CAM."""

@@ -1,0 +1,1 @@
+"""Train one or many classifiers of osteoarthritis and pain; interrupted trainings can resume."""

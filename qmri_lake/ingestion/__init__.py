@@ -1,0 +1,1 @@
+"""Bring images, masks and clinical tables into a lake."""

@@ -1,0 +1,69 @@
+"""Summary of a lake: exams by timepoint and knee, steps, stored size and last commits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from qmri_lake.core.text import ago, counted, format_bytes, format_shape
+from qmri_lake.lake.history import count_states, list_commits
+from qmri_lake.lake.lineage import origin_of
+
+if TYPE_CHECKING:
+    from qmri_lake.store.snapshot import Snapshot
+
+__all__ = ["array_sizes", "describe", "exams_by_visit", "stored_bytes"]
+
+
+def exams_by_visit(exams: pd.DataFrame) -> pd.DataFrame:
+    """Count exams, with a row for each timepoint [months] and a column for each knee."""
+    return pd.crosstab(exams["timepoint"], exams["knee"])
+
+
+def describe(lake: Snapshot) -> str:
+    """Describe a lake in about twelve lines. Only small arrays are read."""
+    exams = lake.exams
+    at = f" at {lake.ref}" if lake.ref else ""
+    lines = [
+        f"<Lake {lake.url}{at}: {counted(len(exams), 'exam')} of "
+        f"{counted(exams['patient'].nunique(), 'patient')}>"
+    ]
+    if (origin := origin_of(lake.root)) is not None:
+        lines.append(f"  derived from {origin}")
+    lines += _section("exams by timepoint [months] and knee", exams_by_visit(exams))
+    status = count_states(lake.root, np.arange(len(lake)), len(lake))
+    lines += _section("steps", status.loc[:, (status != 0).any()] if len(status) else status)
+    images = [f"{group} {size}" for group, size in array_sizes(lake).items()]
+    lines.append("  arrays: " + (", ".join(images) or "none yet"))
+    stored = f"{format_bytes(stored_bytes(lake))} of chunks"
+    lines.append(f"  stored: {stored}, Icechunk format {lake.storage_format}")
+    lines.append("  last commits")
+    for row in list_commits(lake.repo, lake.snapshot, 3).to_dict("records"):
+        tags = f"  [{row['tags']}]" if row["tags"] else ""
+        when = ago(row["time"].to_pydatetime())
+        lines.append(f"    {row['snapshot'][:8]}  {when:>10}  {row['message']}{tags}")
+    return "\n".join(lines)
+
+
+def _section(title: str, table: pd.DataFrame) -> list[str]:
+    if table.empty:
+        return [f"  {title}: none"]
+    table = table.rename_axis(index=None, columns=None)
+    return [f"  {title}", *(f"    {line}" for line in table.to_string().splitlines())]
+
+
+def array_sizes(lake: Snapshot) -> dict[str, str]:
+    """Return the array sizes of one exam by group, such as ``{"dess": "160 x 384 x 384"}``."""
+    return {
+        group: format_shape(dict(lake.root[group].attrs["sizes"]).values())
+        for group in lake.groups()
+        if "sizes" in lake.root[group].attrs
+    }
+
+
+def stored_bytes(lake: Snapshot) -> int:
+    """Return the number of bytes in all chunks of all snapshots."""
+    stats = lake.repo.chunk_storage_stats()
+    return int(stats.native_bytes + stats.inlined_bytes)

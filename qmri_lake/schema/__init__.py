@@ -1,0 +1,1 @@
+"""Content of a lake: declared variables, their groups, and the key of an exam."""

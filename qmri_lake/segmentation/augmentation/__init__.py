@@ -1,0 +1,1 @@
+"""Augmentation of images and masks, online and offline."""

@@ -1,0 +1,1 @@
+"""Train segmentation networks and ensembles; an interrupted training can be resumed."""

@@ -1,0 +1,322 @@
+"""Changes that a commit applies to a lake: new exams, new arrays, small values and states.
+
+Tasks write bulk arrays into forks of a session, one exam per task. The committer writes all small
+values, because a chunk contains the small values of many exams and tasks would overwrite each
+other's values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import icechunk
+import numpy as np
+import pandas as pd
+
+from qmri_lake.core.array_api import Values
+from qmri_lake.errors import NotALakeError, NotFoundError, Reason, printable
+from qmri_lake.schema.exam_index import KEYS, exam_key
+from qmri_lake.schema.groups import GROUPS
+from qmri_lake.schema.variable import EXAM_CHUNK, Variable, with_variant
+from qmri_lake.store.arrays import Node, create_array, create_coordinate, create_root, open_root
+from qmri_lake.store.columns import Column
+from qmri_lake.store.runs import write_run
+from qmri_lake.store.status import STATE, declare_status
+
+__all__ = [
+    "Transaction",
+    "append_exams",
+    "check_format",
+    "declare",
+    "fill_shape",
+    "merge_forks",
+    "write_table",
+]
+
+FORMAT = 1
+"""Version of the layout in the store. It increases if an older package could not read the
+layout."""
+
+OWN_AXIS = tuple(group.name for group in GROUPS if group.axis != "exam")
+"""Groups whose first axis is not the exam axis."""
+
+
+def initialise(session: icechunk.Session, version: str, profile: str | None) -> None:
+    """Write the root group of a new lake: format, and an `exam` axis of length 0."""
+    root = create_root(
+        session.store,
+        attributes={
+            # Plain xarray then treats these as coordinates of every group.
+            "coordinates": " ".join(KEYS),
+            "qmri_lake": {"format": FORMAT, "version": version, "profile": profile or ""},
+        },
+    )
+    columns = {"exam": "string", "patient": "int64", "timepoint": "int16", "knee": "string"}
+    prose = {
+        "exam": "Exam key: {patient:07d}-{months:03d}m-{knee}",
+        "patient": "Patient number",
+        "timepoint": "Months after enrolment, nominal",
+        "knee": "Side of the knee: left or right",
+    }
+    for name, dtype in columns.items():
+        create_array(root, Variable("", name, (), dtype, prose[name], fill_meaning=""), name, 0, {})
+
+
+def check_format(root: Node | None, url: str) -> Node:
+    """Return the root group of a lake.
+
+    Raises
+    ------
+    NotALakeError
+        If the repository is not a lake, or has a newer format.
+    """
+    about = root.attrs.get("qmri_lake") if root is not None else None
+    if root is None or about is None:
+        raise NotALakeError(
+            "an Icechunk repository that is not a lake",
+            expected="a repository created by qmri_lake",
+            where=url,
+            todo="Check the path. If the creation of the lake was interrupted, choose a new path.",
+            reason=Reason.NOT_A_LAKE,
+        )
+    if about["format"] > FORMAT:
+        raise NotALakeError(
+            f"format {about['format']}, written by qmri_lake {about['version']}",
+            expected=f"at most {FORMAT}",
+            where=url,
+            todo="Update qmri_lake.",
+            reason=Reason.NOT_A_LAKE,
+        )
+    return root
+
+
+def exam_count(root: Node) -> int:
+    """Return the length of the exam axis."""
+    return root["exam"].shape[0]
+
+
+def _arrays_on_exam(group: Node) -> Iterator[Node]:
+    for _, array in group.arrays():
+        if array.metadata.dimension_names[0] == "exam":
+            yield array
+    for name, child in group.groups():
+        if name not in OWN_AXIS:
+            yield from _arrays_on_exam(child)
+
+
+def append_exams(session: icechunk.Session, exams: pd.DataFrame) -> None:
+    """Append the exams (columns patient, timepoint, knee) that the lake does not have yet.
+
+    All arrays on the exam axis become longer, and nothing is reordered. Apart from the new keys,
+    only metadata changes.
+    """
+    root = open_root(session.store, "r+")
+    keys = [exam_key(*row) for row in exams[list(KEYS)].itertuples(index=False)]
+    known = set(root["exam"][:].tolist())
+    new = exams.assign(exam=keys).drop_duplicates("exam")
+    new = new[~new["exam"].isin(known)]
+    if new.empty:
+        return
+    start, stop = len(known), len(known) + len(new)
+    for array in _arrays_on_exam(root):
+        array.resize((stop, *array.shape[1:]))
+    for name in ("exam", *KEYS):
+        values = new[name].to_numpy()
+        root[name][start:stop] = values.astype(object) if values.dtype.kind in "OTU" else values
+
+
+def declare(
+    root: Node,
+    variables: Sequence[Variable],
+    sizes: Mapping[str, int] | None = None,
+    variant: str = "",
+) -> None:
+    """Create the missing arrays of `variables`, which all belong to one group.
+
+    `sizes` sets the sizes of the dimensions of a new group; those of an existing group are kept.
+    """
+    group = root.require_group(variables[0].group)
+    if sizes and "sizes" not in group.attrs:
+        group.attrs["sizes"] = dict(sizes)
+    fixed = dict(group.attrs.get("sizes", {}))
+    for variable in variables:
+        name = with_variant(variable.name, variant)
+        if name not in group:
+            length = _own_length(group) if variable.group in OWN_AXIS else exam_count(root)
+            create_array(group, variable, name, length, fixed)
+        for coordinate in variable.coordinates:
+            if coordinate.name not in group:
+                create_coordinate(group, coordinate)
+
+
+def _own_length(group: Node) -> int:
+    """Return the length of the own axis of a group, 0 if it has no array."""
+    return next((array.shape[0] for _, array in group.arrays()), 0)
+
+
+def group_sizes(root: Node, group: str) -> dict[str, int]:
+    """Return the fixed sizes of a group's dimensions; empty if the group does not exist."""
+    return dict(root[group].attrs.get("sizes", {})) if group in root else {}
+
+
+def write_table(root: Node, group: str, table: pd.DataFrame) -> None:
+    """Replace the content of a group with its own axis (``visit``) by the rows of `table`.
+
+    Arrays that `table` does not contain, such as columns of a user's own table, keep their values
+    by key: rows move with their keys, and new rows get the fill value.
+    """
+    stored = _key_index(pd.DataFrame({name: root[f"{group}/{name}"][:] for name in KEYS}))
+    first = np.flatnonzero(~stored.duplicated())
+    found = stored[first].get_indexer(_key_index(table))
+    known = found >= 0
+    for name, array in root[group].arrays():
+        old = array[:]
+        array.resize((len(table),))
+        if name in table:
+            array[:] = _stored(table[name], array)
+        else:
+            kept = np.full(len(table), array.fill_value, old.dtype)
+            kept[known] = old[first[found[known]]]
+            array[:] = kept
+
+
+def _key_index(table: pd.DataFrame) -> pd.MultiIndex:
+    return pd.MultiIndex.from_frame(
+        table[list(KEYS)].astype({"patient": "int64", "timepoint": "int64", "knee": str})
+    )
+
+
+def _stored(column: Column, array: Node) -> Values:
+    """Convert a column to the type of an array; missing values become the array's fill value."""
+    if array.dtype.kind == "T":
+        return np.asarray(column.fillna("").astype(str), dtype=object)
+    return np.asarray(column.astype("Float64").fillna(array.fill_value).astype(array.dtype))
+
+
+@dataclass
+class Transaction:
+    """The changes of one commit. If another writer commits first, they are applied again.
+
+    Rows are positions on the exam axis. The position of an exam never changes.
+    """
+
+    forks: list[icechunk.ForkSession] = field(default_factory=list)
+    small: dict[str, dict[int, object]] = field(default_factory=dict)
+    """Values of small arrays, by path of the array, then by row."""
+    erased: dict[str, set[int]] = field(default_factory=dict)
+    """Rows to reset to the fill value, by path of the array."""
+    states: dict[str, dict[int, tuple[str, int, str]]] = field(default_factory=dict)
+    """(state, run, message) by step, then by row."""
+    runs: dict[int, Mapping[str, object]] = field(default_factory=dict)
+    """Records of runs, by number."""
+    rewritten: bool = False
+    """Whether other writers had added exams when the changes were applied; see `merge_forks`."""
+
+    def set_state(self, step: str, row: int, state: str, run: int, message: str = "") -> None:
+        """Set the state of an exam in a step."""
+        self.states.setdefault(step, {})[row] = (state, run, printable(message))
+
+    def set_small(self, path: str, row: int, value: object) -> None:
+        """Set the value of a small array for one exam."""
+        self.small.setdefault(path, {})[row] = value
+
+    def erase(self, path: str, row: int) -> None:
+        """Reset the value of an exam, such as a map or a small value, to the fill value."""
+        self.erased.setdefault(path, set()).add(row)
+
+    def set_column(self, path: str, rows: Sequence[int], values: Values) -> None:
+        """Set the values of a small array for many exams."""
+        self.small.setdefault(path, {}).update(zip(rows, values, strict=True))
+
+    def __len__(self) -> int:
+        return len({row for rows in self.states.values() for row in rows})
+
+    def __call__(self, session: icechunk.Session) -> None:
+        """Apply the changes to a session."""
+        self.rewritten = bool(self.forks) and not merge_forks(session, self.forks)
+        root = open_root(session.store, "r+")
+        for path, values in self.small.items():
+            if path not in root:
+                raise NotFoundError(f"no array {path}", expected="a declared array")
+            _set_rows(root[path], values)
+        for path, rows in self.erased.items():
+            _erase_rows(root[path], rows)
+        for step, marks in self.states.items():
+            group = declare_status(root, step, exam_count(root))
+            _set_rows(group["state"], {row: STATE[mark[0]] for row, mark in marks.items()})
+            _set_rows(group["run"], {row: mark[1] for row, mark in marks.items()})
+            _set_rows(group["message"], {row: mark[2] for row, mark in marks.items()})
+        for number, record in self.runs.items():
+            write_run(root, number, record)
+
+
+def merge_forks(session: icechunk.Session, forks: Sequence[icechunk.ForkSession]) -> bool:
+    """Apply the chunks of forks to a session; return whether they could be merged as they are.
+
+    Icechunk merges the chunks of a fork into the manifests that the arrays had when the fork was
+    made. If another writer has made the arrays longer since then, the merge would lose the chunks
+    of the exams that were added. In that case the chunks are read from the fork and written again.
+    """
+    length = exam_count(open_root(session.store))
+    lengths = {
+        fork.snapshot_id: exam_count(open_root(fork.store))
+        for fork in {fork.snapshot_id: fork for fork in forks}.values()
+    }
+    old = [fork for fork in forks if lengths[fork.snapshot_id] != length]
+    if current := [fork for fork in forks if lengths[fork.snapshot_id] == length]:
+        session.merge(*current)
+    if not old:
+        return True
+    root = open_root(session.store, "r+")
+    for fork in old:
+        source = open_root(fork.store)
+        for path, chunks in fork.status().updated_chunks.items():
+            array, target = source[path.strip("/")], root[path.strip("/")]
+            for chunk in chunks:
+                place = _place_of_chunk(array, chunk)
+                target[place] = array[place]
+    return False
+
+
+def _place_of_chunk(array: Node, chunk: Sequence[int]) -> tuple[slice, ...]:
+    """Return the elements of a stored chunk, or of a shard if the array has shards."""
+    sizes = array.shards or array.chunks
+    return tuple(slice(at * size, (at + 1) * size) for at, size in zip(chunk, sizes, strict=True))
+
+
+def _erase_rows(array: Node, rows: Iterable[int]) -> None:
+    """Reset rows to the fill value. Zarr removes chunks that contain only the fill value."""
+    if array.chunks[0] == EXAM_CHUNK:
+        empty = np.full(array.shape[1:], array.fill_value, dtype=array.dtype)
+        _set_rows(array, dict.fromkeys(rows, empty if empty.ndim else array.fill_value))
+        return
+    for row in rows:
+        array[row] = array.fill_value
+
+
+def _set_rows(array: Node, values: Mapping[int, object]) -> None:
+    """Write scattered rows; each chunk with such a row is read and written once."""
+    rows = np.fromiter(values, dtype=np.int64, count=len(values))
+    order = np.argsort(rows)
+    rows = rows[order]
+    listed = list(values.values())
+    if array.dtype.kind == "T":
+        data = np.array(listed, dtype=np.dtypes.StringDType())[order]
+    else:
+        data = np.asarray(listed, dtype=array.dtype)[order]
+    for chunk in np.unique(rows // EXAM_CHUNK):
+        inside = rows // EXAM_CHUNK == chunk
+        start, stop = int(chunk) * EXAM_CHUNK, min((int(chunk) + 1) * EXAM_CHUNK, array.shape[0])
+        block = array[start:stop]
+        block[rows[inside] - start] = data[inside]
+        array[start:stop] = block
+
+
+def fill_shape(values: Values, shape: Sequence[int], fill: object) -> Values:
+    """Pad `values` at the end of each axis with `fill`, to the `shape` of a whole shard."""
+    if values.shape == tuple(shape):
+        return values
+    full = np.full(shape, fill, dtype=values.dtype)
+    full[tuple(slice(0, n) for n in values.shape)] = values
+    return full

@@ -1,0 +1,1 @@
+"""Code shared by the training of segmentation networks and of classifiers."""

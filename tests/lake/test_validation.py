@@ -1,0 +1,174 @@
+"""All faults of a lake are listed with their locations; a valid lake has none."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qmri_lake.lake import Lake, open_lake
+from qmri_lake.schema.builtin import REGISTRY
+from qmri_lake.store.arrays import open_root
+from qmri_lake.store.repository import commit
+from qmri_lake.store.transaction import declare
+from tests.fixtures import array_lake
+
+
+@pytest.fixture(scope="module")
+def valid_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a lake without faults, which tests copy."""
+    folder = tmp_path_factory.mktemp("valid") / "a.lake"
+    lake = array_lake(folder)
+    lake.run("t2")
+
+    def add_clinical(session: Any) -> None:
+        declare(open_root(session.store, "r+"), REGISTRY.group("clinical"))
+
+    commit(lake.repo, add_clinical, "Declare clinical columns")
+    return folder
+
+
+@pytest.fixture
+def lake(valid_lake: Path, tmp_path: Path) -> Lake:
+    return open_lake(str(shutil.copytree(valid_lake, tmp_path / "a.lake")))
+
+
+def corrupt(lake: Lake, change: Callable[[Any], None]) -> Lake:
+    """Commit direct writes, past every check."""
+    commit(lake.repo, lambda session: change(open_root(session.store, "r+")), "Corrupt")
+    return lake.refresh()
+
+
+def put(path: str, index: Any, value: Any) -> Callable[[Any], None]:
+    def change(root: Any) -> None:
+        root[path][index] = value
+
+    return change
+
+
+KEYS = [
+    "9000001-000m-right",
+    "9000001-000m-left",
+    "9000001-024m-right",
+    "9000001-024m-left",
+    "9000002-000m-right",
+    "9000002-000m-left",
+]
+
+FAULTS: list[tuple[Callable[[Any], None], str]] = [
+    (
+        put("exam", 1, "9000001-000m-middle"),
+        f"exam 9000001-000m-middle: key does not match its coordinates (expected {KEYS[1]})",
+    ),
+    (put("knee", 1, "middle"), "coordinate knee: 'middle' (expected left or right)"),
+    (
+        put("status/t2/state", 2, 77),
+        "status/t2: state 77 (expected one of pending, done, failed, skipped, flagged)",
+    ),
+    (put("status/t2/run", 3, 99), "status/t2: run 99 without a record (expected a record in runs)"),
+    (
+        put("msme/echo_time", (0, 0), -5.0),
+        "msme/echo_time: 1 value outside the range, such as -5.0 (expected (0, 1000) ms)",
+    ),
+    (
+        put("clinical/kl", 0, 7.0),
+        "clinical/kl: 1 value outside the range, such as 7.0 (expected (0, 4))",
+    ),
+    (
+        put("clinical/sex", 0, 9),
+        "clinical/sex: value 9 without a name (expected 1 male, 2 female)",
+    ),
+    (
+        put("msme/extent", 4, [6, 12, 10]),
+        f"msme/extent of {KEYS[4]}: [6, 12, 10] (expected 1 to [5, 12, 10])",
+    ),
+    (
+        put("msme/extent", 5, [-1, -1, -1]),
+        f"msme/extent of {KEYS[5]}: [-1, -1, -1] (expected 1 to [5, 12, 10])",
+    ),
+    (
+        put("msme/affine", 2, np.zeros((4, 4))),
+        f"msme/affine of {KEYS[2]}: voxel volume is 0 or NaN (expected spacing > 0)",
+    ),
+    (
+        put("msme/affine", 3, np.full((4, 4), np.nan)),
+        f"msme/affine of {KEYS[3]}: voxel volume is 0 or NaN (expected spacing > 0)",
+    ),
+    (
+        lambda root: root["msme/series_uid"].resize((4,)),
+        "msme/series_uid: 4 exams (expected 6)",
+    ),
+]
+
+
+def test_validate__sound_lake(lake: Lake) -> None:
+    assert lake.validate() == []
+    assert lake.validate(deep=True) == []
+
+
+@pytest.mark.parametrize(("change", "fault"), FAULTS, ids=[fault[:30] for _, fault in FAULTS])
+def test_validate__one_fault(lake: Lake, change: Callable[[Any], None], fault: str) -> None:
+    found = corrupt(lake, change).validate()
+    assert fault in found
+    # A wrong word in `knee` is a wrong key too; nothing else shows up in a second place.
+    assert len(found) == (2 if "knee" in fault else 1)
+
+
+def test_validate__lists_all_faults(lake: Lake, judge: Any) -> None:
+    def everything(root: Any) -> None:
+        for change, _ in FAULTS:
+            change(root)
+
+    found = corrupt(lake, everything).validate()
+    missed = [fault for _, fault in FAULTS[1:] if fault not in found]
+    judge(
+        "validate lists all faults",
+        required=f"{len(FAULTS) - 1} of {len(FAULTS) - 1} kinds of faults in one call",
+        measured=f"{len(FAULTS) - 1 - len(missed)}, missed: {missed or 'none'}",
+        passed=not missed,
+    )
+
+
+def test_validate__doubled_key(lake: Lake) -> None:
+    def double(root: Any) -> None:
+        for name in ("exam", "patient", "timepoint", "knee"):
+            root[name][1] = root[name][0]
+
+    assert corrupt(lake, double).validate() == [
+        f"exam {KEYS[0]}: duplicate key (expected unique keys)"
+    ]
+
+
+def test_validate__lost_and_empty_images(lake: Lake, tmp_path: Path) -> None:
+    corrupt(lake, put("msme/image", 2, np.nan))
+    before = set((tmp_path / "a.lake" / "chunks").iterdir())
+    noise = np.random.default_rng(0).random(lake.root["msme/image"].shape[1:])
+    corrupt(lake, put("msme/image", 3, noise))
+    (lost,) = set((tmp_path / "a.lake" / "chunks").iterdir()) - before
+    lost.unlink()
+    found = open_lake(lake.url).validate(deep=True)
+    assert (
+        found[0]
+        == f"msme/image of {KEYS[2]}: all values are NaN (expected an image: its state is done)"
+    )
+    assert found[1].startswith(f"msme/image of {KEYS[3]}: unreadable chunk: ")
+    assert "\n" not in found[1]
+    assert len(found) == 2
+
+
+def test_validate__deep(lake: Lake) -> None:
+    corrupt(lake, put("msme/cartilage", (1, 0, 3, 3), 200))
+    corrupt(lake, put("msme/t2", (4, 0, 3, 3), -1.0))
+    assert lake.validate() == []
+    assert lake.validate(deep=True) == [
+        f"msme/cartilage of {KEYS[1]}: value 200 without a name (expected "
+        + REGISTRY["msme/cartilage"].expectation
+        + ")",
+        f"msme/t2 of {KEYS[4]}: 1 value outside the range, such as -1.0 (expected "
+        + REGISTRY["msme/t2"].expectation
+        + ")",
+    ]
