@@ -27,7 +27,6 @@ CORE = (
     "lake",
     "masks",
     "oai",
-    "registration",
     "relaxometry",
     "schema",
     "statistics",

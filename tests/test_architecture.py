@@ -14,6 +14,8 @@ from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "qmri_lake"
 
@@ -67,6 +69,7 @@ def floor(module: str) -> tuple[int, str] | None:
     return None
 
 
+@pytest.mark.slow
 def test_imports__point_down() -> None:
     upward = []
     for module, targets in graph().items():

@@ -67,6 +67,7 @@ def test_catalog__lists_its_entries(cat):
     assert {"query", "lake_ref"} <= set(cat.user_parameters)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["clinical", "dess", "msme", "sphere", "visit"])
 def test_read__without_parameters_is_the_whole_lake(cat, lake, group):
     with dask.config.set(scheduler=_refuse):
@@ -99,6 +100,7 @@ def test_read__chooses_exams_at_a_branch_or_snapshot(cat, lake):
         cat(lake_ref=tagged).dess.read()
 
 
+@pytest.mark.slow
 def test_read__takes_parameters_at_every_level(cat):
     expected = cat(query=QUERY).msme.read()
     xr.testing.assert_identical(cat.msme.read(query=QUERY), expected)

@@ -175,6 +175,7 @@ assert labels[-1] == "Bone shape + T2" and len(labels) == 7
 """
 
 
+@pytest.mark.slow
 def test_strategies__a_seventh_one_is_declared_in_one_place() -> None:
     done = subprocess.run(
         [sys.executable, "-c", SEVENTH], capture_output=True, text=True, check=False

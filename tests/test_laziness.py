@@ -83,6 +83,7 @@ def test_the_counter_counts(lake):
     assert list(lake.store.take()) == ["msme/image/c/1/0/0/0/0"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nothing_computed")
 @pytest.mark.parametrize(
     "use",
@@ -161,6 +162,7 @@ def test_compute__of_one_slice_reads_one_inner_chunk(tmp_path):
     assert 0 < one < whole / 4
 
 
+@pytest.mark.slow
 def test_graph__grows_with_the_chosen_exams(lake, tmp_path, judge):
     larger = array_lake(tmp_path / "larger.lake", 3 * EXAMS)
     query = "patient in (9000001, 9000003)"

@@ -68,6 +68,7 @@ def test_every_public_name_is_known_here():
     assert {name for name in LAZY if "." not in name} == set(ql.__all__) - OTHERS
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nothing_computed")
 @pytest.mark.parametrize("name", LAZY)
 def test_lazy_function__has_one_exam_a_block(lake, name):
@@ -85,6 +86,7 @@ def test_lazy_function__has_one_exam_a_block(lake, name):
     assert not [a.name for a in large(made).values() if a.chunks is None]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nothing_computed")
 @pytest.mark.parametrize("group", ["clinical", "dess", "msme", "sphere", "region", "prediction"])
 def test_load__volumes_are_lazy_and_small_variables_in_memory(lake, group):

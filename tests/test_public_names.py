@@ -44,6 +44,7 @@ def test_public_names__an_unknown_one_is_an_attribute_error() -> None:
         ql.fit_t3  # noqa: B018
 
 
+@pytest.mark.slow
 def test_modules__say_what_is_public() -> None:
     for name in _import_everything():
         module = importlib.import_module(name)

@@ -88,6 +88,7 @@ def test_step_tests__find_recorded_parameters_that_change(lake: Lake) -> None:
         suite_of(step).test_run__a_second_run_has_nothing_to_compute(lake)
 
 
+@pytest.mark.slow
 def test_step_tests__find_faults_of_session_functions(lake: Lake) -> None:
     step = ql.step(reads={"msme": ["image"]}, writes=WRITES)(good)
     cases = [
@@ -108,6 +109,7 @@ def test_step_tests__find_faults_of_session_functions(lake: Lake) -> None:
         suite_of(step).test_session__is_lazy(lake)
 
 
+@pytest.mark.slow
 def test_testing__is_not_imported_with_the_package() -> None:
     code = (
         "import sys, qmri_lake as ql; ql.open_lake; ql.step; "

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import icechunk
 import numpy as np
 
 from qmri_lake.core.json_types import JsonMapping
 from qmri_lake.core.text import counted, format_bytes
 from qmri_lake.lake.history import count_states
 from qmri_lake.store.lock import is_locked, lock_owner
-from qmri_lake.store.repository import partial_files
+from qmri_lake.store.repository import first_line, partial_files
 from qmri_lake.store.runs import canonical, read_runs
 from qmri_lake.store.status import read_status, status_steps
 
@@ -54,6 +55,8 @@ class Orphans:
     """Number of partially written files of killed processes."""
     size: int
     """Total size of the objects and files in bytes."""
+    uncounted: str = ""
+    """Why the objects could not be counted; empty if they were."""
 
     def __bool__(self) -> bool:
         return bool(self.objects or self.partial)
@@ -100,6 +103,11 @@ class Diagnosis:
             )
         for step, count in self.failed.items():
             yield f"{step}: {counted(count, 'exam')} failed. {_retry_advice(step)}"
+        if self.orphans.uncounted:
+            yield (
+                "orphans: objects not counted, because an earlier commit cannot be read "
+                f"({self.orphans.uncounted}). The newest commit can be read."
+            )
         if self.orphans:
             parts = [f"{self.orphans.objects:,} objects"] if self.orphans.objects else []
             if self.orphans.partial:
@@ -204,20 +212,28 @@ def _retry_advice(step: str) -> str:
 def _orphans(lake: Snapshot, older_than: timedelta, *, remove: bool) -> Orphans:
     """Count or remove orphans that are too old to belong to a run that has not committed yet."""
     limit = datetime.now(UTC) - older_than
-    found = lake.repo.garbage_collect(limit, dry_run=not remove)
-    objects = (
-        found.chunks_deleted
-        + found.manifests_deleted
-        + found.snapshots_deleted
-        + found.attributes_deleted
-        + found.transaction_logs_deleted
-    )
-    partial, size = 0, found.bytes_deleted
+    objects = size = 0
+    uncounted = ""
+    try:
+        found = lake.repo.garbage_collect(limit, dry_run=not remove)
+    except icechunk.IcechunkError as error:
+        # Icechunk 2 reads every commit that was not expired, also those of no branch.
+        uncounted = first_line(error)
+    else:
+        size = found.bytes_deleted
+        objects = (
+            found.chunks_deleted
+            + found.manifests_deleted
+            + found.snapshots_deleted
+            + found.attributes_deleted
+            + found.transaction_logs_deleted
+        )
+    partial = 0
     for path in partial_files(lake.location, limit):
         partial, size = partial + 1, size + path.stat().st_size
         if remove:
             path.unlink(missing_ok=True)
-    return Orphans(objects, partial, size)
+    return Orphans(objects, partial, size, uncounted)
 
 
 def _duration(span: timedelta) -> str:

@@ -40,23 +40,33 @@ class SoundCommit:
         return f"{self.snapshot} of {self.written:%Y-%m-%d %H:%M} ({self.message})"
 
 
-def damaged_commit(repo: icechunk.Repository, snapshot: str, url: str) -> NotALakeError | None:
-    """Return the error of a commit that cannot be read, with the newest sound ones, or None."""
-    try:
-        repo.lookup_snapshot(snapshot)
-        return None
-    except icechunk.IcechunkError as error:
-        cause = first_line(error)
+def damaged_commit(
+    repo: icechunk.Repository, snapshot: str, url: str, cause: Exception
+) -> NotALakeError | None:
+    """Return the error of a commit that cannot be read, with the newest sound ones.
+
+    `cause` is the error of reading it. None is returned if the commit is sound but has no root
+    group, or if an object store cannot be read at all: then the commit may be sound.
+    """
+    if not isinstance(cause, icechunk.IcechunkError):
+        # Zarr found no root. Icechunk 1 reports a commit that is not there in the same way.
+        try:
+            repo.lookup_snapshot(snapshot)
+            return None
+        except icechunk.IcechunkError as error:
+            cause = error
     sound = [str(found) for found, _ in zip(sound_commits(repo, url), range(_SHOWN), strict=False)]
     if sound:
         todo = (
             f"Sound commits: {'; '.join(sound)}. Read one with ref=..., or go back to it with "
             "`qmri-lake doctor LAKE --restore SNAPSHOT`. Keep the folder."
         )
-    else:
+    elif is_local(url):
         todo = "Restore the files of the lake from a copy. Keep the folder."
+    else:
+        return None
     return NotALakeError(
-        f"the newest commit {snapshot} is damaged ({cause})",
+        f"the commit {snapshot} is damaged ({first_line(cause)})",
         expected="a commit that can be read",
         where=url,
         todo=todo,

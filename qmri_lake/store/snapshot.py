@@ -61,9 +61,12 @@ class Snapshot:
         """The root group, read-only."""
         try:
             root: Node | None = open_root(self.store)
-        except FileNotFoundError:
-            if (damaged := damaged_commit(self.repo, self.snapshot, self.url)) is not None:
+        except (FileNotFoundError, icechunk.IcechunkError) as error:
+            damaged = damaged_commit(self.repo, self.snapshot, self.url, error)
+            if damaged is not None:
                 raise damaged from None
+            if not isinstance(error, FileNotFoundError):
+                raise
             root = None
         return check_format(root, self.url)
 

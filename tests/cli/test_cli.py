@@ -75,6 +75,7 @@ def test_phantom_ingest_run__computes_t2_of_a_synthetic_oai(
     }
 
 
+@pytest.mark.slow
 def test_ingest__lists_problems_and_returns_1(
     archive: Archive, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -174,6 +175,7 @@ def test_catalog__is_written(url: str, tmp_path: Path, capsys: Capture) -> None:
     assert intake.open_catalog(path)(query="knee == 'left'").msme.read().sizes["exam"] >= 1
 
 
+@pytest.mark.slow
 def test_run__names_the_step_that_exams_wait_for(
     archive: Archive, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -219,6 +221,7 @@ def test_run__help_names_every_step_and_parameter(capsys: Capture) -> None:
                 assert f"{parameter.name}=" in printed, (name, parameter.name)
 
 
+@pytest.mark.slow
 def test_output__without_a_terminal_has_unbroken_lines(
     archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
@@ -349,11 +352,13 @@ def test_run__stopped_by_a_signal_commits_finished_exams(tmp_path: Path, name: s
     assert len(lake.plan("t2").rows) == 100 - done
 
 
+@pytest.mark.slow
 def test_report__is_written(url: str, tmp_path: Path, capsys: Capture) -> None:
     assert main(["report", str(tmp_path / "r.html"), "--lake", url, "--exams", "1"]) == 0
     assert (tmp_path / "r.html").stat().st_size > 50_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -408,6 +413,7 @@ def test_debug__shows_the_traceback(capsys: Capture) -> None:
         main(["info", "nowhere.lake", "--debug"])
 
 
+@pytest.mark.slow
 def test_help__of_every_command_shows_its_usage(capsys: Capture) -> None:
     from qmri_lake.cli.app import command
 
@@ -430,6 +436,7 @@ print(json.dumps([time.process_time() - start, loaded]), file=sys.stderr)
 """
 
 
+@pytest.mark.slow
 def test_help__is_fast_and_imports_nothing_heavy(judge: Judge) -> None:
     found = []
     for _ in range(3):
@@ -445,6 +452,7 @@ def test_help__is_fast_and_imports_nothing_heavy(judge: Judge) -> None:
     )
 
 
+@pytest.mark.slow
 def test_run__t2_of_a_real_knee(
     real_data: Path, tmp_path: Path, judge: Judge, capsys: Capture
 ) -> None:

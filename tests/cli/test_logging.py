@@ -58,6 +58,7 @@ def test_show_log__leaves_the_logger_as_it_was(capsys: Capture) -> None:
     assert (list(logger.handlers), logger.level) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

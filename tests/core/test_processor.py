@@ -94,6 +94,7 @@ def test_tensorflow__computes_by_onednn_unless_told_otherwise(given: str | None,
     assert done.stdout.split() == said.split()
 
 
+@pytest.mark.slow
 def test_workers__have_onednn_too() -> None:
     with ql.cluster("cpu") as client:
         assert set(client.run(os.environ.get, ONEDNN).values()) == {os.environ[ONEDNN]}

@@ -15,6 +15,7 @@ from qmri_lake.errors import InputError, RunError
 from qmri_lake.execution import cluster as compute
 
 
+@pytest.mark.slow
 def test_cluster__stills_its_workers_before_it_closes(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -38,6 +39,7 @@ def test_cluster__stills_its_workers_before_it_closes(
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_cluster__lets_its_workers_keep_freed_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "MALLOC_TRIM_THRESHOLD_"
     monkeypatch.delenv(name, raising=False)  # Dask leaves its own in the process that started one
@@ -45,6 +47,7 @@ def test_cluster__lets_its_workers_keep_freed_memory(monkeypatch: pytest.MonkeyP
         assert set(client.run(os.environ.get, name).values()) == {None}
 
 
+@pytest.mark.slow
 def test_map_with_messages__finishes_the_others_before_it_raises() -> None:
     def work(tell: Any, task: int) -> int:
         tell((task, "begun"))
@@ -115,6 +118,7 @@ def _raise(task: Any, error: BaseException) -> Any:
     raise error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gpus", [0, 4])
 @pytest.mark.parametrize(
     ("resources", "used"),
@@ -146,6 +150,7 @@ def test_gpu_tasks__go_where_a_worker_takes_them(
         assert time.monotonic() - started < 5
 
 
+@pytest.mark.slow
 def test_gpu_tasks__end_on_the_cpu_cluster_of_a_gpu_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

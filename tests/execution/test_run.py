@@ -88,6 +88,7 @@ def test_writing__within_itself(tmp_path: Path) -> None:
     assert lake.run("t2").counts["done"] == 1
 
 
+@pytest.mark.slow
 def test_run__parallel_tasks(workers: Any, tmp_path: Path, judge: Any) -> None:
     lake = array_lake(tmp_path / "a.lake", 24)
     result = lake.run("t2", cluster=workers, commit_every=5)
@@ -153,6 +154,7 @@ def test_run__twice(tmp_path: Path) -> None:
         np.testing.assert_allclose(lake.root["msme/t2"][row], expected_t2(row)[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_run__variant(tmp_path: Path) -> None:
     lake = array_lake(tmp_path / "a.lake", 4)
     lake.run("t2")
@@ -236,6 +238,7 @@ def test_run__commits_after_seconds(tmp_path: Path) -> None:
     assert [e.exams for e in events if isinstance(e, Committed)] == [1, 1, 1, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ZeroDivisionError])
 def test_run__stopped(tmp_path: Path, error: type[BaseException]) -> None:
     """By hand, or by an error in a listener."""

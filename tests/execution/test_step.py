@@ -166,6 +166,7 @@ def test_step__done_skipped_failed_flagged(lake: Lake) -> None:
         lake.failures("x")
 
 
+@pytest.mark.slow
 def test_step__exams_that_are_computed_together(
     lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,6 +212,7 @@ def test_step__voxels_are_not_computed_together() -> None:
         )
 
 
+@pytest.mark.slow
 def test_run__retry_failed(lake: Lake) -> None:
     lake.run(first_echo, troubled=True)
     again = lake.run(first_echo, troubled=True)
@@ -225,6 +227,7 @@ def test_run__retry_failed(lake: Lake) -> None:
     assert lake.failures().empty
 
 
+@pytest.mark.slow
 def test_plan__stale_by_parameters(lake: Lake) -> None:
     lake.run(first_echo)
     assert len(lake.plan(first_echo).rows) == 0
@@ -235,6 +238,7 @@ def test_plan__stale_by_parameters(lake: Lake) -> None:
     assert lake.plan(first_echo).rows.tolist() == [1, 3, 5]
 
 
+@pytest.mark.slow
 def test_plan__stale_by_version(lake: Lake) -> None:
     lake.run(first_echo)
     newer = Step(first_echo.name, first_echo.function, first_echo.reads, first_echo.writes, "2")
@@ -244,6 +248,7 @@ def test_plan__stale_by_version(lake: Lake) -> None:
     assert lake.runs()["code"].iloc[-1].startswith("first_echo 2, qmri_lake ")
 
 
+@pytest.mark.slow
 def test_plan__stale_by_input(lake: Lake) -> None:
     lake.run(first_echo)
     lake.run(double)
@@ -298,6 +303,7 @@ def test_plan__imported_product_stays(lake: Lake) -> None:
     assert lake.plan(double).rows.tolist() == [0, 1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_plan__says_stale_and_failed(lake: Lake) -> None:
     lake.run(first_echo, troubled=True)
     text = repr(lake.plan(first_echo, troubled=True))
@@ -394,6 +400,7 @@ def test_run__more_memory_than_there_is(lake: Lake) -> None:
     assert "first_echo" not in lake.refresh().status().index  # refused before anything was written
 
 
+@pytest.mark.slow
 def test_run__product_that_does_not_fit(lake: Lake) -> None:
     def answer(value: Any) -> Step:
         return Step("double", lambda msme: value, {"msme": ["image"]}, double.writes, "1")
@@ -414,6 +421,7 @@ class Mute(Exception):
         raise ZeroDivisionError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "said"),
     [
@@ -431,6 +439,7 @@ def test_run__odd_exception(lake: Lake, error: Exception, said: str) -> None:
     assert lake.failures("double")["message"].tolist() == [said] * 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("product", "said"),
     [
@@ -458,6 +467,7 @@ def test_run__result_that_would_be_stored_wrongly(lake: Lake, product: Any, said
     assert re.search(said, message), message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -565,6 +575,7 @@ print(ql.open_lake(sys.argv[1]).run(t2_mean))
 """
 
 
+@pytest.mark.slow
 def test_run__a_step_of_ones_own_reads_ours_in_a_fresh_process(tmp_path):
     lake = array_lake(tmp_path / "l.lake", 2)
     lake.run("t2")

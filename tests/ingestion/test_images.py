@@ -112,6 +112,7 @@ def test_ingest__second_adds_only_what_is_new(lake: ql.Lake, copy: Path, tmp_pat
     assert old.exams.equals(more.lake.exams.iloc[:-1])
 
 
+@pytest.mark.slow
 def test_ingest__again_commits_nothing(archive: Archive, lake: ql.Lake) -> None:
     before = lake.snapshot
     again = ql.ingest(archive.path, lake)
@@ -119,6 +120,7 @@ def test_ingest__again_commits_nothing(archive: Archive, lake: ql.Lake) -> None:
     assert again.lake.snapshot == before
 
 
+@pytest.mark.slow
 def test_ingest__corrected_tables_replace_the_rows(copy: Path, lake: ql.Lake) -> None:
     path = copy / "clinical/AllClinical00.txt"
     head, row, *_ = path.read_text().splitlines()
@@ -261,6 +263,7 @@ def replace_in(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_ingest__each_fault_has_its_reason_and_the_rest_is_ingested(
     archive: Archive, copy: Path, ingested: Path, tmp_path: Path, judge: Judge
 ) -> None:
@@ -308,6 +311,7 @@ def test_ingest__each_fault_has_its_reason_and_the_rest_is_ingested(
     assert result.lake.validate(deep=True) == []
 
 
+@pytest.mark.slow
 def test_ingest__a_series_larger_than_the_lake(lake: ql.Lake, tmp_path: Path, judge: Judge) -> None:
     large = tmp_path / "large"
     write_series(large / "00m/0.C.2/9000800/20040824/1", patient="9000800", slices=30)
@@ -324,6 +328,7 @@ def test_ingest__a_series_larger_than_the_lake(lake: ql.Lake, tmp_path: Path, ju
     assert "9000800-000m-right" not in set(result.lake.exams["exam"])
 
 
+@pytest.mark.slow
 def test_ingest__another_series_of_a_known_exam_replaces_nothing(
     lake: ql.Lake, tmp_path: Path
 ) -> None:
@@ -356,6 +361,7 @@ def test_ingest__folder_names_in_another_encoding(tmp_path: Path) -> None:
     assert result.lake.failures()["message"].iloc[0].startswith(r"caf\udce9/9000001/003: ")
 
 
+@pytest.mark.slow
 def test_ingest__one_series_is_of_one_knee(real_data: Path, tmp_path: Path) -> None:
     series = real_data / "knee_mese"
     lake = ql.ingest(series, tmp_path / "l.lake", **WHOSE).lake
@@ -372,6 +378,7 @@ def test_ingest__nothing_to_ingest_leaves_no_lake(tmp_path: Path) -> None:
     assert not (tmp_path / "l.lake").exists()
 
 
+@pytest.mark.slow
 def test_ingest__ignores_lakes_next_to_a_delivery(copy: Path, ingested: Path) -> None:
     shutil.copytree(ingested, copy / "old.lake")
     result = ql.ingest(copy, copy / "new.lake")
@@ -404,6 +411,7 @@ def test_ingest__refuses_a_folder_that_is_no_lake(archive: Archive, tmp_path: Pa
 # -- masks -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ingest__masks_that_do_not_fit_are_listed(archive: Archive, tmp_path: Path) -> None:
     masks = tmp_path / "masks"
     masks.mkdir()
@@ -462,6 +470,7 @@ def import_file(small: tuple[Path, Path, dict[str, np.ndarray]], tmp_path: Path)
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "found"),
     [
@@ -490,6 +499,7 @@ def test_import_masks__arrays_that_can_not_be_used(
     assert (again.problems, again.masks) == ((), 1)
 
 
+@pytest.mark.slow
 def test_import_masks__mask_without_a_transform_is_flagged(
     small: tuple[Path, Path, dict[str, np.ndarray]], import_file: MaskImport
 ) -> None:
@@ -511,6 +521,7 @@ def array_alone(path: Path) -> None:
         np.save(stream, np.zeros(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
@@ -533,6 +544,7 @@ def test_ingest__masks_folder_that_is_not_there(archive: Archive, tmp_path: Path
         ql.ingest(archive.path, tmp_path / "l.lake", masks=tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 def test_ingest__imported_masks_are_not_replaced_by_default(
     archive: Archive, lake: ql.Lake
 ) -> None:
@@ -591,6 +603,7 @@ def test_ingest__a_killed_one_resumes(
 WHOSE = {"patient": 1, "timepoint": 0, "knee": "right"}
 
 
+@pytest.mark.slow
 def test_ingest__real_knee_in_any_order(real_data: Path, tmp_path: Path, judge: Judge) -> None:
     plain = ql.ingest(real_data / "knee_mese", tmp_path / "plain.lake", **WHOSE)
     mixed = tmp_path / "mixed"

@@ -54,6 +54,7 @@ def labels_of(lake: ql.Lake, exam: str, name: str) -> np.ndarray:
     return np.asarray(lake.load("dess", exam=exam)[name][0])
 
 
+@pytest.mark.slow
 def test_ingest_masks__round_trip_through_the_lake(
     lake: ql.Lake, tmp_path: Path, judge: Judge
 ) -> None:
@@ -277,6 +278,7 @@ def test_ingest_masks__one_empty_array_of_two(lake: ql.Lake, tmp_path: Path) -> 
     assert len(cohort.require("dess/reference_cartilage")) == 0
 
 
+@pytest.mark.slow
 def test_ingest_masks__an_exam_made_from_its_mask(tmp_path: Path) -> None:
     labels, affine = label_map(), affine_of("left")
     path = write_nrrd(tmp_path / "knee.nrrd", *turned(labels, affine, (1, 2, 0), (0,)))
@@ -310,6 +312,7 @@ def test_ingest_masks__an_exam_made_from_its_mask(tmp_path: Path) -> None:
     assert result.lake.validate(deep=True) == []
 
 
+@pytest.mark.slow
 def test_ingest_masks__a_later_image_must_match_the_grid(tmp_path: Path) -> None:
     dess = write_series(tmp_path / "oai/00m/0.C.2/9000001/20040824/1")
     whose = {"patient": 9000001, "timepoint": 0, "knee": "right"}
@@ -334,6 +337,7 @@ def test_ingest_masks__a_later_image_must_match_the_grid(tmp_path: Path) -> None
 # -- whose a file is -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "exam"),
     [
@@ -469,6 +473,7 @@ def test_ingest_masks__on_the_grid_that_dcm2niix_writes(
     np.testing.assert_allclose(alone.affine, ds.affine, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_ingest_masks__real_knee(real_data: Path, tmp_path: Path, judge: Judge) -> None:
     path = real_data / "knee_segmentation/right_knee_labels.nrrd"
     whose = {"patient": 1, "timepoint": 0, "knee": "right"}

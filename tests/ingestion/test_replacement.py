@@ -59,6 +59,7 @@ def mean_step() -> object:
     return mean
 
 
+@pytest.mark.slow
 def test_ingest__short_series_is_replaced_by_the_whole_one(
     delivery: tuple[Path, Written], tmp_path: Path
 ) -> None:
@@ -90,6 +91,7 @@ def test_ingest__short_series_is_replaced_by_the_whole_one(
     assert (again.replaced, again.present) == (0, 2)  # the pixels are the same
 
 
+@pytest.mark.slow
 def test_ingest__echoes_that_follow_are_offered(tmp_path: Path) -> None:
     root = tmp_path / "oai"
     write_knee(root, patient=9000002, echoes=True)
@@ -102,6 +104,7 @@ def test_ingest__echoes_that_follow_are_offered(tmp_path: Path) -> None:
     assert result.lake.load("msme", exam=EXAM).echo_time.values.tolist() == [[*ECHOES]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changed",
     [{"elements": {"PixelSpacing": [0.5, 0.45]}}, {"slices": 4}],
@@ -162,6 +165,7 @@ def test_ingest__replace_names_an_exam_of_the_lake(tmp_path: Path) -> None:
     assert not (tmp_path / "l.lake").exists()
 
 
+@pytest.mark.slow
 def test_ingest__command_line_asks_and_replaces(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

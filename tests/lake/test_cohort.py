@@ -108,6 +108,7 @@ def test_exclude__keeps_unknown_values(lake):
         cohort.exclude("prosthesis == 1", reason="replaced")
 
 
+@pytest.mark.slow
 @settings(
     deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -136,6 +136,7 @@ def test_derive__records_its_origin(
     assert again.exams["exam"].tolist() == study.cohort("kl == 2").exams["exam"].tolist()
 
 
+@pytest.mark.slow
 def test_derive__a_study_can_run_steps(lake: ql.Lake, cohort: ql.Cohort, tmp_path: Path) -> None:
     url = str(tmp_path / "s.lake")
     study = lake.derive(url, cohort, ["msme/image", "msme/cartilage"])
@@ -187,6 +188,7 @@ def test_derive__outcomes_and_matched_sets_are_columns(tmp_path: Path) -> None:
         lake.derive(url, lake.cohort().of_exams(matched.exams["exam"], "matched"), ["clinical"])
 
 
+@pytest.mark.slow
 def test_derive__resumes_from_its_first_snapshot(
     cohort: ql.Cohort, study: ql.Lake, tmp_path: Path
 ) -> None:
@@ -245,6 +247,7 @@ def test_derive__an_exam_that_cannot_be_copied_is_named(tmp_path: Path) -> None:
     assert "Restore the files of the source and derive again" in str(half.doctor())
 
 
+@pytest.mark.slow
 def test_derive__rejects_invalid_arguments(
     lake: ql.Lake, cohort: ql.Cohort, study: ql.Lake, tmp_path: Path
 ) -> None:
@@ -311,6 +314,7 @@ def test_step__rejects_names_of_runs_of_the_package() -> None:
         )(lambda msme: {})
 
 
+@pytest.mark.slow
 def test_derive__by_the_command_line(
     lake: ql.Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -76,6 +76,7 @@ def test_doctor__after_a_kill(run_server: RunServer, tmp_path: Path) -> None:
     assert partial.exists()
 
 
+@pytest.mark.slow
 def test_doctor__repair_touches_no_commit(run_server: RunServer, tmp_path: Path) -> None:
     url = tmp_path / "a.lake"
     array_lake(url, 8).tag("before")

@@ -65,6 +65,7 @@ def test_run__a_step_of_an_installed_package(installed: Path, tmp_path: Path) ->
     assert done.stderr.count(warning) == 1, done.stderr
 
 
+@pytest.mark.slow
 def test_run__a_broken_step_is_an_error_only_if_requested(installed: Path, tmp_path: Path) -> None:
     lake = array_lake(tmp_path / "a.lake", 2)
     done = run(installed, "-m", "qmri_lake.cli", "run", "broken_step", "--lake", lake.url)
@@ -76,6 +77,7 @@ def test_run__a_broken_step_is_an_error_only_if_requested(installed: Path, tmp_p
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_find_step__lists_installed_steps(installed: Path) -> None:
     done = run(installed, "-c", LIST)
     error = done.stderr.splitlines()[-1]

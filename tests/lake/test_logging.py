@@ -54,6 +54,7 @@ def test_commit__warns_when_it_is_tried_again(
     assert lake.refresh().root.attrs["turn"] == 2
 
 
+@pytest.mark.slow
 def test_run__prints_nothing_by_default(tmp_path: Path) -> None:
     lake = array_lake(tmp_path / "a.lake", 1)
     code = f"import qmri_lake as ql; ql.open_lake({lake.url!r}).run('t2', within='all')"

@@ -79,6 +79,7 @@ def _table(matched):
     return matched.table(columns).astype({"age": float, "bmi": float, "case": int})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("ratio", [1, 2, 4])
 def test_match__sets_satisfy_all_conditions(cohort, people, ratio, seed):
@@ -120,6 +121,7 @@ def test_match__balances(cohort):
     assert standardised_difference(after["sex"] == "male", after["case"]) == pytest.approx(0)
 
 
+@pytest.mark.slow
 def test_match__the_draw_is_independent_of_the_outcome(cohort, people):
     """The same exam of a patient is drawn, whatever the outcome."""
     taken = set()

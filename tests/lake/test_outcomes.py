@@ -185,6 +185,7 @@ def _so(value, rule):
     return value <= rule.value if rule.falls else value >= rule.value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rule",
     [

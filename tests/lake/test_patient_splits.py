@@ -79,6 +79,7 @@ def test_split_by_patient__seeds_and_order():
     assert split_by_patient(exams, seed=2) != split
 
 
+@pytest.mark.slow
 def test_split_by_patient__each_patient_can_be_in_each_split():
     exams = table([1] * 20)
     counts = pd.Series(0, index=exams["exam"])

@@ -227,6 +227,7 @@ def test_tree__sel_and_isel(lake):
 # -- and back --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("query", [None, "kl >= 2", "patient == 9000001 and timepoint == 0"])
 @pytest.mark.parametrize("group", ["msme", "dess", "clinical", "visit", ["msme", "clinical"]])
 def test_to_zarr__and_back(lake, tmp_path, group, query):
@@ -242,6 +243,7 @@ def test_to_zarr__and_back(lake, tmp_path, group, query):
     assert back.load().identical(ds.load())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["msme", "clinical", "visit"])
 def test_to_netcdf__and_back_by_stock_xarray(lake, tmp_path, group):
     ds = lake.load(group)

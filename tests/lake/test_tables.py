@@ -190,6 +190,7 @@ def test_add_table__takes_frames_with_numbers_as_names_and_no_files(unchanged):
 # -- replacement -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_add_table__replaces_an_earlier_table_on_request_only(lake):
     lake.add_table(table_of(lake, score=1.0, kept=1.0), **KEYED, name="a.csv")
     before = lake.snapshot

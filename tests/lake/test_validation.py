@@ -105,11 +105,13 @@ FAULTS: list[tuple[Callable[[Any], None], str]] = [
 ]
 
 
+@pytest.mark.slow
 def test_validate__sound_lake(lake: Lake) -> None:
     assert lake.validate() == []
     assert lake.validate(deep=True) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "fault"), FAULTS, ids=[fault[:30] for _, fault in FAULTS])
 def test_validate__one_fault(lake: Lake, change: Callable[[Any], None], fault: str) -> None:
     found = corrupt(lake, change).validate()

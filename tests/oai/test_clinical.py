@@ -246,6 +246,7 @@ def test_read_tables__table_without_key(write_tables, stem, old, new):
     assert row(tables, 9000001, 12)["womac_pain"] == 4  # the other tables go on
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stem", "old", "new", "where"),
     [
@@ -288,6 +289,7 @@ def test_parse_coded__all_kinds():
     assert coded.bad.tolist() == [False] * 7 + [True, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(TABLES))
 @pytest.mark.parametrize("rest", ["header", "nothing", "other columns"])
 def test_read_tables__table_without_content(write_tables, name, rest):
@@ -372,6 +374,7 @@ def _write_nda(path: Path, header: list[str], rows: list[list[str]]) -> None:
     path.write_text(text, encoding="utf-16")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "write"),
     [
@@ -400,6 +403,7 @@ def test_read_tables__same_values_in_any_format(write_tables, tmp_path, name, wr
     assert both.counts["tables"] == 2 * len(TABLES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stem", ["kxr_sq_bu00", "AllClinical00", "Enrollees"])
 @pytest.mark.parametrize("cell", [1, 2])
 def test_read_tables__a_lost_cell_shifts_nothing(write_tables, stem, cell):
@@ -439,6 +443,7 @@ def test_read_tables__shortened_patient_numbers(write_tables):
     assert tables.visits.sex.isna().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stem", "old", "new", "item"),
     [

@@ -274,6 +274,7 @@ def spoil_geometry(write, where):
     write(where, patient="9000002", slices=2, uid="1.2.3.4", shape=(8, 8), start=50)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
@@ -589,6 +590,7 @@ def test_read_series__messages_contain_no_uid_and_no_absolute_path(delivery):
         assert not any(item.uid in str(error.value) for item in written.values())
 
 
+@pytest.mark.slow
 def test_inventory__prints_nothing(delivery):
     """A new process: here, other modules have set the level of Icechunk's messages."""
     root, _ = delivery

@@ -21,6 +21,7 @@ def packed(tmp_path_factory):
     return write_archive(path, exams=3, shape=(20, 48, 48), compress=True)
 
 
+@pytest.mark.slow
 def test_inventory__clean_archive_has_no_problem(archive):
     found = inventory(archive.path)
     assert found.problems == ()
@@ -30,6 +31,7 @@ def test_inventory__clean_archive_has_no_problem(archive):
     assert len(found.repeats) >= 1
 
 
+@pytest.mark.slow
 def test_read_series__geometry_is_the_truth(archive):
     for series in inventory(archive.path).series:
         truth = np.load(archive.truth / f"{series.exam}.npz")
@@ -38,6 +40,7 @@ def test_read_series__geometry_is_the_truth(archive):
         assert volume.image.shape[-3:] == truth[f"{series.group}_bone"].shape
 
 
+@pytest.mark.slow
 def test_read_series__tars_equal_folders(archive, packed):
     plain, tars = inventory(archive.path), inventory(packed.path)
     assert tars.problems == ()
@@ -47,6 +50,7 @@ def test_read_series__tars_equal_folders(archive, packed):
         assert read_series(a).digest == read_series(b).digest
 
 
+@pytest.mark.slow
 def test_read_tables__values_are_the_truth(archive):
     tables = read_tables(archive.path)
     assert tables.problems == ()

@@ -45,6 +45,7 @@ def distance(ours, theirs):
     return worst, int((ours[4] != theirs[4]).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # NaN, inf in y * y
 @TRAINS
 def test_fit_mono_exponential__array_api_equals_compiled(times, judge):

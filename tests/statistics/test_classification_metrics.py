@@ -20,6 +20,7 @@ def classified(
     return label, (1 / (1 + np.exp(-rng.normal(label - 0.5, 1.0)))).round(decimals)
 
 
+@pytest.mark.slow
 def test_bootstrap_roc__equals_scikit_learn_on_the_same_resamples(judge: Judge) -> None:
     apart = 0.0
     for seed, decimals in ((0, 1), (1, 2), (2, 15)):

@@ -30,6 +30,7 @@ def predicted(case_control_lake: Lake, oa_models: Path) -> xr.Dataset:
     return case_control_lake.load("prediction").compute()
 
 
+@pytest.mark.slow
 def test_predict__run_session_and_classifier_agree(
     case_control_lake: Lake, oa_models: Path, predicted: xr.Dataset
 ) -> None:

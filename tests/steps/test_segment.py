@@ -313,6 +313,7 @@ def test_run__implausible_masks_are_flagged_and_kept(segmented):
 # -- check_masks ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_check_masks__flags_a_knee_of_the_other_side(tmp_path):
     from qmri_lake.phantom import write_archive
 

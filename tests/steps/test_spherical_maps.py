@@ -54,6 +54,7 @@ def loaded(lake: ql.Lake) -> tuple[xr.Dataset, xr.Dataset]:
     return lake.load("dess", cohort), lake.load("msme", cohort)
 
 
+@pytest.mark.slow
 def test_run__states_and_reasons(lake: ql.Lake) -> None:
     states = lake.failures("sphere").set_index("exam")
     exams_ = list(lake.exams["exam"])
@@ -92,6 +93,7 @@ def test_session__is_the_run(lake: ql.Lake) -> None:
         xr.testing.assert_identical(ds, kept)
 
 
+@pytest.mark.slow
 def test_session__one_exam_and_other_chunks(lake: ql.Lake) -> None:
     dess, msme = loaded(lake)
     whole = ql.spherical_maps(dess, msme).isel(exam=0)["map"].compute()
@@ -118,6 +120,7 @@ def test_session__computes_nothing_until_asked(lake: ql.Lake) -> None:
     assert len(maps["map"].data.dask) < 60 * dess.sizes["exam"]
 
 
+@pytest.mark.slow
 def test_session__without_t2(lake: ql.Lake) -> None:
     dess, msme = loaded(lake)
     alone = ql.spherical_maps(dess.isel(exam=0))["map"].compute()
@@ -138,6 +141,7 @@ def test_stock_xarray__knows_what_is_where(lake: ql.Lake) -> None:
     assert lake.validate() == []
 
 
+@pytest.mark.slow
 def test_template__of_healthy_knees(lake: ql.Lake, tmp_path: Path) -> None:
     template = ql.articular_template(lake.cohort(), query="timepoint >= 0")
     assert template.dtype == bool

@@ -98,6 +98,7 @@ def test_fit_t2__beyond_the_extent_is_fill(msme):
     assert all(np.isnan(fitted[name].values[outside]).all() for name in MAPS[:4])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "part", [{"slice": slice(None, None, -1)}, {"slice": slice(2, 5)}, {"row": [9, 3, 4]}], ids=str
 )
@@ -107,6 +108,7 @@ def test_fit_t2__of_selected_voxels_is_the_selection_of_the_fit(msme, part):
         assert same(fitted, ql.fit_t2(msme, within=within).isel(part).compute())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "chunks",
     [{"exam": 3}, {"exam": -1}, {"row": 4}, {"exam": 2, "echo": 3, "slice": 2, "column": 3}],
@@ -225,6 +227,7 @@ def with_times(ds: xr.Dataset, times, units: str | None, dims=("echo",)) -> xr.D
     return ds.assign(echo_time=(dims, times, {"units": units} if units else {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("units", "factor"), [("s", 1e-3), ("us", 1e3), ("µs", 1e3), ("ms", 1), ("milliseconds", 1)]
 )
@@ -355,6 +358,7 @@ def test_t2__run_equals_session(tmp_path, judge):
     assert lake.run("t2").up_to_date == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("high", [np.inf, np.float32(60)], ids=["open", "a NumPy number"])
 def test_t2__bounds_that_json_does_not_know(tmp_path, high):
     lake = array_lake(tmp_path / "bounds.lake", count=1)
@@ -421,6 +425,7 @@ def test_fit_t2__epg_equals_the_kernel_and_uses_every_echo(msme):
     assert ql.fit_t2(msme.isel(exam=slice(0, 0)), model="epg").t2_b1.compute().shape[0] == 0
 
 
+@pytest.mark.slow
 def test_t2__epg_run_equals_session(tmp_path, judge):
     lake = array_lake(tmp_path / "epg.lake", count=2)
     names = [*MAPS, "t2_b1"]

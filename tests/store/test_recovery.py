@@ -41,7 +41,7 @@ def test_restore__a_damaged_newest_commit(damaged: tuple[Lake, list[str]], capsy
         open_lake(before.url).doctor()
     message = str(caught.value)
     assert "\n" not in message
-    assert f"the newest commit {snapshots[0]} is damaged" in message
+    assert f"the commit {snapshots[0]} is damaged" in message
     assert f"Sound commits: {snapshots[1]} of " in message
     assert "remove" not in message
     for command in ("info", "validate", "doctor"):

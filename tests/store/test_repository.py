@@ -337,6 +337,7 @@ def test_commit__merges_the_same_forks_again(tmp_path: Path) -> None:
     assert np.flatnonzero(read_status(root, "t2", 10).state == STATE["done"]).tolist() == [3, 4]
 
 
+@pytest.mark.slow
 def test_commit__gives_up() -> None:
     repo = in_memory()
     other = iter(range(100))

@@ -81,6 +81,7 @@ def test_kernels__device_refuses_numpy():
         np.asarray(on_device(np.ones(3)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [vectorised.BLOCK, 5000])
 def test_kernels__array_api_equals_compiled(occupancy, way, block, monkeypatch) -> None:
     monkeypatch.setattr(vectorised, "BLOCK", block)
@@ -195,6 +196,7 @@ def test_spherical_map__array_api_equals_compiled(truth, method, judge: Judge) -
     )
 
 
+@pytest.mark.slow
 def test_spherical_map__array_api_ball_in_two_pieces() -> None:
     affine, shape = grid(24)
     bone, cartilage = ball("patella", 14.0, 2.5, affine, shape)

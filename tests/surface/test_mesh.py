@@ -61,6 +61,7 @@ def test_ray_thickness__on_another_programs_meshes(real_data: Path, judge: Judge
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bone", "label", "cartilage"), [("femur", 5, (1,)), ("tibia", 6, (2, 3)), ("patella", 7, (4,))]
 )
@@ -99,6 +100,7 @@ def test_ray_thickness__a_shell(mirror: float) -> None:
     assert (found[outside.points[:, 2] > -4] == 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("knee", ["right", "left"])
 @pytest.mark.parametrize("suffix", [".vtk", ".ply"])
 def test_write_mesh__a_map_round_trip(tmp_path: Path, knee: str, suffix: str) -> None:

@@ -54,6 +54,7 @@ def truths() -> list[Truth]:
     return [knee(exam, shape=(80, 192, 192)) for exam in exams(2)]
 
 
+@pytest.mark.slow
 def test_surface_points__add_up_to_the_area_of_a_sphere() -> None:
     spacing, radius = np.array([1.1, 0.6, 0.5]), 18.0
     n = (2 * (radius + 4) / spacing).astype(int)
@@ -71,6 +72,7 @@ def test_surface_points__add_up_to_the_area_of_a_sphere() -> None:
     assert mean == pytest.approx(2, abs=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bone", ["femur", "tibia", "patella"])
 def test_places__lead_back_to_their_pixels(bone: str) -> None:
     rays = directions(bone, 240)
@@ -79,6 +81,7 @@ def test_places__lead_back_to_their_pixels(bone: str) -> None:
     np.testing.assert_array_equal([row, column], expected)
 
 
+@pytest.mark.slow
 def test_regions__parts_are_the_whole_and_have_names() -> None:
     assert set(REGIONS) == {name for of_bone in REGIONS_OF.values() for name in of_bone}
     for bone, whole in (("patella", "P"), ("femur", "F"), ("tibia", "T")):
@@ -86,6 +89,7 @@ def test_regions__parts_are_the_whole_and_have_names() -> None:
     assert set(REGIONS_OF["tibia"]["MT"]) == {"cMT", "eMT", "iMT", "aMT", "pMT"}
 
 
+@pytest.mark.slow
 def test_compartments__lie_where_their_names_say(truths: list[Truth]) -> None:
     for truth in truths:
         to_map = frame(truth.exam.side)
@@ -118,6 +122,7 @@ def test_compartments__lie_where_their_names_say(truths: list[Truth]) -> None:
                 assert area["c"].sum() / total == pytest.approx(0.2, abs=0.005)
 
 
+@pytest.mark.slow
 def test_femur__of_a_real_knee_parts_at_its_notch(real_data: Path) -> None:
     mask = ql.read_mask(real_data / "knee_segmentation/right_knee_labels.nrrd")
     labels = np.asarray(mask.labels)
@@ -131,6 +136,7 @@ def test_femur__of_a_real_knee_parts_at_its_notch(real_data: Path) -> None:
     assert np.percentile(place[between, 1], 99) == pytest.approx(borders.notch, abs=3)
 
 
+@pytest.mark.slow
 def test_notch__of_synthetic_knees_is_bare(truths: list[Truth]) -> None:
     for truth in truths:
         occupancy = occupancy_of(
@@ -184,6 +190,7 @@ def test_means__of_synthetic_knees(truths: list[Truth], judge: Judge) -> None:
             assert parts[name].sum() == pytest.approx(table.loc["F", name], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_means__of_a_mirrored_knee_are_the_same(truths: list[Truth]) -> None:
     truth = truths[0]
     mirror = np.diag([-1.0, 1.0, 1.0, 1.0])
@@ -198,6 +205,7 @@ def test_means__of_a_mirrored_knee_are_the_same(truths: list[Truth]) -> None:
     pd.testing.assert_frame_equal(mirrored, measured(truth), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_means__of_a_denuded_plateau(truths: list[Truth]) -> None:
     truth = truths[0]
     hole = truth.dess_cartilage.copy()
@@ -217,6 +225,7 @@ def test_means__of_a_denuded_plateau(truths: list[Truth]) -> None:
     pd.testing.assert_series_equal(after.loc["LT"], before.loc["LT"])
 
 
+@pytest.mark.slow
 def test_means__of_next_to_nothing_are_nan_and_noted(truths: list[Truth]) -> None:
     truth = truths[0]
     spots = np.zeros_like(truth.dess_cartilage)
@@ -242,6 +251,7 @@ def test_means__of_next_to_nothing_are_nan_and_noted(truths: list[Truth]) -> Non
         assert any(why in note for note in table.attrs["notes"])
 
 
+@pytest.mark.slow
 def test_plateau__points_on_a_line_span_none(truths: list[Truth]) -> None:
     truth = truths[0]
     occupancy = occupancy_of(
@@ -278,6 +288,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> ql.Lake:
     return made.refresh()
 
 
+@pytest.mark.slow
 def test_run__says_what_is_absent(lake: ql.Lake) -> None:
     flags = lake.failures("region").set_index("exam")["message"]
     names = list(lake.exams["exam"])
@@ -294,6 +305,7 @@ def test_run__says_what_is_absent(lake: ql.Lake) -> None:
     assert lake.validate() == []
 
 
+@pytest.mark.slow
 def test_session__is_the_run(lake: ql.Lake) -> None:
     def refuse(dsk, keys, **kwargs):
         raise AssertionError("computed")
@@ -310,6 +322,7 @@ def test_session__is_the_run(lake: ql.Lake) -> None:
     assert (alone["t2_n"] == -1).all()
 
 
+@pytest.mark.slow
 def test_table__one_row_an_exam_and_region(lake: ql.Lake, tmp_path: Path) -> None:
     table = ql.region_table(lake.cohort())
     assert len(table) == 3 * len(REGIONS)
@@ -333,12 +346,14 @@ def test_table__one_row_an_exam_and_region(lake: ql.Lake, tmp_path: Path) -> Non
     assert pd.read_csv(tmp_path / "regions.csv")["region"].tolist() == table["region"].tolist()
 
 
+@pytest.mark.slow
 def test_table__of_nobody(tmp_path: Path) -> None:
     empty = knee_lake(tmp_path / "one.lake", [knee(exams(1)[0], shape=(40, 96, 96))])
     with pytest.raises(NotFoundError, match="Run step region first"):
         ql.region_table(empty.cohort())
 
 
+@pytest.mark.slow
 def test_plan__refuses_parameters(lake: ql.Lake) -> None:
     with pytest.raises(RunError, match="with_t2=1"):
         lake.plan("region", with_t2=1)

@@ -24,6 +24,7 @@ def truth(found: xr.Dataset, bone: str, radius: float) -> tuple[NDArray, NDArray
     return rho, radius * (np.arccos(RIM) - angle)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bone", POLE)
 @pytest.mark.parametrize("thickness", [1.0, 2.0, 4.0])
 def test_spherical_map__shells(bone: str, thickness: float, judge: Judge) -> None:
@@ -53,6 +54,7 @@ def test_spherical_map__shells(bone: str, thickness: float, judge: Judge) -> Non
         assert covered == pytest.approx(2 * np.pi * radius**2 * (1 - RIM), rel=0.02)
 
 
+@pytest.mark.slow
 def test_spherical_map__an_ellipsoid_with_uneven_cartilage(judge: Judge) -> None:
     radii = np.array([36.0, 26.0, 28.0])
     affine, shape = grid(41)
@@ -94,6 +96,7 @@ def test_spherical_map__an_ellipsoid_with_uneven_cartilage(judge: Judge) -> None
     )
 
 
+@pytest.mark.slow
 def test_spherical_map__a_mirrored_knee_called_left_is_the_same(judge: Judge) -> None:
     affine, shape = grid(34, shift=0.11)
     bone, cartilage = uneven(affine, shape)
@@ -162,6 +165,7 @@ def test_spherical_map__the_shaft_changes_nothing_above_the_crop(judge: Judge) -
     assert made[0].attrs["flag"] == ""
 
 
+@pytest.mark.slow
 def test_spherical_map__t2_that_is_known_on_the_surface(judge: Judge) -> None:
     affine, shape = grid(25)
     bone, cartilage = ball("femur", 20, 2.5, affine, shape)
