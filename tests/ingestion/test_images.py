@@ -60,6 +60,7 @@ def copy(archive: Archive, tmp_path: Path) -> Path:
     return Path(shutil.copytree(archive.path, tmp_path / "delivery"))
 
 
+@pytest.mark.slow
 def test_ingest__clean_archive(archive: Archive, tmp_path: Path, judge: Judge) -> None:
     result = ql.ingest(archive.path, tmp_path / "l.lake", masks=archive.truth)
     lake = result.lake
@@ -145,6 +146,7 @@ def clinical_tables(root: Path, enrollees: str, **tables: str) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_ingest__tables_of_a_second_delivery_add_to_the_first(tmp_path: Path) -> None:
     both, one, sex_only = (
         clinical_tables(
@@ -174,6 +176,7 @@ def test_ingest__tables_of_a_second_delivery_add_to_the_first(tmp_path: Path) ->
     assert (third.visits, third.notes, third.lake.snapshot) == (0, (), before)
 
 
+@pytest.mark.slow
 def test_ingest__unreadable_replacements_are_unknown(tmp_path: Path) -> None:
     source = clinical_tables(
         tmp_path / "a",
@@ -348,6 +351,7 @@ def test_ingest__another_series_of_a_known_exam_replaces_nothing(
     assert result.lake.load("dess", exam=exam["exam"]).digest.values[0] == digest
 
 
+@pytest.mark.slow
 def test_ingest__folder_names_in_another_encoding(tmp_path: Path) -> None:
     written = write_series(tmp_path / "oai/1/9000001", syntax=JPEG2000Lossless, shape=(64, 48))
     content = bytearray(written.paths[2].read_bytes())
@@ -371,6 +375,7 @@ def test_ingest__one_series_is_of_one_knee(real_data: Path, tmp_path: Path) -> N
     assert len(result.lake) == 1
 
 
+@pytest.mark.slow
 def test_ingest__nothing_to_ingest_leaves_no_lake(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"no series and no table \(expected"):
@@ -386,22 +391,26 @@ def test_ingest__ignores_lakes_next_to_a_delivery(copy: Path, ingested: Path) ->
     assert result.added["dess"] == COUNT
 
 
+@pytest.mark.slow
 def test_ingest__source_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         ql.ingest(tmp_path / "nowhere", tmp_path / "l.lake")
     assert not (tmp_path / "l.lake").exists()
 
 
+@pytest.mark.slow
 def test_ingest__refuses_a_lake_opened_for_reading(archive: Archive, ingested: Path) -> None:
     with pytest.raises(LakeLockedError, match="open for reading only"):
         ql.ingest(archive.path, ql.open_lake(str(ingested), mode="r"))
 
 
+@pytest.mark.slow
 def test_ingest__refuses_another_profile(archive: Archive, ingested: Path) -> None:
     with pytest.raises(RunError, match="expected profile 'oai'"):
         ql.ingest(archive.path, ingested, profile="oai")
 
 
+@pytest.mark.slow
 def test_ingest__refuses_a_folder_that_is_no_lake(archive: Archive, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(NotALakeError, match="contains no lake"):
@@ -539,6 +548,7 @@ def test_import_masks__file_that_can_not_be_read(
     assert (problem.reason, problem.where) == (reason, "9000001-000m-right.npz")
 
 
+@pytest.mark.slow
 def test_ingest__masks_folder_that_is_not_there(archive: Archive, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no such folder"):
         ql.ingest(archive.path, tmp_path / "l.lake", masks=tmp_path / "nowhere")

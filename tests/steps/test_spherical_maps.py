@@ -68,6 +68,7 @@ def test_run__states_and_reasons(lake: ql.Lake) -> None:
     assert lake.run("sphere", f"exam == {exams_[3]!r}", with_t2=False).counts["done"] == 1
 
 
+@pytest.mark.slow
 def test_maps__of_a_bone_that_is_absent_are_no_value(lake: ql.Lake) -> None:
     ds = lake.load("sphere").isel(exam=2).compute()
     absent = ds.sel(bone="patella")
