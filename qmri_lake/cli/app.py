@@ -6,7 +6,18 @@ from typing import Annotated, Any
 
 import typer
 
-from qmri_lake.cli import demo, figures, ingest, inspect, maintain, phantom, run, train_networks
+from qmri_lake.cli import (
+    demo,
+    derive,
+    figures,
+    ingest,
+    inspect,
+    maintain,
+    phantom,
+    report,
+    run,
+    train_networks,
+)
 
 __all__ = ["command"]
 
@@ -44,8 +55,8 @@ def command() -> Any:
                 ingest.ingest_masks,
                 ingest.ingest_table,
                 run.run,
-                run.derive,
-                run.report,
+                derive.derive,
+                report.report,
             ),
         ),
         (

@@ -28,7 +28,7 @@ def ingest(
         Path,
         typer.Argument(
             metavar="SOURCE",
-            help="Folder with DICOM folders or archives (tar, tar.gz, zip), or one archive.",
+            help="Folder that contains DICOM folders or archives (tar, tar.gz, zip), or a single archive.",
         ),
     ],
     lake: LakeOption,
@@ -46,7 +46,7 @@ def ingest(
         str | None,
         typer.Option(
             metavar="dess|msme",
-            help="Kind of the series that neither name nor acquisition identifies.",
+            help="Group for series that cannot be identified by their name or acquisition.",
         ),
     ] = None,
     series: Annotated[
@@ -212,7 +212,7 @@ def ingest_table(
     unit: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="COLUMN=UNIT", help="Unit of a column of numbers, such as mm (repeatable)."
+            metavar="COLUMN=UNIT", help="Unit of a numeric column, such as mm (repeatable)."
         ),
     ] = None,
     text: Annotated[

@@ -79,7 +79,8 @@ def cohort(
 ) -> None:
     """Select exams by a query; show how many exams each condition excludes, and why.
 
-    A query combines columns by comparisons, in (...), and, or, not, + - * / and missing(name).
+    A query compares columns and combines the comparisons with and, or and not. It can also contain
+    in (...), + - * / and missing(name).
     Columns are exam, patient, timepoint (months), knee, and the clinical columns, such as age, sex,
     bmi and kl. @FILE selects the exams listed in a text file, alone or with other conditions, such
     as "@ids.csv and kl >= 2". The file is a table with the column patient and optionally timepoint

@@ -55,7 +55,7 @@ def validate(
 def doctor(
     lake: LakeArgument,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Remove the files that killed runs left.")
+        bool, typer.Option("--repair", help="Remove files left behind by killed runs.")
     ] = False,
     restore: Annotated[
         str | None,

@@ -1,9 +1,8 @@
-"""Commands that run steps, derive lakes and write reports: run, derive, report."""
+"""The command that runs a step: run."""
 
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,8 +11,6 @@ from qmri_lake.cli._options import (
     ClusterOption,
     CohortOption,
     LakeOption,
-    RefOption,
-    RequireOption,
     choose_exams,
     parse_parameters,
 )
@@ -23,7 +20,7 @@ if TYPE_CHECKING:
     from qmri_lake.lake.cohort import Cohort
     from qmri_lake.lake.lake import Lake
 
-__all__ = ["derive", "report", "run"]
+__all__ = ["run"]
 
 _ADVICE = {
     "segment_bones": "train networks with `train bones`, then `run segment_bones --set "
@@ -115,82 +112,6 @@ def run(
         )
     _show_run(result, opened, chosen)
     return int(result.failed > 0)
-
-
-def derive(
-    out: Annotated[str, typer.Argument(metavar="OUT", help="New lake: a folder or a URL.")],
-    lake: LakeOption,
-    product: Annotated[
-        list[str],
-        typer.Option(
-            metavar="GROUP[/NAME]",
-            help="Group or variable to copy, such as clinical, sphere/map or msme/t2__epg "
-            "(repeatable).",
-        ),
-    ],
-    cohort: CohortOption = None,
-    require: RequireOption = None,
-    cluster: ClusterOption = None,
-    ref: RefOption = None,
-) -> None:
-    """Make a new lake from selected exams and products of a lake, for example for one study.
-
-    Values and chunks are copied unchanged, with the states and runs of their steps. If a variable
-    is selected, every variable written by the same step is copied. The new lake records its origin.
-    An intake catalog is written beside a local lake. Run the same command again to resume from the
-    same snapshot.
-    """
-    from qmri_lake.catalog import write_catalog
-    from qmri_lake.cli._progress import console, run_bar
-    from qmri_lake.lake.lake import open_lake
-    from qmri_lake.store.repository import is_local
-
-    source = open_lake(lake, ref=ref, mode="r")
-    chosen = source.resolve(choose_exams(source, cohort)).require(*(require or []))
-    console.print(str(chosen))
-    with run_bar() as bar:
-        derived = source.derive(out, chosen, product, cluster=cluster, listeners=[bar])
-    console.print(f"{derived.url}: derived from {derived.origin}")
-    if is_local(out):
-        console.print(f"catalog: {write_catalog(derived)}")
-
-
-def report(
-    out: Annotated[Path, typer.Argument(metavar="OUT.html", help="HTML file to write.")],
-    lake: LakeOption,
-    cohort: CohortOption = None,
-    exams: Annotated[int, typer.Option(min=0, help="Number of exams shown with images.")] = 6,
-    models: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="MODELS",
-            help="Folder of the ensemble that computed the masks (repeatable). Only its test exams "
-            "are compared with reference masks.",
-        ),
-    ] = None,
-    ref: RefOption = None,
-) -> None:
-    """Write a report on a lake: slices, T2 maps, histograms, and the history of its runs.
-
-    If reference masks exist, the report shows their agreement with the masks of the lake. The
-    report is one self-contained HTML file. Exams are read one at a time, so memory does not grow
-    with the cohort.
-    """
-    from qmri_lake.cli._progress import console, counting
-    from qmri_lake.lake.lake import open_lake
-    from qmri_lake.report import write_report
-
-    opened = open_lake(lake, ref=ref, mode="r")
-    with counting("exams") as progress:
-        written = write_report(
-            opened,
-            out,
-            choose_exams(opened, cohort),
-            exams=exams,
-            models=models or (),
-            progress=progress,
-        )
-    console.print(f"wrote {written}")
 
 
 def _show_run(result: RunResult, lake: Lake, cohort: Cohort | str | None) -> None:

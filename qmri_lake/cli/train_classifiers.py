@@ -58,7 +58,7 @@ class ClassifierOptions(TrainingOptions):
         ),
     ] = None
     workers: Annotated[
-        int, typer.Option(min=0, help="Number of processes that load images for each model.")
+        int, typer.Option(min=0, help="Number of image-loading processes per model.")
     ] = 0
 
     def arguments(self, lake: Lake) -> dict[str, Any]:

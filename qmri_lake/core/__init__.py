@@ -1,1 +1,1 @@
-"""Functions that all packages use: arrays, geometry, files, devices, text."""
+"""Functions that all packages use: arrays, geometry, files, digests, devices, text."""

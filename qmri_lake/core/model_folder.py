@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from qmri_lake.core.files import atomic_write_text
+from qmri_lake.core.atomic_write import atomic_write_text
 
 __all__ = ["CARD", "CHECKPOINT", "write_card"]
 

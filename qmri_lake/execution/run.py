@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import icechunk
 import xarray as xr
 
-from qmri_lake.core.files import disk_full
+from qmri_lake.core.disk_full import disk_full
 from qmri_lake.core.text import in_one_line, one_line
 from qmri_lake.errors import DiskFullError, Problem, RunError
 from qmri_lake.execution.cluster import DaskClient, map_tasks

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from qmri_lake.core.files import disk_full
+from qmri_lake.core.disk_full import disk_full
 from qmri_lake.core.text import counted
 from qmri_lake.errors import InputError, Problem, QmriLakeError, Reason, RunError, problem_table
 from qmri_lake.execution.cluster import running

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from qmri_lake.core.files import disk_full
+from qmri_lake.core.disk_full import disk_full
 from qmri_lake.core.geometry import GRID_TOLERANCE_MM, corner_distance
 from qmri_lake.core.text import format_shape, one_line
 from qmri_lake.errors import InputError, Problem, Reason

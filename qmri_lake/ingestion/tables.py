@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from qmri_lake.core.files import sha256_of
+from qmri_lake.core.digest import sha256_of
 from qmri_lake.core.text import counted
 from qmri_lake.errors import InputError, Reason
 from qmri_lake.lake.lake import Lake, open_lake

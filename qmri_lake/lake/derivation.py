@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import icechunk
 import numpy as np
 
-from qmri_lake.core.files import disk_full
+from qmri_lake.core.disk_full import disk_full
 from qmri_lake.core.text import counted
 from qmri_lake.core.version import __version__
 from qmri_lake.errors import InputError, NotFoundError, Reason, RunError, did_you_mean

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from qmri_lake.core.files import atomic_write_text
+from qmri_lake.core.atomic_write import atomic_write_text
 from qmri_lake.core.text import counted
 from qmri_lake.errors import InputError, NotFoundError, Reason
 from qmri_lake.lake.cohort import Cohort

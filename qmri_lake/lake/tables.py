@@ -145,7 +145,7 @@ def store_table(
                 "the derivation of the lake has not finished",
                 expected="a complete lake",
                 where=lake.url,
-                todo="Derive again to resume, then add the table.",
+                todo="Run the derivation again, which resumes it; then add the table.",
             )
         read = read_content(table, options, source.name)
         write = TableCommit(read, options, source)

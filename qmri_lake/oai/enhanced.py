@@ -216,7 +216,7 @@ def _real_world(mappings: Iterable[Dataset]) -> dict[str, str]:
 
 
 def _apply_real_world(frame: dict[str, str], name: str) -> None:
-    """Replace a rescaling that changes nothing by the real-world mapping of Philips."""
+    """If the rescaling changes no value, use the real-world value mapping of Philips instead."""
     mapping = frame.pop("real_world", "")
     slope, intercept = frame["slope"] or "1", frame["intercept"] or "0"
     if not mapping or not frame["manufacturer"].upper().startswith("PHILIPS"):

@@ -155,7 +155,7 @@ def recognise(start: bytes, reopen: Callable[[], BinaryIO], name: str) -> Conten
 
 
 def compression_of(start: bytes) -> Packing:
-    """Return the compression of a file with this start; FOLDER for none."""
+    """Return the compression of a file from its first bytes; FOLDER if it is not compressed."""
     if not is_dicom(start):
         for magic, kind in _COMPRESSED.items():
             if start.startswith(magic):

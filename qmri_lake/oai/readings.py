@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from qmri_lake.errors import InputError, Problem, Reason
+from qmri_lake.oai.coded_cells import parse_coded
 from qmri_lake.oai.table_columns import Columns
-from qmri_lake.oai.tables import Table, parse_coded
+from qmri_lake.oai.tables import Table
 from qmri_lake.schema.builtin import REGISTRY
 from qmri_lake.schema.exam_index import exam_key
 from qmri_lake.schema.variable import Variable

@@ -1,4 +1,4 @@
-"""Read tables of the OAI: codes like ``1: Male`` and ``.M``, and one row for each key."""
+"""Read tables of the OAI, with one row for each key."""
 
 from __future__ import annotations
 
@@ -12,16 +12,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from qmri_lake.errors import InputError, Problem, Reason
+from qmri_lake.oai.coded_cells import MISSING, parse_coded
 from qmri_lake.oai.table_formats import read_table
 from qmri_lake.schema.variable import Variable
 from qmri_lake.schema.visits import PATIENTS
 
-__all__ = ["Coded", "Table", "parse_coded", "read_oai_table"]
+__all__ = ["Table", "read_oai_table"]
 
-_MISSING = r"^\.(?!\d)"
-"""Missing cells start with a point that is not followed by a digit; .5 is a number."""
-_VALUE = r"^([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*(?::(?:\s.*|[^0-9\s].*)?)?$"
-"""A number, and its label: ``1: Yes``. In ``12:30``, nothing is a label."""
 _WORD = r"\w{1,16}"
 """A code, such as that of a site."""
 _PATIENT = r"^[0-9]{1,10}$"
@@ -31,18 +28,6 @@ _NDA_PATIENT = "SRC_SUBJECT_ID"
 _DATES = ("%m/%d/%Y", "%Y-%m-%d", "%d%b%Y")
 _LISTED = 5
 """Maximum number of columns or rows that a message names."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Coded:
-    """A column of coded cells, parsed to numbers."""
-
-    value: NDArray[np.float64]
-    """Number before ``:``; NaN if the cell is missing or unreadable."""
-    missing: NDArray[np.object_]
-    """Letter of the code of a missing cell (``P`` for ``.P``); "" for all other and empty cells."""
-    bad: NDArray[np.bool_]
-    """Whether the cell is unreadable: neither missing nor a number."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,7 +74,7 @@ class Table:
         date = pd.to_datetime(text, format=_DATES[0], errors="coerce")
         for form in _DATES[1:]:
             date = date.fillna(pd.to_datetime(text, format=form, errors="coerce"))
-        bad = date.isna() & (text != "") & ~text.str.match(_MISSING)
+        bad = date.isna() & (text != "") & ~text.str.match(MISSING)
         expected = "a date mm/dd/yyyy, or a missing code like '.M'"
         return date, self._unusable(bad.to_numpy(bool), column, expected)
 
@@ -104,7 +89,7 @@ class Table:
     def unreadable(self, column: str, values: pd.Series[Any]) -> set[int]:
         """Return the patients whose cells have no value, although they are not missing."""
         text = self.cells[column].str.strip()
-        bad = values.isna() & (text != "") & ~text.str.match(_MISSING)
+        bad = values.isna() & (text != "") & ~text.str.match(MISSING)
         return set(self.patient[bad.to_numpy(bool)].tolist())
 
     def _unusable(self, bad: NDArray[np.bool_], column: str, expected: str) -> list[Problem]:
@@ -271,21 +256,3 @@ def _comparable(column: pd.Series[str]) -> pd.Series[Any]:
     # A prosthesis (.P) is a finding, not a missing value.
     known = coded.bad | (coded.missing == "P")
     return number.where(~known, text).where(known | np.isfinite(coded.value), None)
-
-
-def parse_coded(cells: pd.Series[str]) -> Coded:
-    """Parse cells like ``1: Male``, ``27.4``, ``.M`` and blanks.
-
-    >>> parse_coded(pd.Series(["1: Male", ".P", "", "x"])).value
-    array([ 1., nan, nan, nan])
-    """
-    # A column has few different cells, so each is parsed once.
-    codes, unique = pd.factorize(cells.fillna(""))
-    text = pd.Series(unique, dtype=str).str.strip()
-    missing = text.str.match(_MISSING) | (text == "")
-    number = pd.to_numeric(text.str.extract(_VALUE, expand=False), errors="coerce")
-    value = number.where(~missing).to_numpy(np.float64, na_value=np.nan)
-    value = np.where(np.isinf(value), np.nan, value)
-    code = text.where(missing, "").str[1:2].str.upper().to_numpy(object)
-    bad = ~missing.to_numpy(bool) & np.isnan(value)
-    return Coded(value[codes], code[codes], bad[codes])

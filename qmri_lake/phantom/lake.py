@@ -17,7 +17,7 @@ import icechunk
 import numpy as np
 import pandas as pd
 
-from qmri_lake.core.files import disk_full
+from qmri_lake.core.disk_full import disk_full
 from qmri_lake.core.json_types import JsonMapping, JsonObject
 from qmri_lake.core.text import counted, format_shape, one_line
 from qmri_lake.errors import InputError, Problem, Reason, problem_table

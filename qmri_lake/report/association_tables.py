@@ -176,7 +176,7 @@ def association_table(
     if len(tests) != 1:
         raise InputError(
             f"{len(models)} models of {len(tests)} tests",
-            expected="at least one model, all of the same test",
+            expected="at least one model, and the same statistical test for all",
             where="association_table",
             reason=Reason.UNREADABLE_VALUE,
         )

@@ -16,7 +16,7 @@ from typing import TypedDict
 import psutil
 from filelock import FileLock, Timeout
 
-from qmri_lake.core.files import atomic_write_text
+from qmri_lake.core.atomic_write import atomic_write_text
 from qmri_lake.errors import LakeLockedError
 from qmri_lake.store.repository import is_local, local_path, translated_errors
 

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from scipy import ndimage
 
-from qmri_lake.core.files import sha256_of
+from qmri_lake.core.digest import sha256_of
 from qmri_lake.core.model_folder import CARD
 from qmri_lake.diagnosis.data.sphere_images import SphereImages
 from qmri_lake.diagnosis.models.classifier import WEIGHTS, Classifier

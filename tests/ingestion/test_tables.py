@@ -10,7 +10,7 @@ import pytest
 
 import qmri_lake as ql
 from qmri_lake.cli import main
-from qmri_lake.core.files import sha256_of
+from qmri_lake.core.digest import sha256_of
 from qmri_lake.errors import InputError, Reason
 from tests.lake.test_tables import bare_lake
 

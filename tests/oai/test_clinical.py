@@ -15,7 +15,6 @@ import pytest
 
 from qmri_lake.errors import Reason
 from qmri_lake.oai.clinical import read_tables
-from qmri_lake.oai.tables import parse_coded
 from tests.oai.sas7bdat import missing, write_sas7bdat
 
 ENROLLEES = """\
@@ -279,14 +278,6 @@ def test_read_tables__no_tables(tmp_path):
     assert len(tables.visits) == 0
     assert tables.counts["tables"] == 0
     assert tables.problems == ()
-
-
-def test_parse_coded__all_kinds():
-    cells = pd.Series(["1: Male", " 2 ", "", ".P", ".A: Not expected", ".5", "-1.5", "x", "1e400"])
-    coded = parse_coded(cells)
-    np.testing.assert_equal(coded.value, [1, 2, *[np.nan] * 3, 0.5, -1.5, np.nan, np.nan])
-    assert coded.missing.tolist() == ["", "", "", "P", "A", "", "", "", ""]
-    assert coded.bad.tolist() == [False] * 7 + [True, True]
 
 
 @pytest.mark.slow

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import zarr
 
-from qmri_lake.core.files import disk_full, is_repository
+from qmri_lake.core.disk_full import disk_full
+from qmri_lake.core.repositories import is_repository
 from qmri_lake.errors import (
     CommitConflictError,
     LakeLockedError,

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmri_lake.core.array_api import Values
-from qmri_lake.core.files import atomic_write, check_room, disk_full_errors
+from qmri_lake.core.atomic_write import atomic_write
+from qmri_lake.core.disk_full import check_room, disk_full_errors
 from qmri_lake.diagnosis.data.map_reader import BLOCK, MapReader
 from qmri_lake.errors import InputError, Reason
 from qmri_lake.fusion import SCALES

@@ -85,7 +85,7 @@ def unseen_knees(labelled: LabelledCohort, classifiers: Sequence[Classifier]) ->
             f"all {labelled.cohort.patients} patients are in the training data",
             expected="patients of a test set",
             where="unseen_knees",
-            todo="Label exams of the test set of ql.split.",
+            todo="Use labelled exams from the test set of ql.split.",
             reason=Reason.ABSENT_EXAM,
         )
     return kept

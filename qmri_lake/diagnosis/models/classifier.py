@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from qmri_lake.core.files import sha256_of
+from qmri_lake.core.digest import sha256_of
 from qmri_lake.core.json_types import JsonObject
 from qmri_lake.core.model_folder import CARD
 from qmri_lake.diagnosis.models.batches import Batch, ImageSet, make_loader, on_device

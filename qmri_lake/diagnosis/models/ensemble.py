@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from qmri_lake.core.files import sha256_of
+from qmri_lake.core.digest import sha256_of
 from qmri_lake.core.model_folder import CARD
 from qmri_lake.diagnosis.models.classifier import DIGITS, Classifier
 from qmri_lake.errors import InputError, NotFoundError, Reason

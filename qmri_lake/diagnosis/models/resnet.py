@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qmri_lake.core.files import sha256_of
+from qmri_lake.core.digest import sha256_of
 from qmri_lake.diagnosis.models.recipes import DEPTHS, FROZEN, STARTS
 from qmri_lake.errors import InputError, NotFoundError, Reason, RunError, did_you_mean
 

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from qmri_lake.core.files import atomic_write, disk_full_errors, sha256_of
+from qmri_lake.core.atomic_write import atomic_write
+from qmri_lake.core.digest import sha256_of
+from qmri_lake.core.disk_full import disk_full_errors
 from qmri_lake.core.json_types import JsonMapping, JsonObject
 from qmri_lake.core.model_folder import CARD, write_card
 from qmri_lake.core.version import __version__

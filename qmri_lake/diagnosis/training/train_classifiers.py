@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from qmri_lake.core.files import disk_full, sha256_of
+from qmri_lake.core.digest import sha256_of
+from qmri_lake.core.disk_full import disk_full
 from qmri_lake.core.model_folder import CARD
 from qmri_lake.core.text import one_line
 from qmri_lake.diagnosis.labels import PainRule

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from qmri_lake.core.files import atomic_write_text
+from qmri_lake.core.atomic_write import atomic_write_text
 from qmri_lake.core.json_types import JsonMapping, JsonObject
 from qmri_lake.diagnosis.labels import LabelledCohort, PainRule, label_for_task
 from qmri_lake.errors import InputError, RunError

@@ -113,7 +113,7 @@ class _Votes:
         affine: NDArray[np.float64],
         knee: str,
     ) -> None:
-        """Count the labels of one member."""
+        """Add the labels of one member to the vote counts."""
         if self.members == 1:
             return
         shape = self.count.shape[1:]

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from qmri_lake.core.files import sha256_of
+from qmri_lake.core.digest import sha256_of
 from qmri_lake.core.json_types import JsonMapping, JsonObject
 from qmri_lake.core.model_folder import CARD, CHECKPOINT
 from qmri_lake.errors import InputError, NotFoundError, Reason, RunError

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from qmri_lake.core.files import atomic_write, disk_full_errors
+from qmri_lake.core.atomic_write import atomic_write
+from qmri_lake.core.disk_full import disk_full_errors
 from qmri_lake.core.model_folder import CHECKPOINT
 from qmri_lake.errors import Reason, RunError
 from qmri_lake.segmentation.models.backend import keras

@@ -18,7 +18,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from qmri_lake.core.array_api import Values
-from qmri_lake.core.files import disk_full_errors
+from qmri_lake.core.disk_full import disk_full_errors
 from qmri_lake.core.geometry import voxel_spacing
 from qmri_lake.errors import InputError, Reason
 from qmri_lake.execution.exam_io import read_exam
@@ -296,10 +296,10 @@ def _write(
 
 
 def _save(path: Path, array: Values) -> None:
-    """Save an array in NumPy's format; the error for a full disk has an error number.
+    """Save an array in NumPy's format, so that a full disk raises an OSError with its errno.
 
     `numpy.save` does not write through Python's file object, and its error for a full disk has no
-    error number.
+    errno.
     """
     array = np.ascontiguousarray(array)
     with open(path, "wb") as stream:

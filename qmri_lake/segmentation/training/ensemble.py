@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qmri_lake.core.files import atomic_write_text
+from qmri_lake.core.atomic_write import atomic_write_text
 from qmri_lake.core.json_types import JsonMapping, JsonObject
 from qmri_lake.errors import InputError, Reason, RunError
 from qmri_lake.lake.patient_splits import SPLITS, Split, draw_members, split_by_patient

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qmri_lake.core.files import atomic_write, disk_full_errors
+from qmri_lake.core.atomic_write import atomic_write
+from qmri_lake.core.disk_full import disk_full_errors
 from qmri_lake.core.json_types import JsonMapping, JsonObject
 from qmri_lake.core.model_folder import CARD, CHECKPOINT
 from qmri_lake.core.version import __version__

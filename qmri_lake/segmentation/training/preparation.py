@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qmri_lake.core.files import check_room
+from qmri_lake.core.disk_full import check_room
 from qmri_lake.core.text import format_bytes
 from qmri_lake.errors import InputError, Reason
 from qmri_lake.segmentation.models.recipes import MASK_NAMES, Recipe

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import qmri_lake as ql
-from qmri_lake.core.files import check_room
+from qmri_lake.core.disk_full import check_room
 from qmri_lake.core.text import format_bytes
 from qmri_lake.errors import DiskFullError, InputError, Reason
 from qmri_lake.segmentation.models.network_view import NetworkView

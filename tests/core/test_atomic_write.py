@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qmri_lake.core.files import atomic_write, atomic_write_bytes, atomic_write_text
+from qmri_lake.core.atomic_write import atomic_write, atomic_write_bytes, atomic_write_text
 
 SIZE = 1 << 20
 WRITER = f"""
 import sys
 from pathlib import Path
-from qmri_lake.core.files import atomic_write
+from qmri_lake.core.atomic_write import atomic_write
 
 path = Path(sys.argv[1])
 turn = 0
