@@ -28,7 +28,8 @@ def ingest(
         Path,
         typer.Argument(
             metavar="SOURCE",
-            help="Folder that contains DICOM folders or archives (tar, tar.gz, zip), or a single archive.",
+            help="Folder that contains DICOM folders or archives (tar, tar.gz, zip), or a single "
+            "archive.",
         ),
     ],
     lake: LakeOption,

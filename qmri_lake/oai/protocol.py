@@ -128,8 +128,9 @@ def ignored_kind(header: Header, name: str, study: str, group: str | None = None
 def find_evidence(name: str, header: Header, echo_times: Values[float]) -> Evidence:
     """Return the group that the name and the acquisition of a series give evidence for.
 
-    In a DESS series, the description or the sequence name names the DESS. A multi-echo spin echo has at
-    least three echo times and no sign of another sequence, or its name and at least two.
+    In a DESS series, the description or the sequence name names the DESS. A multi-echo spin
+    echo has at least three echo times and no sign of another sequence, or its name and at least
+    two.
 
     Parameters
     ----------

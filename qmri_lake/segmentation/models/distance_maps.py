@@ -1,8 +1,8 @@
 """Distance maps of labels, used by losses to give more weight to voxels near a boundary.
 
-The map phi is 1 at the boundary of a label and decreases to 0 at the voxel farthest from the boundary. The
-inside and the outside of the label are each normalised by their own maximum (Caliva 2019) [group].
-Losses weight a voxel by D = 1 + phi.
+The map phi is 1 at the boundary of a label and decreases to 0 at the voxel farthest from the
+boundary. The inside and the outside of the label are each normalised by their own maximum (Caliva
+2019) [group]. Losses weight a voxel by D = 1 + phi.
 """
 
 from __future__ import annotations
