@@ -96,7 +96,7 @@ class Text(BaseUserParameter):
     """
 
     def coerce(self, value: object) -> tuple[object, ...]:
-        """Wrap a user's value in a tuple."""
+        """Return the value that a user gave, in a tuple."""
         return value if isinstance(value, tuple) else (value,)
 
 

@@ -75,7 +75,7 @@ CohortOption = Annotated[
     typer.Option(
         metavar="QUERY|@FILE",
         help='Exams to use, such as "timepoint == 0 and kl >= 2", or a list such as @ids.csv: a '
-        "table with patient and optionally timepoint and knee, or one patient or exam key a line "
+        "table with patient and optionally timepoint and knee, or one patient or exam key per line "
         "(default: all).",
     ),
 ]

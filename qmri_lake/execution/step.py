@@ -250,7 +250,7 @@ _import_errors: dict[str, str] = {}
 
 
 class _Loading(threading.local):
-    """Whether this thread has called `load_steps`. The import of a step calls it again."""
+    """Whether this thread has called `load_steps`; importing a module with steps calls it again."""
 
     started = False
 

@@ -100,7 +100,7 @@ class Lake(Snapshot):
     add_table = add_table
 
     def cohort(self, query: str | None = None, *, ids: Ids | None = None) -> Cohort:
-        """Select all exams, the exams for which a query is true, or those of a list.
+        """Select all exams, the exams for which a query is true, or the exams of a list.
 
         Parameters
         ----------

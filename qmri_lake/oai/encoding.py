@@ -1,4 +1,4 @@
-"""Encoding of a DICOM file as its bytes show it: start, byte order and end."""
+"""Encoding of a DICOM file, inferred from its bytes: where it starts and ends, and its byte order."""
 
 from __future__ import annotations
 

@@ -38,7 +38,8 @@ def choose_scan(group: str, scans: Values[Scan], damaged: Values[Found] = ()) ->
     scans : sequence of Scan
         Usable scans of one knee at one visit, at least one.
     damaged : sequence of Found
-        Its series that cannot be used. A scan with fewer files is no repeat of them.
+        Series of this knee and visit that cannot be used. A scan with fewer files does not repeat
+        them.
 
     Raises
     ------
