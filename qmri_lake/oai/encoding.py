@@ -1,4 +1,4 @@
-"""Encoding of a DICOM file, inferred from its bytes: where it starts and ends, and its byte order."""
+"""Encoding of a DICOM file, inferred from its bytes: its start, its end and its byte order."""
 
 from __future__ import annotations
 
