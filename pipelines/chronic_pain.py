@@ -14,7 +14,7 @@ from pathlib import Path
 import qmri_lake as ql
 from qmri_lake.diagnosis.training.train_classifiers import ModelDone
 from qmri_lake.errors import InputError
-from qmri_lake.lake.splits import read_split
+from qmri_lake.lake.balanced_split import read_split
 from qmri_lake.training.events import EpochDone
 
 WEIGHTED_BONES = ("femur", "tibia")

@@ -71,10 +71,10 @@ if TYPE_CHECKING:
     from qmri_lake.ingestion.images import ingest
     from qmri_lake.ingestion.masks import ingest_masks
     from qmri_lake.ingestion.tables import ingest_table
+    from qmri_lake.lake.balanced_split import split
     from qmri_lake.lake.cohort import Cohort
     from qmri_lake.lake.lake import Lake, create_lake, open_lake
     from qmri_lake.lake.outcomes import falls_to, reaches
-    from qmri_lake.lake.splits import split
     from qmri_lake.masks import inside, tissue
     from qmri_lake.masks.files import read_mask
     from qmri_lake.oai.dicom import read_dicom
@@ -118,7 +118,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "steps.register": ["register"],
         "steps.t2": ["fit_t2"],
         "steps.segment": ["segment"],
-        "lake.splits": ["split"],
+        "lake.balanced_split": ["split"],
         "execution.step": ["Skip", "step"],
         "steps.regions": ["region_means", "region_table"],
         "steps.spherical_maps": ["spherical_maps"],

@@ -21,7 +21,8 @@ from intake.readers.readers import BaseReader
 from intake.readers.user_parameters import BaseUserParameter
 
 from qmri_lake.core.json_types import JsonMapping, JsonObject
-from qmri_lake.errors import NotALakeError, NotFoundError, QueryError, Reason, did_you_mean
+from qmri_lake.core.text import did_you_mean
+from qmri_lake.errors import NotALakeError, NotFoundError, QueryError, Reason
 from qmri_lake.lake.lake import Lake, open_lake
 from qmri_lake.schema.groups import GROUPS
 from qmri_lake.store.repository import is_local

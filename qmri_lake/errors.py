@@ -8,8 +8,7 @@ and filtered.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -125,12 +124,6 @@ def printable(text: str) -> str:
     'caf\\udce9'
     """
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def did_you_mean(name: str, known: Iterable[str], *, n: int = 3, cutoff: float = 0.6) -> str:
-    """Return a question that suggests the most similar known names, or "" if none is similar."""
-    near = difflib.get_close_matches(name, list(known), n=n, cutoff=cutoff)
-    return f"Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def sentence(found: str, expected: str, todo: str = "") -> str:

@@ -18,7 +18,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from qmri_lake.core.array_api import Values
-from qmri_lake.errors import InputError, NotFoundError, Reason, did_you_mean
+from qmri_lake.core.text import did_you_mean
+from qmri_lake.errors import InputError, NotFoundError, Reason
 
 __all__ = [
     "BIOMARKER_TABLE",

@@ -54,7 +54,7 @@ def train_classifiers(
         The runs, and whether the training of any model failed.
     """
     from qmri_lake.cli import train_classifiers as commands
-    from qmri_lake.lake.splits import read_split
+    from qmri_lake.lake.balanced_split import read_split
 
     def options(task: str) -> commands.ClassifierOptions:
         return commands.ClassifierOptions(
@@ -84,7 +84,7 @@ def train_classifiers(
 def evaluate_classifiers(lake: Lake, models: dict[str, Path]) -> None:
     """Print the test AUC of each strategy, separately for delivered and true exams."""
     from qmri_lake.cli._progress import console
-    from qmri_lake.lake.splits import read_split
+    from qmri_lake.lake.balanced_split import read_split
 
     for origin, description in ORIGINS.items():
         console.print(f"made_from == '{origin}': {description}", style="bold")

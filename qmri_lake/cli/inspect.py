@@ -29,8 +29,8 @@ def info(
     """Show the content of a lake: exams, arrays, the state of each step, recent commits."""
     from qmri_lake.cli._progress import console
     from qmri_lake.core.text import ago, counted, format_bytes
-    from qmri_lake.lake.history import count_imported
     from qmri_lake.lake.lake import open_lake
+    from qmri_lake.lake.status_table import count_imported
     from qmri_lake.lake.summary import array_sizes, exams_by_visit, stored_bytes
 
     opened = open_lake(lake, ref=ref, mode="r")

@@ -117,7 +117,7 @@ def run(
 def _show_run(result: RunResult, lake: Lake, cohort: Cohort | str | None) -> None:
     """Print the counts of a run, with advice for exams that were not computed."""
     from qmri_lake.cli._progress import console
-    from qmri_lake.lake.history import count_imported
+    from qmri_lake.lake.status_table import count_imported
 
     console.print(str(result))
     if result.up_to_date:

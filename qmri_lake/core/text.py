@@ -1,13 +1,22 @@
-"""Numbers, sizes, times and errors formatted as text."""
+"""Numbers, sizes, times and errors formatted as text, and suggestions for misspelt names."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from qmri_lake.errors import QmriLakeError, printable
 
-__all__ = ["ago", "counted", "format_bytes", "format_shape", "in_one_line", "one_line"]
+__all__ = [
+    "ago",
+    "counted",
+    "did_you_mean",
+    "format_bytes",
+    "format_shape",
+    "in_one_line",
+    "one_line",
+]
 
 _LONGEST_MESSAGE = 1000
 """Maximum number of characters, because a chunk contains the messages of 4,096 exams."""
@@ -64,3 +73,9 @@ def format_shape(sizes: Iterable[int]) -> str:
     '160 x 384 x 384'
     """
     return " x ".join(str(size) for size in sizes)
+
+
+def did_you_mean(name: str, known: Iterable[str], *, n: int = 3, cutoff: float = 0.6) -> str:
+    """Return a question that suggests the most similar known names, or "" if none is similar."""
+    near = difflib.get_close_matches(name, list(known), n=n, cutoff=cutoff)
+    return f"Did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -24,9 +24,9 @@ from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import Any
 
-from qmri_lake.core.text import one_line
+from qmri_lake.core.text import did_you_mean, one_line
 from qmri_lake.core.version import __version__
-from qmri_lake.errors import NotFoundError, RunError, VariableError, did_you_mean
+from qmri_lake.errors import NotFoundError, RunError, VariableError
 from qmri_lake.execution.declaration import (
     EXAMS_PER_BATCH,
     Batch,

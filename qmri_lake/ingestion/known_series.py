@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmri_lake.core.geometry import voxel_spacing
-from qmri_lake.core.text import counted, format_shape
-from qmri_lake.errors import NotFoundError, Problem, Reason, did_you_mean
+from qmri_lake.core.text import counted, did_you_mean, format_shape
+from qmri_lake.errors import NotFoundError, Problem, Reason
 from qmri_lake.lake.lake import Lake
 from qmri_lake.oai.sequence import Sequence, geometry_differences
 from qmri_lake.schema.groups import GROUPS

@@ -13,8 +13,8 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from qmri_lake.core.text import counted
-from qmri_lake.errors import InputError, NotFoundError, RunError, did_you_mean
+from qmri_lake.core.text import counted, did_you_mean
+from qmri_lake.errors import InputError, NotFoundError, RunError
 from qmri_lake.execution.step import load_steps
 from qmri_lake.lake import query as language
 from qmri_lake.lake.exam_list import (

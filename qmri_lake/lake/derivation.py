@@ -11,9 +11,9 @@ import icechunk
 import numpy as np
 
 from qmri_lake.core.disk_full import disk_full
-from qmri_lake.core.text import counted
+from qmri_lake.core.text import counted, did_you_mean
 from qmri_lake.core.version import __version__
-from qmri_lake.errors import InputError, NotFoundError, Reason, RunError, did_you_mean
+from qmri_lake.errors import InputError, NotFoundError, Reason, RunError
 from qmri_lake.execution.run import TaskResult, execute
 from qmri_lake.lake.cohort import Cohort
 from qmri_lake.lake.history import list_commits

@@ -16,7 +16,7 @@ import numpy as np
 
 from qmri_lake.core.json_types import JsonMapping
 from qmri_lake.core.text import counted, format_bytes
-from qmri_lake.lake.history import count_states
+from qmri_lake.lake.status_table import count_states
 from qmri_lake.store.lock import is_locked, lock_owner
 from qmri_lake.store.repository import first_line, partial_files
 from qmri_lake.store.runs import canonical, read_runs

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from qmri_lake.core.text import counted
-from qmri_lake.errors import InputError, QueryError, did_you_mean
+from qmri_lake.core.text import counted, did_you_mean
+from qmri_lake.errors import InputError, QueryError
 from qmri_lake.lake.visits import read_visits, require_visits, visit_columns
 from qmri_lake.schema.exam_index import KEYS
 from qmri_lake.schema.variable import Flags

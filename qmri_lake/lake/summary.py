@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from qmri_lake.core.text import ago, counted, format_bytes, format_shape
-from qmri_lake.lake.history import count_states, list_commits
+from qmri_lake.lake.history import list_commits
 from qmri_lake.lake.lineage import origin_of
+from qmri_lake.lake.status_table import count_states
 
 if TYPE_CHECKING:
     from qmri_lake.store.snapshot import Snapshot

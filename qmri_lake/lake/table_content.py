@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from qmri_lake.core.text import counted
-from qmri_lake.errors import InputError, Problem, Reason, did_you_mean
+from qmri_lake.core.text import counted, did_you_mean
+from qmri_lake.errors import InputError, Problem, Reason
 from qmri_lake.lake.table_columns import Column, read_column_cells
 from qmri_lake.lake.table_join import Rows, select_rows
 from qmri_lake.lake.table_keys import read_keys

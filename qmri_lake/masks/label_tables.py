@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qmri_lake.core.text import counted
-from qmri_lake.errors import InputError, Reason, did_you_mean
+from qmri_lake.core.text import counted, did_you_mean
+from qmri_lake.errors import InputError, Reason
 from qmri_lake.masks.sources import SOURCES, Source
 from qmri_lake.tissues import BONE, CARTILAGE
 

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from qmri_lake.errors import InputError, Problem, Reason, did_you_mean
+from qmri_lake.core.text import did_you_mean
+from qmri_lake.errors import InputError, Problem, Reason
 from qmri_lake.oai.identity import Identity, identify
 from qmri_lake.oai.listing import ListingRow
 from qmri_lake.oai.protocol import classify, find_evidence, ignored_kind

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from qmri_lake.core.latex import escape_tex
+from qmri_lake.core.text import did_you_mean
 from qmri_lake.diagnosis.evaluation.thickness_models import GUIDED_TERM
-from qmri_lake.errors import InputError, NotFoundError, Reason, did_you_mean
+from qmri_lake.errors import InputError, NotFoundError, Reason
 from qmri_lake.published import CITATION, PAIN_P
 from qmri_lake.report.map_atlases import BONE_ORDER
 from qmri_lake.statistics.association import NestedModels

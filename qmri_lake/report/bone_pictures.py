@@ -14,7 +14,8 @@ from matplotlib.colors import Normalize, to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from qmri_lake.errors import NotFoundError, did_you_mean
+from qmri_lake.core.text import did_you_mean
+from qmri_lake.errors import NotFoundError
 from qmri_lake.report.map_atlases import (
     BONE_ORDER,
     BONE_SHAPE_RANGE,

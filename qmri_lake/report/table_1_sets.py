@@ -13,7 +13,7 @@ from qmri_lake.core.json_types import JsonObject
 from qmri_lake.core.latex import tabular
 from qmri_lake.diagnosis.labels import label_oa
 from qmri_lake.errors import InputError
-from qmri_lake.lake.patient_splits import SPLITS as NAMES
+from qmri_lake.lake.split_by_patient import SPLITS as NAMES
 from qmri_lake.published import OA_EXAMS, SPLITS
 from qmri_lake.statistics.balance import one_way_manova, pearson_chi2
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _ALIASES = {
     "Frame": "qmri_lake.segmentation.models.network_view:NetworkView",
     "side": "qmri_lake.segmentation.quality.laterality",
-    "splits": "qmri_lake.lake.splits",
+    "splits": "qmri_lake.lake.split_by_patient",
 }
 """Names of version 0.1 that are still supported: module, or module:attribute."""
 

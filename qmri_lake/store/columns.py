@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from qmri_lake.errors import QueryError, did_you_mean
+from qmri_lake.core.text import did_you_mean
+from qmri_lake.errors import QueryError
 from qmri_lake.schema.builtin import REGISTRY
 from qmri_lake.schema.exam_index import KEYS
 from qmri_lake.schema.variable import Variable, decode_flags

@@ -15,7 +15,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qmri_lake.errors import InputError, NotFoundError, Reason, did_you_mean
+from qmri_lake.core.text import did_you_mean
+from qmri_lake.errors import InputError, NotFoundError, Reason
 
 __all__ = [
     "BIOMARKERS",

@@ -24,7 +24,7 @@ def split_table(lake: Lake, split: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     lake : Lake
         The clinical columns age, bmi and sex are used if they exist.
     split : mapping of name to exam keys
-        Exam keys of each split, as returned by `qmri_lake.lake.patient_splits.split_by_patient`.
+        Exam keys of each split, as returned by `qmri_lake.lake.split_by_patient.split_by_patient`.
 
     Returns
     -------

@@ -22,7 +22,7 @@ from qmri_lake.diagnosis.labels import LabelledCohort, label_oa, label_pain
 from qmri_lake.diagnosis.models.classifier import Classifier
 from qmri_lake.diagnosis.models.recipes import recipe
 from qmri_lake.diagnosis.training.loop import train_classifier
-from qmri_lake.lake.splits import CohortSplit, read_split
+from qmri_lake.lake.balanced_split import CohortSplit, read_split
 from qmri_lake.statistics import bootstrap_roc
 from tests.conftest import Judge
 from tests.diagnosis import six_hundred_knees as six_hundred

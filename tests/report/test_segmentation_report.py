@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 
 import qmri_lake as ql
-from qmri_lake.lake.splits import split_by_patient
+from qmri_lake.lake.split_by_patient import split_by_patient
 from qmri_lake.published import SEGMENTATION, SPLITS
 from qmri_lake.report import write_report
 from qmri_lake.report.figure_s2_masks import (

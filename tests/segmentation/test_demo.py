@@ -15,7 +15,7 @@ import pytest
 import qmri_lake as ql
 from qmri_lake.cli._demo_timing import cpu_minutes
 from qmri_lake.errors import InputError
-from qmri_lake.lake.splits import read_split
+from qmri_lake.lake.balanced_split import read_split
 from qmri_lake.segmentation.evaluation.scores import score_exams
 from qmri_lake.segmentation.models.network import find_networks
 from qmri_lake.segmentation.training.ensemble import held_out_exams, train_ensemble

@@ -20,7 +20,7 @@ from qmri_lake.diagnosis.models.ensemble import open_classifiers, recorded_name
 from qmri_lake.diagnosis.models.prediction import PREDICTION_STATUS
 from qmri_lake.errors import InputError, NotFoundError, RunError
 from qmri_lake.lake import Lake
-from qmri_lake.lake.splits import read_split
+from qmri_lake.lake.balanced_split import read_split
 from tests.diagnosis.case_control_lake import NO_FEMUR, NO_KL, NO_MAPS, NO_T2
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import qmri_lake as ql
 from qmri_lake.cli._demo_timing import cpu_minutes
-from qmri_lake.lake.splits import split_by_patient
+from qmri_lake.lake.split_by_patient import split_by_patient
 from qmri_lake.phantom import exams, write_archive
 from qmri_lake.segmentation.models.recipes import Recipe, recipes
 from qmri_lake.segmentation.training.loop import train

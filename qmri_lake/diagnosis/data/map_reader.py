@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qmri_lake.core.text import counted
+from qmri_lake.core.text import counted, did_you_mean
 from qmri_lake.diagnosis.models.images import area_average
-from qmri_lake.errors import InputError, NotFoundError, Reason, RunError, did_you_mean
+from qmri_lake.errors import InputError, NotFoundError, Reason, RunError
 from qmri_lake.fusion import BIOMARKER_TABLE, SCALES, biomarkers_of
 from qmri_lake.store.snapshot import Snapshot, open_snapshot
 

@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 
 from qmri_lake.core.latex import escape_tex, tabular
-from qmri_lake.errors import InputError, NotFoundError, Reason, did_you_mean
+from qmri_lake.core.text import did_you_mean
+from qmri_lake.errors import InputError, NotFoundError, Reason
 from qmri_lake.fusion import STRATEGIES, strategy_title
 from qmri_lake.published import CITATION
 

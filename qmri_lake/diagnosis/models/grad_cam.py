@@ -13,10 +13,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from qmri_lake.core.text import did_you_mean
 from qmri_lake.diagnosis.models.batches import ImageSet
 from qmri_lake.diagnosis.models.classifier import Classifier, find_device
 from qmri_lake.diagnosis.models.images import area_average
-from qmri_lake.errors import InputError, NotFoundError, Reason, did_you_mean
+from qmri_lake.errors import InputError, NotFoundError, Reason
 from qmri_lake.fusion import biomarkers_of, merge
 from qmri_lake.surface.spherical_grid import SIZE
 

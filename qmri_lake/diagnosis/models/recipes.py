@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from qmri_lake.core.json_types import JsonMapping, JsonObject
-from qmri_lake.errors import InputError, NotFoundError, did_you_mean
+from qmri_lake.core.text import did_you_mean
+from qmri_lake.errors import InputError, NotFoundError
 
 __all__ = ["DEPTHS", "FROZEN", "PRESETS", "SIZES", "STARTS", "TASKS", "Recipe", "recipe"]
 

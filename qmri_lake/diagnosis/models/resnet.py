@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qmri_lake.core.digest import sha256_of
+from qmri_lake.core.text import did_you_mean
 from qmri_lake.diagnosis.models.recipes import DEPTHS, FROZEN, STARTS
-from qmri_lake.errors import InputError, NotFoundError, Reason, RunError, did_you_mean
+from qmri_lake.errors import InputError, NotFoundError, Reason, RunError
 
 if TYPE_CHECKING:
     import torch

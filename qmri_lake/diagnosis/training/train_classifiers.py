@@ -12,20 +12,13 @@ from typing import TYPE_CHECKING, TypeAlias
 from qmri_lake.core.digest import sha256_of
 from qmri_lake.core.disk_full import disk_full
 from qmri_lake.core.model_folder import CARD
-from qmri_lake.core.text import one_line
+from qmri_lake.core.text import did_you_mean, one_line
 from qmri_lake.diagnosis.labels import PainRule
 from qmri_lake.diagnosis.models.classifier import WEIGHTS, Classifier
 from qmri_lake.diagnosis.models.recipes import Recipe, recipe
 from qmri_lake.diagnosis.models.resnet import imagenet_weights
 from qmri_lake.diagnosis.training.training_sets import Sets, TrainingSets, resolve_sets
-from qmri_lake.errors import (
-    DiskFullError,
-    InputError,
-    NotFoundError,
-    Reason,
-    RunError,
-    did_you_mean,
-)
+from qmri_lake.errors import DiskFullError, InputError, NotFoundError, Reason, RunError
 from qmri_lake.execution.cluster import map_tasks, running
 from qmri_lake.fusion import STRATEGIES
 from qmri_lake.surface.spherical_grid import BONES

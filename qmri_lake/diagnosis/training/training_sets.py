@@ -15,7 +15,7 @@ from qmri_lake.core.atomic_write import atomic_write_text
 from qmri_lake.core.json_types import JsonMapping, JsonObject
 from qmri_lake.diagnosis.labels import LabelledCohort, PainRule, label_for_task
 from qmri_lake.errors import InputError, RunError
-from qmri_lake.lake.splits import SPLITS, CohortSplit, read_split, save_split, split
+from qmri_lake.lake.balanced_split import SPLITS, CohortSplit, read_split, save_split, split
 from qmri_lake.training.record import read_training_record
 
 if TYPE_CHECKING:

@@ -121,7 +121,7 @@ def write_paper(
     """
     from qmri_lake.diagnosis.models.ensemble import open_classifiers
     from qmri_lake.diagnosis.training.training_sets import SPLIT
-    from qmri_lake.lake.splits import read_split
+    from qmri_lake.lake.balanced_split import read_split
     from qmri_lake.report.paper.class_activation import class_activation_section
     from qmri_lake.report.paper.classifiers import metrics_section, search_section, table_1_section
     from qmri_lake.report.paper.images import agreement_section, chain_section, segmentation_section

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from qmri_lake.diagnosis.evaluation.classifier_tables import ClassifierTable
+    from qmri_lake.lake.balanced_split import CohortSplit
     from qmri_lake.lake.cohort import Cohort
     from qmri_lake.lake.lake import Lake
-    from qmri_lake.lake.splits import CohortSplit
 
 __all__ = [
     "SHOWN_STRATEGY",

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qmri_lake.errors import InputError, Reason, did_you_mean
+from qmri_lake.core.text import did_you_mean
+from qmri_lake.errors import InputError, Reason
 from qmri_lake.segmentation.models.network_view import NetworkView
 from qmri_lake.segmentation.models.recipes import TASKS, Task
 

@@ -28,7 +28,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qmri_lake.core.array_api import Values
-from qmri_lake.errors import InputError, NotFoundError, Reason, did_you_mean
+from qmri_lake.core.text import did_you_mean
+from qmri_lake.errors import InputError, NotFoundError, Reason
 from qmri_lake.segmentation.models.keras_types import Tensor
 from qmri_lake.segmentation.models.loss_terms import Terms
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from qmri_lake.core.atomic_write import atomic_write_text
 from qmri_lake.core.json_types import JsonMapping, JsonObject
 from qmri_lake.errors import InputError, Reason, RunError
-from qmri_lake.lake.patient_splits import SPLITS, Split, draw_members, split_by_patient
+from qmri_lake.lake.split_by_patient import SPLITS, Split, draw_members, split_by_patient
 from qmri_lake.segmentation.models.network import Network
 from qmri_lake.segmentation.models.recipes import Recipe, Task, recipes
 from qmri_lake.segmentation.training.dataset import SampleSet

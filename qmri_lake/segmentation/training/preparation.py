@@ -157,7 +157,7 @@ def check_split(lake: Lake, split: Mapping[str, Sequence[str]]) -> None:
                     f"the patient of {key} in {other} and in {name}",
                     expected="each patient in one split",
                     where="split",
-                    todo="Split by patient: qmri_lake.lake.patient_splits.split_by_patient.",
+                    todo="Split by patient: qmri_lake.lake.split_by_patient.split_by_patient.",
                 )
     for name in ("train", "validation"):
         if not split.get(name):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
 
 from qmri_lake.core.json_types import JsonObject
 from qmri_lake.execution.cluster import map_with_messages, running
-from qmri_lake.lake.patient_splits import Split
+from qmri_lake.lake.split_by_patient import Split
 from qmri_lake.segmentation.models.network import Network
 from qmri_lake.segmentation.models.recipes import Recipe
 from qmri_lake.segmentation.training.loop import train

@@ -13,7 +13,7 @@ from qmri_lake.diagnosis.models.classifier import Classifier
 from qmri_lake.diagnosis.training.train_classifiers import ModelDone, train_classifiers
 from qmri_lake.errors import InputError, NotFoundError, RunError
 from qmri_lake.lake import Lake
-from qmri_lake.lake.splits import read_split, split
+from qmri_lake.lake.balanced_split import read_split, split
 from tests.conftest import Judge
 from tests.diagnosis.case_control_lake import EXAMS, NO_KL
 

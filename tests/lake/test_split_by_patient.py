@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from qmri_lake.errors import InputError
-from qmri_lake.lake.patient_splits import SPLITS, draw_members, split_by_patient
+from qmri_lake.lake.split_by_patient import SPLITS, draw_members, split_by_patient
 
 
 def table(sizes) -> pd.DataFrame:

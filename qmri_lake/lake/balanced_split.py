@@ -1,7 +1,7 @@
 """Training, validation and test sets by patient, reproducible by seed.
 
 `split` is for cohorts with clinical columns and uses the most balanced of 500 random divisions.
-`split_by_patient` and `draw_members` of `qmri_lake.lake.patient_splits` need no clinical columns.
+`split_by_patient` and `draw_members` of `qmri_lake.lake.split_by_patient` need no clinical columns.
 Both methods must be kept: a training that resumes computes its sets again from the seed, so a seed
 must give the same sets in every version.
 """
@@ -22,14 +22,12 @@ from qmri_lake.core.atomic_write import atomic_write_text
 from qmri_lake.core.text import counted
 from qmri_lake.errors import InputError, NotFoundError, Reason
 from qmri_lake.lake.cohort import Cohort
-from qmri_lake.lake.patient_splits import (
+from qmri_lake.lake.split_by_patient import (
     SPLITS,
     Patients,
     Split,
     check_patients,
-    draw_members,
     patients_of,
-    split_by_patient,
 )
 
 if TYPE_CHECKING:
@@ -39,11 +37,9 @@ __all__ = [
     "SPLITS",
     "CohortSplit",
     "Split",
-    "draw_members",
     "read_split",
     "save_split",
     "split",
-    "split_by_patient",
 ]
 
 _DRAWS = 500

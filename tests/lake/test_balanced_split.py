@@ -7,7 +7,7 @@ import pytest
 
 import qmri_lake as ql
 from qmri_lake.errors import InputError
-from qmri_lake.lake.splits import CohortSplit, read_split, save_split
+from qmri_lake.lake.balanced_split import CohortSplit, read_split, save_split
 from tests.fixtures import add_clinical, array_lake
 
 

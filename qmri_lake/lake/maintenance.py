@@ -1,0 +1,97 @@
+"""Methods of a lake for its history and maintenance: commits, tags, validation, repair."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Self
+
+import pandas as pd
+
+from qmri_lake.errors import UnknownRefError
+from qmri_lake.lake.history import list_commits, list_runs
+from qmri_lake.store.repository import translated_errors, upgrade_repository
+from qmri_lake.store.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from qmri_lake.lake.doctor import Diagnosis
+
+__all__ = ["MaintainedLake"]
+
+
+class MaintainedLake(Snapshot):
+    """A lake at one commit, with its history, tags, validation and repair."""
+
+    def runs(self) -> pd.DataFrame:
+        """List all runs by number, with their step, parameters, code, input snapshot and counts."""
+        return list_runs(self.root)
+
+    def history(self, limit: int | None = None) -> pd.DataFrame:
+        """List commits, newest first, with their snapshot id, time, message and tags."""
+        return list_commits(self.repo, self.snapshot, limit)
+
+    def tags(self) -> list[str]:
+        """Return the names of the tags."""
+        return sorted(self.repo.list_tags())
+
+    def tag(self, name: str) -> str:
+        """Add a permanent tag to the current snapshot, and return the id of the snapshot."""
+        self._refuse_if_read_only()
+        if name in self.repo.list_tags():
+            raise UnknownRefError(
+                f"tag {name!r} exists, at {self.repo.lookup_tag(name)}",
+                expected="a new name",
+                where=self.url,
+                todo="Choose another name: a tag cannot be moved.",
+            )
+        with translated_errors(self.url):
+            self.repo.create_tag(name, self.snapshot)
+        return self.snapshot
+
+    def upgrade(self) -> Self:
+        """Convert the lake permanently to the newest storage format of the installed Icechunk.
+
+        Exams, history, tags and snapshot ids are kept; arrays are not written again. An older
+        Icechunk cannot read the lake afterwards, and the conversion cannot be undone. No other
+        process may read the lake during the conversion. A lake in the newest format is not changed.
+
+        Raises
+        ------
+        RunError
+            If the installed Icechunk supports format 1 only.
+        """
+        with self.writing():
+            self.repo = upgrade_repository(self.repo, self.url)
+            self.refresh()
+        return self
+
+    def validate(self, *, deep: bool = False) -> list[str]:
+        """List all faults of the lake; an empty list means that there are none.
+
+        By default, only small arrays are checked; with `deep`, every volume is also read.
+        """
+        from qmri_lake.lake.validation import faults
+
+        return list(faults(self, deep=deep))
+
+    def doctor(
+        self, *, repair: bool = False, older_than: timedelta = timedelta(days=1)
+    ) -> Diagnosis:
+        """Find interrupted runs, failed exams and files left by killed writers, and give advice.
+
+        Parameters
+        ----------
+        repair : bool
+            Remove the record of a writer that has ended, and files that no snapshot refers to.
+            Committed data is not changed, and no snapshot expires.
+        older_than : timedelta
+            Minimum age of files to report or remove. Younger files may belong to a run that has not
+            committed yet.
+
+        Returns
+        -------
+        Diagnosis
+            Print it, or use its ``lines()``, which contain one finding each.
+        """
+        from qmri_lake.lake.doctor import diagnose
+
+        return diagnose(self, repair=repair, older_than=older_than)
