@@ -27,6 +27,7 @@ __all__ = [
     "Reason",
     "RunError",
     "UnknownRefError",
+    "UnreadableChunkError",
     "VariableError",
     "problem_table",
     "sentence",
@@ -227,6 +228,10 @@ class CommitConflictError(QmriLakeError, RuntimeError):
 
 class DiskFullError(QmriLakeError, OSError):
     """The file system is full, or a limit on file size was reached."""
+
+
+class UnreadableChunkError(QmriLakeError, OSError):
+    """Values of an exam cannot be read, because a chunk is damaged or missing."""
 
 
 class RunError(QmriLakeError, RuntimeError):

@@ -28,10 +28,10 @@ def info(
 ) -> None:
     """Show the content of a lake: exams, arrays, the state of each step, recent commits."""
     from qmri_lake.cli._progress import console
-    from qmri_lake.core.text import ago, counted, format_bytes
+    from qmri_lake.core.text import ago, counted
     from qmri_lake.lake.lake import open_lake
     from qmri_lake.lake.status_table import count_imported
-    from qmri_lake.lake.summary import array_sizes, exams_by_visit, stored_bytes
+    from qmri_lake.lake.summary import array_sizes, exams_by_visit, storage
 
     opened = open_lake(lake, ref=ref, mode="r")
     patients = opened.exams["patient"].nunique()
@@ -40,8 +40,7 @@ def info(
     console.print(f"{opened.url}{at}: {size}", style="bold")
     if opened.origin is not None:
         console.print(f"  derived from {opened.origin}", style="dim")
-    stored = f"{format_bytes(stored_bytes(opened))} of chunks"
-    console.print(f"  {stored}, Icechunk format {opened.storage_format}", style="dim")
+    console.print(f"  {storage(opened)}", style="dim")
     for group, shape in array_sizes(opened).items():
         console.print(f"  {group:<6} {shape}", style="dim")
     if len(opened):

@@ -14,6 +14,7 @@ from qmri_lake.execution.step import Result
 from qmri_lake.schema.exam_index import KEYS
 from qmri_lake.schema.variable import VOLUME_DIMS, Variable, with_variant
 from qmri_lake.store.arrays import Node
+from qmri_lake.store.chunk_errors import named_chunk_errors
 from qmri_lake.store.transaction import fill_shape
 
 __all__ = ["read_exam", "write_exam"]
@@ -33,13 +34,15 @@ def read_exam(root: Node, group: str, names: Sequence[str], row: int) -> xr.Data
     """
     source = root[group]
     box = _extent(source, row)
+    coords = {name: root[name][row].item() for name in ("exam", *KEYS)}
     arrays: dict[str, tuple[tuple[str, ...], Values, JsonObject]] = {}
     for name in names:
         array = source[name]
         dims = array.metadata.dimension_names[1:]
         index = tuple(slice(0, box.get(dim)) for dim in dims)
-        arrays[name] = (dims, np.asarray(array[(row, *index)]), dict(array.attrs))
-    coords = {name: root[name][row].item() for name in ("exam", *KEYS)}
+        with named_chunk_errors(f"{group}/{name}", lambda: coords["exam"]):
+            values = np.asarray(array[(row, *index)])
+        arrays[name] = (dims, values, dict(array.attrs))
     return xr.Dataset(arrays, coords)
 
 

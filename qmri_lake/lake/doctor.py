@@ -97,8 +97,7 @@ class Diagnosis:
                 found, todo = "interrupted", _resume_advice(run)
             yield f"{name}: {found}, {run.left:,} of {run.planned:,} exams left. {todo}"
         if self.writer and not self.writing:
-            owner = "process {process} of {program} on {host}, since {since}".format(**self.writer)
-            yield f"writer.json: left by {owner}, which has ended. " + (
+            yield f"writer.json: {_owner(self.writer)}. " + (
                 "Removed." if self.repaired else "It is harmless; repair=True removes it."
             )
         for step, count in self.failed.items():
@@ -184,6 +183,13 @@ def _interrupted(lake: Snapshot, writer: JsonMapping | None) -> Iterator[Interru
         if running or (left and (known is None or left >= known.left)):
             worst[step, canonical(found.parameters)] = found
     yield from worst.values()
+
+
+def _owner(writer: JsonMapping) -> str:
+    if writer["process"] < 0:
+        return "not the record of a writer"
+    owner = "process {process} of {program} on {host}, since {since}".format(**writer)
+    return f"left by {owner}, which has ended"
 
 
 def _resume_advice(run: InterruptedRun) -> str:

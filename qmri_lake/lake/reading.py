@@ -15,6 +15,7 @@ from qmri_lake.schema.builtin import REGISTRY
 from qmri_lake.schema.exam_dataset import Dataset
 from qmri_lake.schema.exam_index import KEYS, attach_index
 from qmri_lake.schema.variable import VOLUME_DIMS
+from qmri_lake.store.lazy_array import ExamKeys, lazy_variable
 from qmri_lake.store.transaction import OWN_AXIS
 
 if TYPE_CHECKING:
@@ -55,7 +56,10 @@ def load_group(lake: Snapshot, group: str, rows: Rows, *, all_visits: bool = Fal
     # All variables are assigned together and without coordinates. Otherwise, xarray would align
     # each variable with all others.
     bulk = {name: v for name, v in ds.data_vars.items() if not _is_short(v)}
-    ds = ds.assign({name: v.variable.chunk(_chunks(v)) for name, v in bulk.items()})
+    exams = ExamKeys(keys)
+    ds = ds.assign(
+        {n: lazy_variable(lake, f"{group}/{n}", v, exams, _chunks(v)) for n, v in bulk.items()}
+    )
     ds.attrs["lake"] = f"{lake.url} at {lake.snapshot}"
     return Dataset.of(attach_index(ds))
 

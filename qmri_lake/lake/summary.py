@@ -11,11 +11,12 @@ from qmri_lake.core.text import ago, counted, format_bytes, format_shape
 from qmri_lake.lake.history import list_commits
 from qmri_lake.lake.lineage import origin_of
 from qmri_lake.lake.status_table import count_states
+from qmri_lake.store.arrays import has_checksum
 
 if TYPE_CHECKING:
     from qmri_lake.store.snapshot import Snapshot
 
-__all__ = ["array_sizes", "describe", "exams_by_visit", "stored_bytes"]
+__all__ = ["array_sizes", "describe", "exams_by_visit", "storage", "stored_bytes"]
 
 
 def exams_by_visit(exams: pd.DataFrame) -> pd.DataFrame:
@@ -38,8 +39,7 @@ def describe(lake: Snapshot) -> str:
     lines += _section("steps", status.loc[:, (status != 0).any()] if len(status) else status)
     images = [f"{group} {size}" for group, size in array_sizes(lake).items()]
     lines.append("  arrays: " + (", ".join(images) or "none yet"))
-    stored = f"{format_bytes(stored_bytes(lake))} of chunks"
-    lines.append(f"  stored: {stored}, Icechunk format {lake.storage_format}")
+    lines.append(f"  stored: {storage(lake)}")
     lines.append("  last commits")
     for row in list_commits(lake.repo, lake.snapshot, 3).to_dict("records"):
         tags = f"  [{row['tags']}]" if row["tags"] else ""
@@ -62,6 +62,21 @@ def array_sizes(lake: Snapshot) -> dict[str, str]:
         for group in lake.groups()
         if "sizes" in lake.root[group].attrs
     }
+
+
+def storage(lake: Snapshot) -> str:
+    """Return the size of the stored chunks, their checksums, and the format of the lake."""
+    size = f"{format_bytes(stored_bytes(lake))} of chunks"
+    return f"{size}, {_checksums(lake)}, Icechunk format {lake.storage_format}"
+
+
+def _checksums(lake: Snapshot) -> str:
+    """Return how many arrays have checksums: ``with checksums`` if all of them do."""
+    arrays = [lake.root[path] for path in lake.variables()]
+    count = sum(has_checksum(array) for array in arrays)
+    if count == len(arrays):
+        return "with checksums"
+    return f"{count} of {len(arrays)} arrays with checksums" if count else "without checksums"
 
 
 def stored_bytes(lake: Snapshot) -> int:

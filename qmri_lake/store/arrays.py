@@ -10,13 +10,21 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
-from zarr.codecs import BloscCodec, ZstdCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from qmri_lake.core.array_api import Values
 from qmri_lake.core.json_types import JsonObject
 from qmri_lake.schema.variable import Coordinate, Encoding, Variable
 
-__all__ = ["Node", "create_array", "create_coordinate", "create_root", "open_root"]
+__all__ = [
+    "Node",
+    "compressors",
+    "create_array",
+    "create_coordinate",
+    "create_root",
+    "has_checksum",
+    "open_root",
+]
 
 Index = int | np.integer | slice | EllipsisType | NDArray[np.integer | np.bool_]
 Selection = Index | tuple[Index, ...]
@@ -105,7 +113,7 @@ class Node(Protocol):
         """Codec of an array that turns chunks into bytes."""
 
     @property
-    def compressors(self) -> object:
+    def compressors(self) -> tuple[object, ...]:
         """Compressors of an array."""
 
     @property
@@ -137,13 +145,27 @@ def create_root(store: Store, attributes: JsonObject) -> Node:
     return cast(Node, zarr.create_group(store, attributes=attributes))
 
 
+def compressors(*, text: bool) -> tuple[BloscCodec | ZstdCodec, Crc32cCodec]:
+    """Return the compression of an array, and the checksum of its compressed chunks.
+
+    Without a checksum, most changed bits of a chunk are read as other values.
+    """
+    # Bit shuffling needs items of a fixed size.
+    codec = BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle")
+    return ZstdCodec(level=3) if text else codec, Crc32cCodec()
+
+
+def has_checksum(array: Node) -> bool:
+    """Return whether the chunks of an array have a checksum; before version 0.2.0, none had one."""
+    return any(isinstance(codec, Crc32cCodec) for codec in array.compressors)
+
+
 def create_array(
     group: Node, variable: Variable, name: str, length: int, sizes: Mapping[str, int]
 ) -> None:
     """Create the array of a variable for `length` exams (or visits), filled with the fill value."""
     chunks, shards = variable.chunks(sizes)
     text = variable.dtype == "string"
-    codec = BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle")
     group.create_array(
         name,
         shape=(length, *variable.shape(sizes)),
@@ -151,8 +173,7 @@ def create_array(
         chunks=chunks,
         shards=shards,
         fill_value=variable.fill,
-        # Bit shuffling needs items of a fixed size.
-        compressors=ZstdCodec(level=3) if text else codec,
+        compressors=compressors(text=text),
         dimension_names=(variable.first_axis, *variable.dims),
         attributes=variable.attributes(),
     )
@@ -166,6 +187,7 @@ def create_coordinate(group: Node, coordinate: Coordinate) -> None:
         coordinate.name,
         shape=values.shape,
         dtype=np.dtypes.StringDType() if text else values.dtype,
+        compressors=compressors(text=text),
         dimension_names=coordinate.dims,
         attributes=coordinate.attributes,
     )

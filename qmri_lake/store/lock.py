@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from qmri_lake.core.atomic_write import atomic_write_text
 from qmri_lake.errors import LakeLockedError
+from qmri_lake.store.chunk_errors import check_folder
 from qmri_lake.store.repository import is_local, local_path, translated_errors
 
 __all__ = ["is_locked", "lock_owner", "writer_lock"]
@@ -46,6 +47,8 @@ def writer_lock(url: str, shown: str | None = None) -> Iterator[None]:
 
     Raises
     ------
+    NotALakeError
+        If the folder no longer exists.
     LakeLockedError
         If another process holds the lock (the message names the process), or if the folder is not
         writable.
@@ -54,6 +57,7 @@ def writer_lock(url: str, shown: str | None = None) -> Iterator[None]:
     if not is_local(url):
         yield
         return
+    check_folder(url)  # the lock would create the folder
     folder = local_path(url)
     lock, owner = FileLock(folder / LOCK_NAME), folder / OWNER_NAME
     try:
@@ -93,11 +97,8 @@ def lock_owner(url: str) -> Owner | None:
     path = local_path(url) / OWNER_NAME if is_local(url) else None
     if path is None or not path.exists():
         return None
-    try:
-        record: Owner = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):  # the writer was killed while it wrote its record
-        return {"host": "unknown", "process": -1, "program": "unknown", "since": "unknown"}
-    return record
+    unknown = Owner(host="unknown", process=-1, program="unknown", since="unknown")
+    return _read_owner(path) or unknown
 
 
 def is_locked(url: str) -> bool:
@@ -118,8 +119,21 @@ def is_locked(url: str) -> bool:
 
 
 def _owner(path: Path) -> str:
-    try:
-        record = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):
+    record = _read_owner(path)
+    if record is None:
         return "a process that has not written its record yet"
     return "process {process} of {program} on {host}, since {since}".format(**record)
+
+
+def _read_owner(path: Path) -> Owner | None:
+    """Return the record of a writer; None if it is absent, incomplete or not ours."""
+    try:
+        record = json.loads(path.read_text())
+        return Owner(
+            host=str(record["host"]),
+            process=int(record["process"]),
+            program=str(record["program"]),
+            since=str(record["since"]),
+        )
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):
+        return None

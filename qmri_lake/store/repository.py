@@ -30,6 +30,7 @@ from qmri_lake.errors import (
     UnknownRefError,
 )
 from qmri_lake.schema.variable import EXAM_CHUNK
+from qmri_lake.store.process import check_process
 
 __all__ = [
     "BRANCH",
@@ -184,6 +185,7 @@ def open_repository(url: str) -> icechunk.Repository:
         raise _no_lake("the path is a file" if local_path(url).is_file() else "no such folder", url)
     if is_local(url) and not os.access(local_path(url), os.R_OK | os.X_OK):
         raise _no_lake("the folder is not readable", url, "Check its permissions.")
+    check_process(url)
     try:
         return icechunk.Repository.open(_storage(url))
     except icechunk.IcechunkError as error:

@@ -14,7 +14,7 @@ from qmri_lake.core.array_api import Values
 from qmri_lake.core.json_types import JsonObject
 from qmri_lake.core.version import __version__
 from qmri_lake.errors import RunError
-from qmri_lake.store.arrays import Node
+from qmri_lake.store.arrays import Node, compressors
 
 __all__ = ["new_record", "new_run", "next_run", "read_runs"]
 
@@ -64,6 +64,7 @@ def write_run(root: Node, number: int, record: Mapping[str, object]) -> None:
             dtype=np.dtypes.StringDType(),
             chunks=(RUN_CHUNK,),
             fill_value="",
+            compressors=compressors(text=True),
             dimension_names=("run",),
             attributes={"long_name": "Record of each run, by its number, as JSON"},
         )

@@ -18,8 +18,10 @@ from qmri_lake.schema.exam_index import KEYS
 from qmri_lake.schema.groups import GROUPS
 from qmri_lake.schema.variable import Variable
 from qmri_lake.store.arrays import Node, open_root
+from qmri_lake.store.chunk_errors import check_folder
 from qmri_lake.store.columns import Column, column_names, read_column, unknown_column
 from qmri_lake.store.lock import writer_lock
+from qmri_lake.store.process import check_process
 from qmri_lake.store.recovery import damaged_commit
 from qmri_lake.store.repository import (
     open_repository,
@@ -49,16 +51,27 @@ class Snapshot:
 
     def refresh(self) -> Self:
         """Move to the newest commit of the branch that was opened. A tag or snapshot is fixed."""
+        self._check()
         session = readonly_session(self.repo, self.ref, self.url)
         self.snapshot: str = session.snapshot_id
         self.store = session.store
-        for cached in ("root", "exams", "patients", "_column_cache", "_last_keys"):
+        for cached in ("_root", "exams", "patients", "_column_cache", "_last_keys"):
             self.__dict__.pop(cached, None)
         return self
 
-    @cached_property
+    def _check(self) -> None:
+        """Raise an error if this process was forked, or if the folder was moved."""
+        check_process(self.url)
+        check_folder(self.location)
+
+    @property
     def root(self) -> Node:
         """The root group, read-only."""
+        self._check()
+        return self._root
+
+    @cached_property
+    def _root(self) -> Node:
         try:
             root: Node | None = open_root(self.store)
         except (FileNotFoundError, icechunk.IcechunkError) as error:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from qmri_lake.core.array_api import Values
 from qmri_lake.schema.variable import EXAM_CHUNK, Variable
-from qmri_lake.store.arrays import Node
+from qmri_lake.store.arrays import Node, compressors
 
 __all__ = ["STATE", "State", "StepStatus", "declare_status", "read_status", "status_steps"]
 
@@ -101,6 +101,7 @@ def declare_status(root: Node, step: str, length: int) -> Node:
                 dtype=np.dtypes.StringDType() if text else variable.dtype,
                 chunks=(EXAM_CHUNK,),
                 fill_value=variable.fill,
+                compressors=compressors(text=text),
                 dimension_names=("exam",),
                 attributes=variable.attributes(),
             )
