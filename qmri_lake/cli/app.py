@@ -72,7 +72,14 @@ def command() -> Any:
         ),
         (
             "Maintain",
-            (maintain.tag, maintain.catalog, maintain.validate, maintain.doctor, maintain.upgrade),
+            (
+                maintain.tag,
+                maintain.catalog,
+                maintain.validate,
+                maintain.doctor,
+                maintain.prune,
+                maintain.upgrade,
+            ),
         ),
     ):
         for function in commands:

@@ -1,4 +1,4 @@
-"""Commands that maintain a lake: tag, catalog, validate, doctor, upgrade."""
+"""Commands that maintain a lake: tag, catalog, validate, doctor, prune, upgrade."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from qmri_lake.cli._options import LakeArgument, LakeOption
 
-__all__ = ["catalog", "doctor", "tag", "upgrade", "validate"]
+__all__ = ["catalog", "doctor", "prune", "tag", "upgrade", "validate"]
 
 
 def tag(
@@ -81,6 +81,31 @@ def doctor(
     findings = open_lake(lake).doctor(repair=repair)
     console.print(str(findings))
     return 0
+
+
+def prune(
+    lake: LakeArgument,
+    days: Annotated[
+        int, typer.Option("--days", min=0, help="Remove commits older than this number of days.")
+    ] = 30,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+) -> None:
+    """Remove old commits of a lake, and the values that only they contain.
+
+    The newest commit, tagged commits and younger commits are kept. The command shows what it will
+    remove and asks for confirmation, because the removal can't be undone. Do not read old commits
+    meanwhile.
+    """
+    from datetime import timedelta
+
+    from qmri_lake.cli._progress import console
+    from qmri_lake.lake import open_lake
+
+    opened, older_than = open_lake(lake), timedelta(days=days)
+    planned = opened.prune(older_than=older_than, dry_run=True)
+    if planned.removed and not yes:
+        typer.confirm(f"{planned}. This can't be undone. Remove?", abort=True)
+    console.print(str(opened.prune(older_than=older_than)))
 
 
 def upgrade(

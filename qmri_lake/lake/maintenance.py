@@ -1,4 +1,4 @@
-"""Methods of a lake for its history and maintenance: commits, tags, validation, repair."""
+"""Methods of a lake for its history and maintenance: commits, tags, validation, pruning."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from qmri_lake.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from qmri_lake.lake.doctor import Diagnosis
+    from qmri_lake.lake.pruning import Pruning
 
 __all__ = ["MaintainedLake"]
 
 
 class MaintainedLake(Snapshot):
-    """A lake at one commit, with its history, tags, validation and repair."""
+    """A lake at one commit, with its history, tags, validation, pruning and repair."""
 
     def runs(self) -> pd.DataFrame:
         """List all runs by number, with their step, parameters, code, input snapshot and counts."""
@@ -63,6 +64,38 @@ class MaintainedLake(Snapshot):
             self.repo = upgrade_repository(self.repo, self.url)
             self.refresh()
         return self
+
+    def prune(
+        self, *, older_than: timedelta = timedelta(days=30), dry_run: bool = False
+    ) -> Pruning:
+        """Remove old commits, and the values that only they contain. This cannot be undone.
+
+        The newest commit, the commits of tags, and younger commits are kept unchanged. Records of
+        runs are kept, but the commits that they name as inputs can no longer be opened if they were
+        removed. No process may read an old commit meanwhile.
+
+        Parameters
+        ----------
+        older_than : timedelta
+            Minimum age of the removed commits: at least one day on an object store.
+        dry_run : bool
+            Return what would be removed, and remove nothing.
+
+        Returns
+        -------
+        Pruning
+            The removed commits and the number of bytes. Print it to see them.
+
+        Raises
+        ------
+        LakeLockedError
+            If another writer holds the lock.
+        RunError
+            If `older_than` is too short.
+        """
+        from qmri_lake.lake.pruning import prune_lake
+
+        return prune_lake(self, older_than, dry_run=dry_run)
 
     def validate(self, *, deep: bool = False) -> list[str]:
         """List all faults of the lake; an empty list means that there are none.

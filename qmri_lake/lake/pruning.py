@@ -1,0 +1,123 @@
+"""Removal of old commits of a lake, with the values that only they contain."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import icechunk
+
+from qmri_lake.core.text import counted, format_bytes
+from qmri_lake.errors import RunError
+from qmri_lake.store.repository import BRANCH, is_local, local_path
+
+if TYPE_CHECKING:
+    from qmri_lake.store.snapshot import Snapshot
+
+__all__ = ["Pruning", "prune_lake"]
+
+_CHUNKS = "chunks"
+"""Folder of a local repository with the chunks, which are not needed to count their bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pruning:
+    """Commits that were removed, or would be removed. Print it to see them."""
+
+    url: str
+    older_than: timedelta
+    removed: tuple[str, ...]
+    """Ids of the removed commits, the newest first."""
+    kept: int
+    """Number of kept commits of the history."""
+    tags: tuple[str, ...]
+    """Names of the tags. Their commits are kept."""
+    size: int | None
+    """Number of bytes that are no longer needed; None if unknown, for lakes on an object store."""
+    done: bool
+    """Whether the commits were removed."""
+
+    def __str__(self) -> str:
+        if not self.removed:
+            return f"{self.url}: no commit is older than {_days(self.older_than)}"
+        verb = "removed" if self.done else "would remove"
+        size = "" if self.size is None else f" ({format_bytes(self.size)})"
+        tags = f" and {counted(len(self.tags), 'tag')} ({', '.join(self.tags)})"
+        return (
+            f"{self.url}: {verb} {counted(len(self.removed), 'commit')} older than "
+            f"{_days(self.older_than)}{size}; {counted(self.kept, 'commit')}"
+            f"{tags if self.tags else ''} {'are' if self.done else 'would be'} kept"
+        )
+
+
+def prune_lake(lake: Snapshot, older_than: timedelta, *, dry_run: bool) -> Pruning:
+    """Remove old commits; see `Lake.prune`."""
+    if older_than < timedelta(0):
+        raise RunError(f"older_than = {older_than}", expected="at least 0", where=lake.url)
+    if not is_local(lake.location) and older_than < timedelta(days=1):
+        raise RunError(
+            f"older_than = {older_than}",
+            expected="at least one day on an object store, where other writers may be active",
+            where=lake.url,
+        )
+    if dry_run:
+        return _prune(lake, older_than, dry_run=True)
+    with lake.writing():
+        return _prune(lake, older_than, dry_run=False)
+
+
+def _prune(lake: Snapshot, older_than: timedelta, *, dry_run: bool) -> Pruning:
+    limit = datetime.now(UTC) - older_than
+    history = list(lake.repo.ancestry(branch=BRANCH))
+    tags = {name: lake.repo.lookup_tag(name) for name in sorted(lake.repo.list_tags())}
+    # Icechunk keeps the newest commit, the one that created the repository, and those of tags.
+    kept = {history[0].id, history[-1].id, *tags.values()}
+    removed = [info.id for info in history if info.written_at < limit and info.id not in kept]
+    size = _freed(lake, limit) if removed and is_local(lake.location) else None
+    if not dry_run:
+        lake.repo.expire_snapshots(limit)
+        lake.repo.garbage_collect(limit)
+        lake.refresh()
+    return Pruning(
+        url=lake.url,
+        older_than=older_than,
+        removed=tuple(removed),
+        kept=len(history) - len(removed),
+        tags=tuple(tags),
+        size=size,
+        done=not dry_run,
+    )
+
+
+def _freed(lake: Snapshot, limit: datetime) -> int:
+    """Return the number of bytes that only old commits need.
+
+    Icechunk cannot tell it in advance. Therefore the commits are removed from a temporary copy of
+    the repository without its chunks, whose sizes are stored in the manifests.
+    """
+    folder = local_path(lake.location)
+    with tempfile.TemporaryDirectory(prefix="qmri-lake-") as temporary:
+        copy = Path(temporary) / folder.name
+        shutil.copytree(folder, copy, ignore=_without_chunks(folder))
+        repo = icechunk.Repository.open(icechunk.local_filesystem_storage(str(copy)))
+        repo.expire_snapshots(limit)
+        metadata = repo.garbage_collect(limit, dry_run=True).bytes_deleted
+        after = repo.chunk_storage_stats().native_bytes
+    return int(lake.repo.chunk_storage_stats().native_bytes - after + metadata)
+
+
+def _without_chunks(folder: Path) -> Callable[[str, list[str]], list[str]]:
+    def ignored(parent: str, names: list[str]) -> list[str]:
+        return [_CHUNKS] if Path(parent) == folder and _CHUNKS in names else []
+
+    return ignored
+
+
+def _days(span: timedelta) -> str:
+    days = span / timedelta(days=1)
+    return "a day" if days == 1 else f"{days:g} days"

@@ -1,0 +1,121 @@
+"""`prune` removes old commits, and nothing that a kept commit needs."""
+
+from __future__ import annotations
+
+import io
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import qmri_lake as ql
+from qmri_lake.cli import main
+from qmri_lake.errors import LakeLockedError, RunError, UnknownRefError
+from qmri_lake.lake import pruning
+from qmri_lake.store.lock import writer_lock
+from tests.fixtures import array_lake
+
+Capture = pytest.CaptureFixture[str]
+NOW = timedelta(0)
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> ql.Lake:
+    """A lake with a tag in the middle of its history, and a variant that was computed twice."""
+    lake = array_lake(tmp_path / "x.lake", 3)
+    lake.run("t2", within="all", commit_every=1)
+    lake.tag("v1")
+    lake.run("t2", within="all", variant="b")
+    lake.run("t2", within="all", variant="b", r2_min=0.5)
+    return lake.refresh()
+
+
+def values(lake: ql.Lake) -> dict[str, np.ndarray]:
+    return {path: lake.root[path][...] for path in lake.variables()}
+
+
+def size_of(lake: ql.Lake) -> int:
+    return sum(path.stat().st_size for path in Path(lake.url).rglob("*") if path.is_file())
+
+
+def test_prune__keeps_the_newest_commit_and_tags_unchanged(lake: ql.Lake) -> None:
+    tagged = ql.open_lake(lake.url, ref="v1")
+    before, before_tagged, runs = values(lake), values(tagged), lake.runs()
+    commits, size = lake.history()["snapshot"].tolist(), size_of(lake)
+
+    planned = lake.prune(older_than=NOW, dry_run=True)
+    assert size_of(lake) == size
+    assert lake.history()["snapshot"].tolist() == commits
+    assert planned.tags == ("v1",)
+    assert not planned.done
+
+    done = lake.prune(older_than=NOW)
+    assert done.done
+    assert (done.removed, done.size) == (planned.removed, planned.size)
+    left = lake.history()["snapshot"].tolist()
+    assert left == [commits[0], commits[-1]]
+    assert {*done.removed, *left, lake.repo.lookup_tag("v1")} == {*commits}
+    # Icechunk also rewrites the commits whose parents it has removed.
+    assert size - size_of(lake) == pytest.approx(done.size, rel=0.05)
+
+    for opened, known in (
+        (ql.open_lake(lake.url), before),
+        (ql.open_lake(lake.url, ref="v1"), before_tagged),
+    ):
+        assert opened.validate(deep=True) == []
+        assert values(opened).keys() == known.keys()
+        for path, value in values(opened).items():
+            np.testing.assert_array_equal(value, known[path], err_msg=path)
+    assert lake.runs().equals(runs)
+    with pytest.raises(UnknownRefError, match="no tag, branch or snapshot"):
+        ql.open_lake(lake.url, ref=done.removed[0])
+
+
+def test_prune__again_and_with_young_commits_removes_nothing(lake: ql.Lake) -> None:
+    assert lake.prune().removed == ()
+    assert "no commit is older than 30 days" in str(lake.prune())
+    lake.prune(older_than=NOW)
+    size = size_of(lake)
+    assert lake.prune(older_than=NOW).removed == ()
+    assert size_of(lake) == size
+
+
+def test_prune__the_lake_is_used_as_before(lake: ql.Lake) -> None:
+    lake.prune(older_than=NOW)
+    assert lake.run("t2", within="all").up_to_date == 3
+    lake.run("t2", within="all", variant="c")
+    assert lake.refresh().history()["message"].iloc[0].startswith("End run")
+    assert lake.doctor(older_than=NOW).healthy
+
+
+def test_prune__while_another_writer_works(lake: ql.Lake) -> None:
+    with writer_lock(lake.location), pytest.raises(LakeLockedError):
+        ql.open_lake(lake.url).prune(older_than=NOW)
+
+
+def test_prune__on_an_object_store_keeps_a_day(
+    lake: ql.Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruning, "is_local", lambda url: False)
+    with pytest.raises(RunError, match="at least one day on an object store"):
+        lake.prune(older_than=timedelta(hours=2))
+    with pytest.raises(RunError, match="expected at least 0"):
+        lake.prune(older_than=timedelta(days=-1))
+    assert lake.prune(older_than=timedelta(days=1), dry_run=True).size is None
+
+
+def test_prune_command__asks_first(
+    lake: ql.Lake, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = len(lake.history())
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert main(["prune", lake.url, "--days", "0"]) != 0
+    question = capsys.readouterr().out
+    assert f"would remove {commits - 3} commits older than 0 days" in question
+    assert "1 tag (v1) would be kept. This can't be undone. Remove? [y/N]" in question
+    assert len(ql.open_lake(lake.url).history()) == commits
+    assert main(["prune", lake.url, "--days", "0", "--yes"]) == 0
+    out = capsys.readouterr().out
+    assert f"removed {commits - 3} commits older than 0 days" in out
+    assert len(ql.open_lake(lake.url).history()) == 2
