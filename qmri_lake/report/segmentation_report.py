@@ -70,8 +70,8 @@ def table_s1(scores: Mapping[Kind, pd.DataFrame]) -> pd.DataFrame:
     -------
     DataFrame
         One row per structure: mean [95 % interval] over patients of DSC [%] and MPTS [mm], as in
-        `summarise_scores`; the numbers of patients and of their exams; and the values of the paper,
-        with the number of volumes.
+        `summarise_scores` (no interval for fewer than five patients); the numbers of patients and
+        of their exams; and the values of the paper, with the number of volumes.
     """
     rows = []
     for kind, table in scores.items():

@@ -13,6 +13,7 @@ from qmri_lake.statistics.balance import (
 from qmri_lake.statistics.calibration import brier_score, calibration_curve
 from qmri_lake.statistics.classification_metrics import Interval, RocBootstrap, bootstrap_roc
 from qmri_lake.statistics.delong import Auc, AucDifference, delong_interval, delong_test
+from qmri_lake.statistics.mean_interval import mean_interval
 from qmri_lake.statistics.roc import roc_curve, youden_threshold
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "calibration_curve",
     "delong_interval",
     "delong_test",
+    "mean_interval",
     "nested_logistic",
     "one_way_manova",
     "pearson_chi2",

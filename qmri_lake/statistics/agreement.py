@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from qmri_lake.errors import InputError
+from qmri_lake.statistics.mean_interval import mean_interval
 
 __all__ = ["Agreement", "bland_altman"]
 
@@ -25,7 +25,8 @@ class Agreement(NamedTuple):
     upper: float
     """Upper limit of agreement, bias + 2 sd."""
     bias_low: float
-    """Lower end of the 95 % confidence interval of the bias, from the t distribution."""
+    """Lower end of the 95 % confidence interval of the bias, from the t distribution; NaN for
+    fewer than five pairs."""
     bias_high: float
     r: float
     """Pearson's correlation; NaN if one of the measurements is constant."""
@@ -37,8 +38,9 @@ class Agreement(NamedTuple):
     """Number of pairs with a value that is not finite."""
 
     def __str__(self) -> str:
+        interval = f" (95 % CI {self.bias_low:.3g} to {self.bias_high:.3g})"
         return (
-            f"bias {self.bias:.3g} (95 % CI {self.bias_low:.3g} to {self.bias_high:.3g}), limits "
+            f"bias {self.bias:.3g}{interval if np.isfinite(self.bias_low) else ''}, limits "
             f"{self.lower:.3g} to {self.upper:.3g}, r {self.r:.3f}, slope {self.slope:.3f}, "
             f"n {self.n}" + (f", {self.left_out} left out" if self.left_out else "")
         )
@@ -68,7 +70,7 @@ def bland_altman(reference: ArrayLike, measured: ArrayLike) -> Agreement:
 
     Examples
     --------
-    >>> print(bland_altman([2.0, 2.2, 2.4, 2.6], [2.1, 2.2, 2.6, 2.7]))
+    >>> print(bland_altman([2.0, 2.2, 2.4, 2.6, 2.8], [2.1, 2.2, 2.6, 2.7, 2.9]))
     bias 0.1 (95 % CI -0.0299 to 0.23), limits -0.0633 to 0.263, r 0.965, slope 1.100, n 4
     """
     source, other = (_values(values) for values in (reference, measured))
@@ -89,7 +91,7 @@ def bland_altman(reference: ArrayLike, measured: ArrayLike) -> Agreement:
         )
     difference = y - x
     bias, sd = float(difference.mean()), float(difference.std(ddof=1))
-    half = float(stats.t.ppf(0.975, n - 1)) * sd / np.sqrt(n)
+    _, bias_low, bias_high = mean_interval(difference)
     around_x, around_y = x - x.mean(), y - y.mean()
     xx, yy, xy = (float(v) for v in (around_x @ around_x, around_y @ around_y, around_x @ around_y))
     return Agreement(
@@ -97,8 +99,8 @@ def bland_altman(reference: ArrayLike, measured: ArrayLike) -> Agreement:
         sd=sd,
         lower=bias - 2 * sd,
         upper=bias + 2 * sd,
-        bias_low=bias - half,
-        bias_high=bias + half,
+        bias_low=bias_low,
+        bias_high=bias_high,
         r=xy / np.sqrt(xx * yy) if xx > 0 and yy > 0 else float("nan"),
         slope=xy / xx if xx > 0 else float("nan"),
         n=n,

@@ -57,7 +57,8 @@ def segmentation_section(
         )
     note = (
         "DSC: Dice similarity coefficient. MPTS: mean distance between the two surfaces, averaged "
-        "over both directions. Values are means over patients [95 % t interval]. Exams: "
+        "over both directions. Values are means over patients "
+        "[95 % interval on the logit or log scale; none below five patients]. Exams: "
         f"{results.exams or 'none'}. Figure S2 shows the slice with the largest total area of the "
         "reference. Green: true positive. Cyan: false positive. Magenta: false negative, or "
         "another structure in the mask."

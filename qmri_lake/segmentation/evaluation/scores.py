@@ -16,6 +16,7 @@ from qmri_lake.execution.exam_io import read_exam
 from qmri_lake.schema.variable import with_variant
 from qmri_lake.segmentation.metrics import dice, mean_surface_distance
 from qmri_lake.segmentation.metrics.mask_surfaces import FieldOfViewEdge
+from qmri_lake.statistics.mean_interval import Scale, mean_interval
 from qmri_lake.tissues import BONE, CARTILAGE, NO_MASK
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ __all__ = [
     "COLUMNS",
     "TISSUES",
     "Kind",
-    "mean_interval",
     "score_exams",
     "score_labels",
     "scored",
@@ -186,49 +186,19 @@ def _exams(lake: Lake, cohort: Cohort, names: list[str]) -> Iterator[xr.Dataset]
         yield read_exam(lake.root, "dess", [*names, "affine"], int(row))
 
 
-def mean_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
-    """Return the mean and its t interval: (mean, low, high).
-
-    The paper does not state how its intervals were computed. Ten of the twelve intervals are
-    symmetric about the mean, like t and normal intervals. [assumption]
-
-    Parameters
-    ----------
-    values : (n,)
-        Assumed to be independent; NaN is ignored.
-    level : float
-        Confidence level, 0 to 1.
-
-    Returns
-    -------
-    (mean, low, high)
-        Mean and limits, in the unit of the values. All are NaN if there is no value, and the limits
-        are NaN if there is only one value.
-
-    Examples
-    --------
-    >>> [round(x, 3) for x in mean_interval([1.0, 2.0, 3.0])]
-    [2.0, -0.484, 4.484]
-    """
-    from scipy.stats import t
-
-    known = np.asarray(values, float)
-    known = known[np.isfinite(known)]
-    if not known.size:
-        return float("nan"), float("nan"), float("nan")
-    mean = float(known.mean())
-    if known.size == 1:
-        return mean, float("nan"), float("nan")
-    half = float(t.ppf((1 + level) / 2, known.size - 1) * known.std(ddof=1) / np.sqrt(known.size))
-    return mean, mean - half, mean + half
+_MEASURES: tuple[tuple[str, str, Scale], ...] = (
+    ("dsc", "dsc", "logit"),
+    ("mpts", "mpts_mm", "log"),
+)
+"""Prefix of the summary, column of the scores, and scale of the interval of each measure."""
 
 
 def summarise_scores(table: pd.DataFrame) -> pd.DataFrame:
     """Average the scores of `score_exams` over patients, with 95 % intervals.
 
     The exams of a patient are not independent, so they are averaged first; `mean_interval` is
-    computed from the means of the patients. Each patient has the same weight, whatever the number
-    of exams.
+    computed from the means of the patients, on the logit scale for the DSC and on the log scale for
+    the MPTS. Each patient has the same weight, whatever the number of exams.
 
     The paper counts volumes rather than patients. It states neither the method for its intervals
     nor whether a patient has several volumes in a test set. With one volume per patient, the result
@@ -239,14 +209,15 @@ def summarise_scores(table: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         Indexed by tissue: dsc, dsc_low, dsc_high (0 to 1), dsc_n, dsc_patients; mpts_mm, mpts_low,
         mpts_high (mm), mpts_n, mpts_patients. The numbers of exams (n) and of patients include only
-        those with a value. They differ between DSC and MPTS if a mask lacks a tissue.
+        those with a value. They differ between DSC and MPTS if a mask lacks a tissue. The limits
+        are NaN for fewer than five patients.
     """
     rows = {}
     for tissue, group in table.groupby("tissue", sort=False):
         row: dict[str, float] = {}
-        for name, column in (("dsc", "dsc"), ("mpts", "mpts_mm")):
+        for name, column, scale in _MEASURES:
             patients = group.groupby("patient")[column].mean().dropna()
-            mean, low, high = mean_interval(patients)
+            mean, low, high = mean_interval(patients, scale=scale)
             row |= {
                 column: mean,
                 f"{name}_low": low,
