@@ -43,6 +43,7 @@ __all__ = [
     "ingest_table",
     "inside",
     "oai",
+    "open_catalog",
     "open_lake",
     "phantom",
     "predict",
@@ -66,6 +67,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from qmri_lake.catalog import open_catalog
     from qmri_lake.execution.cluster import cluster
     from qmri_lake.execution.step import Skip, step
     from qmri_lake.ingestion.images import ingest
@@ -104,6 +106,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "tissues",
     ],
     submod_attrs={
+        "catalog": ["open_catalog"],
         "lake.cohort": ["Cohort"],
         "execution.cluster": ["cluster"],
         "steps.predict": ["predict"],

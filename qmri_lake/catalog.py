@@ -1,18 +1,20 @@
 """Catalogs of lakes for intake, with one entry for each group of a lake.
 
 Only this module imports intake. A catalog is a YAML file that refers to the classes below by module
-path, so that ``intake.open_catalog(path)`` can read it. `open_catalog` adds error messages that
-list the available names.
+path, so that ``intake.open_catalog(path)`` can read it. `open_catalog` runs no other code that a
+file names, and its errors list the available names.
 """
 
 from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import fsspec  # type: ignore[import-untyped]
 import xarray as xr
 import yaml  # type: ignore[import-untyped]
 from intake.readers.datatypes import BaseData
@@ -22,7 +24,7 @@ from intake.readers.user_parameters import BaseUserParameter
 
 from qmri_lake.core.json_types import JsonMapping, JsonObject
 from qmri_lake.core.text import did_you_mean
-from qmri_lake.errors import NotALakeError, NotFoundError, QueryError, Reason
+from qmri_lake.errors import InputError, NotALakeError, NotFoundError, QueryError, Reason
 from qmri_lake.lake.lake import Lake, open_lake
 from qmri_lake.schema.groups import GROUPS
 from qmri_lake.store.repository import is_local
@@ -133,11 +135,13 @@ class LakeCatalog(Catalog):
 
 
 def open_catalog(path: str | os.PathLike[str]) -> LakeCatalog:
-    """Open a catalog, with error messages that list the available names.
+    """Open a catalog of lakes. Unlike intake, it runs no code that the file names.
 
-    ``intake.open_catalog(path)`` reads the same file and returns the same data. With it, an unknown
-    entry raises an ``AttributeError`` that contains only the name, and an unknown parameter raises
-    an error only when an entry is read.
+    ``intake.open_catalog(path)`` reads the same file and returns the same data, but an entry of an
+    intake catalog can import any module and call any function. Therefore this function refuses all
+    entries except those that read a lake. Its errors also list the available names: with intake, an
+    unknown entry raises an ``AttributeError`` that contains only the name, and an unknown parameter
+    raises an error only when an entry is read.
 
     Parameters
     ----------
@@ -148,8 +152,86 @@ def open_catalog(path: str | os.PathLike[str]) -> LakeCatalog:
     ------
     FileNotFoundError
         If there is no such file.
+    InputError
+        If the file is not a catalog, or contains anything else than entries of lakes.
     """
-    return _to_lake_catalog(Catalog.from_yaml_file(os.fspath(path)), {})
+    where = os.fspath(path)
+    with fsspec.open(where) as stream:
+        try:
+            _check_content(yaml.safe_load(stream), where)
+        except yaml.YAMLError as error:
+            raise _not_ours("no YAML file", "a catalog", where) from error
+    return _to_lake_catalog(Catalog.from_yaml_file(where), {})
+
+
+_KEYS = {
+    "": {"version", "metadata", "aliases", "data", "entries", "user_parameters"},
+    "data": {"datatype", "kwargs", "metadata", "user_parameters"},
+    "entries": {"reader", "kwargs", "metadata", "output_instance", "user_parameters"},
+    "user_parameters": {"cls", "default", "description"},
+}
+"""Keys of the sections of a catalog that `write_catalog` writes."""
+_TEMPLATE = re.compile(r"\{[^{}]*\}?|\}")
+_HARMLESS = re.compile(r"\{(CATALOG_DIR|query|lake_ref|data\(\w+\)|env\(\w+\))\}")
+"""Templates of intake that call no function."""
+
+
+def _check_content(content: object, where: str) -> None:
+    """Raise an error if a catalog names a class, a function or a template that is not of lakes."""
+    if not isinstance(content, dict) or content.get("version") != 2:
+        raise _not_ours("no catalog of version 2", "a file of write_catalog", where)
+    _check_keys(content, "", "the catalog", where)
+    for text in _texts(content):
+        for found in _TEMPLATE.findall(text):
+            if not _HARMLESS.fullmatch(found):
+                raise _not_ours(f"template {found!r}", "{CATALOG_DIR} or {query}, ...", where)
+    classes = {
+        "data": {"datatype": f"{__name__}:LakeData"},
+        "entries": {
+            "reader": f"{__name__}:LakeReader",
+            "output_instance": LakeReader.output_instance,
+        },
+        "user_parameters": {"cls": f"{__name__}:Text"},
+    }
+    for section, expected in classes.items():
+        for name, entry in dict(content.get(section) or {}).items():
+            _check_keys(entry, section, f"{section} {name!r}", where)
+            if section != "user_parameters" and entry.get("user_parameters"):
+                raise _not_ours(f"{section} {name!r} has parameters of its own", "none", where)
+            for key, value in expected.items():
+                if entry.get(key) != value:
+                    found = f"{section} {name!r} has {key} {entry.get(key)!r}"
+                    raise _not_ours(found, value, where)
+
+
+def _check_keys(found: object, section: str, what: str, where: str) -> None:
+    if not isinstance(found, dict) or not set(found) <= _KEYS[section]:
+        others = sorted(map(str, set(found) - _KEYS[section])) if isinstance(found, dict) else []
+        raise _not_ours(
+            f"{what} has {', '.join(others) or 'no keys'}", ", ".join(sorted(_KEYS[section])), where
+        )
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield all strings of a parsed YAML file, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for pair in value.items():
+            yield from _texts(list(pair))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+
+
+def _not_ours(found: str, expected: str, where: str) -> InputError:
+    return InputError(
+        found,
+        expected=expected,
+        where=where,
+        todo="A catalog can run code. If you trust its author, use intake.open_catalog(path).",
+        reason=Reason.UNREADABLE_FILE,
+    )
 
 
 def _to_lake_catalog(cat: Catalog, parameters: JsonObject) -> LakeCatalog:

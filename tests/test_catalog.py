@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import dask
@@ -21,6 +22,7 @@ import yaml
 import qmri_lake as ql
 from qmri_lake.catalog import LakeReader, open_catalog, write_catalog
 from qmri_lake.errors import (
+    InputError,
     NotALakeError,
     NotFoundError,
     QmriLakeError,
@@ -172,6 +174,73 @@ def test_catalog__round_trip_through_a_file(cat, tmp_path, project):
     again = intake.open_catalog(str(tmp_path / "copy.yaml"))
     assert sorted(again) == sorted(cat)
     assert "{query}" in text
+
+
+MARK = "touch {path}"
+HOSTILE: dict[str, Callable[[dict, str], None]] = {
+    "a reader that calls a function": lambda content, call: content["entries"]["msme"].update(
+        reader="intake.readers.convert:Pipeline",
+        kwargs={"steps": [["{func(os:system)}", [call], {}]], "out_instances": ["x:y"]},
+    ),
+    "a reader of another class": lambda content, call: content["entries"]["msme"].update(
+        reader="os:system", kwargs={"command": call}
+    ),
+    "data of another class": lambda content, call: content["data"]["lake"].update(
+        datatype="os:system", kwargs={"command": call}
+    ),
+    "a template in the URL": lambda content, call: content["data"]["lake"].update(
+        kwargs={"url": "{func(os:system)}"}
+    ),
+    "a template in a query": lambda content, call: content["entries"]["msme"]["kwargs"].update(
+        cohort="{import(os)}"
+    ),
+    "a template that is not closed": lambda content, call: content["entries"]["msme"][
+        "metadata"
+    ].update(description="{func(os:system)"),
+    "an output of another class": lambda content, call: content["entries"]["msme"].update(
+        output_instance="os:system"
+    ),
+    "a parameter of another class": lambda content, call: content["user_parameters"].update(
+        query={"cls": "os:system", "default": call, "description": ""}
+    ),
+    "a parameter of an entry": lambda content, call: content["entries"]["msme"].update(
+        user_parameters={"x": {"cls": "os:system", "default": call}}
+    ),
+    "another section": lambda content, call: content.update(hooks={"x": call}),
+    "an entry that is a text": lambda content, call: content["entries"].update(msme="os:system"),
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
+def test_open_catalog__refuses_what_is_not_of_a_lake(lake, tmp_path, change):
+    path = write_catalog(lake.url, tmp_path / "c.yaml")
+    content = yaml.safe_load(path.read_text())
+    change(content, MARK.format(path=tmp_path / "ran"))
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(InputError, match="A catalog can run code") as caught:
+        ql.open_catalog(path)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["!!python/object/apply:os.system [touch ran]", "[1, 2]", "", "a: [", "version: 1"]
+)
+def test_open_catalog__refuses_other_files(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"c.yaml: no (YAML file|catalog of version 2)"):
+        ql.open_catalog("c.yaml")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_open_catalog__takes_the_location_from_the_environment(lake, tmp_path, monkeypatch):
+    path = write_catalog(lake.url, tmp_path / "c.yaml")
+    content = yaml.safe_load(path.read_text())
+    content["data"]["lake"]["kwargs"]["url"] = "{env(QMRI_LAKE_TEST_URL)}"
+    path.write_text(yaml.safe_dump(content))
+    monkeypatch.setenv("QMRI_LAKE_TEST_URL", lake.url)
+    assert ql.open_catalog(path).msme.read().sizes["exam"] == 8
 
 
 def test_open_catalog__errors_list_available_names(project):
