@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import io
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,6 +19,7 @@ from qmri_lake.cli import main
 from qmri_lake.errors import LakeLockedError, RunError, UnknownRefError
 from qmri_lake.lake import pruning
 from qmri_lake.store.lock import writer_lock
+from tests.conftest import Judge
 from tests.fixtures import array_lake
 
 Capture = pytest.CaptureFixture[str]
@@ -119,3 +125,49 @@ def test_prune_command__asks_first(
     out = capsys.readouterr().out
     assert f"removed {commits - 3} commits older than 0 days" in out
     assert len(ql.open_lake(lake.url).history()) == 2
+
+
+KILLS = 25
+PRUNE = """
+import sys
+from datetime import timedelta
+import qmri_lake as ql
+lake = ql.open_lake(sys.argv[1])
+print("ready", flush=True)
+lake.prune(older_than=timedelta(0))
+print("done", flush=True)
+"""
+
+
+@pytest.mark.accept
+@pytest.mark.timeout(600)
+def test_prune__killed_at_any_moment(lake: ql.Lake, tmp_path: Path, judge: Judge) -> None:
+    newest, tagged = values(lake), values(ql.open_lake(lake.url, ref="v1"))
+    rng = np.random.default_rng(0)
+    different = finished = 0
+    for number in range(KILLS):
+        url = str(shutil.copytree(lake.url, tmp_path / f"{number}.lake"))
+        command = [sys.executable, "-c", PRUNE, url]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(rng.uniform(0, 0.3))
+            process.send_signal(signal.SIGKILL)
+            finished += process.stdout.read() == "done\n"
+        ql.open_lake(url).prune(older_than=NOW)  # which finishes what was begun
+        for known, opened in (
+            (newest, ql.open_lake(url)),
+            (tagged, ql.open_lake(url, ref="v1")),
+        ):
+            found = values(opened)
+            different += sum(
+                not np.array_equal(value, found[path], equal_nan=value.dtype.kind == "f")
+                for path, value in known.items()
+            )
+        assert ql.open_lake(url).doctor(older_than=NOW).healthy
+    judge(
+        f"prune / killed {KILLS} times, and started again",
+        required="0 arrays of the newest and of the tagged commit differ",
+        measured=f"{different} differ; {finished} had finished before",
+        passed=different == 0,
+    )
