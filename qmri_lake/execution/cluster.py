@@ -17,6 +17,7 @@ import icechunk
 import psutil
 
 from qmri_lake.core.devices import gpu_count
+from qmri_lake.core.main_guard import check_main_guard
 from qmri_lake.errors import RunError
 
 __all__ = ["DaskClient", "cluster", "map_tasks", "map_with_messages", "memory_per_task", "running"]
@@ -143,7 +144,8 @@ def cluster(which: object = "auto") -> Iterator[Any]:
     Raises
     ------
     RunError
-        If `which` is ``"gpu"`` on a machine without a GPU, or an address that does not answer.
+        If `which` is ``"gpu"`` on a machine without a GPU, or an address that does not answer. If a
+        script starts a cluster outside of ``if __name__ == "__main__"``.
     """
     from distributed import Client, LocalCluster
 
@@ -173,6 +175,7 @@ def cluster(which: object = "auto") -> Iterator[Any]:
         raise RunError("no GPU", expected="a GPU that NVML finds", todo='Use cluster="cpu".')
     import dask
 
+    check_main_guard("a local cluster")
     with dask.config.set(_KEPT_MEMORY):
         if which != "cpu" and gpu_count():
             from dask_cuda import LocalCUDACluster
