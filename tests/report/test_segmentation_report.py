@@ -56,10 +56,16 @@ def test_table_s1__gives_means_intervals_and_published_values(
         "meniscus",
     ]
     row = summarise_scores(scores["bone"]).loc["femur"]
-    assert table.loc["femur", "DSC [%]"] == (
+    assert table.loc["femur", "DSC [%]"] == f"{100 * row.dsc:.1f}", "two patients: no interval"
+    # The same scores of six patients.
+    copies = [scores["bone"].assign(patient=scores["bone"]["patient"] + 10 * n) for n in range(3)]
+    six = pd.concat(copies, ignore_index=True)
+    row = summarise_scores(six).loc["femur"]
+    with_interval = table_s1({"bone": six}).set_index("structure")
+    assert with_interval.loc["femur", "DSC [%]"] == (
         f"{100 * row.dsc:.1f} [{100 * row.dsc_low:.1f}, {100 * row.dsc_high:.1f}]"
     )
-    assert table.loc["femur", "MPTS [mm]"] == (
+    assert with_interval.loc["femur", "MPTS [mm]"] == (
         f"{row.mpts_mm:.3f} [{row.mpts_low:.3f}, {row.mpts_high:.3f}]"
     )
     assert (table["exams"] == "4").all()
