@@ -80,8 +80,9 @@ def _prune(lake: Snapshot, older_than: timedelta, *, dry_run: bool) -> Pruning:
     removed = [info.id for info in history if info.written_at < limit and info.id not in kept]
     size = _freed(lake, limit) if removed and is_local(lake.location) else None
     if not dry_run:
-        lake.repo.expire_snapshots(limit)
-        lake.repo.garbage_collect(limit)
+        if removed:
+            lake.repo.expire_snapshots(limit)
+        lake.repo.garbage_collect(limit)  # also if a pruning was killed before this
         lake.refresh()
     return Pruning(
         url=lake.url,

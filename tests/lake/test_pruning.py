@@ -45,6 +45,11 @@ def size_of(lake: ql.Lake) -> int:
     return sum(path.stat().st_size for path in Path(lake.url).rglob("*") if path.is_file())
 
 
+def objects_of(lake: ql.Lake) -> set[str]:
+    folders = ("snapshots", "manifests", "chunks")
+    return {path.name for folder in folders for path in (Path(lake.url) / folder).iterdir()}
+
+
 def test_prune__keeps_the_newest_commit_and_tags_unchanged(lake: ql.Lake) -> None:
     tagged = ql.open_lake(lake.url, ref="v1")
     before, before_tagged, runs = values(lake), values(tagged), lake.runs()
@@ -62,8 +67,8 @@ def test_prune__keeps_the_newest_commit_and_tags_unchanged(lake: ql.Lake) -> Non
     left = lake.history()["snapshot"].tolist()
     assert left == [commits[0], commits[-1]]
     assert {*done.removed, *left, lake.repo.lookup_tag("v1")} == {*commits}
-    # Icechunk also rewrites the commits whose parents it has removed.
-    assert size - size_of(lake) == pytest.approx(done.size, rel=0.05)
+    # Icechunk also rewrites its list of commits, or those whose parents it has removed.
+    assert size - size_of(lake) == pytest.approx(done.size, abs=5000)
 
     for opened, known in (
         (ql.open_lake(lake.url), before),
@@ -82,9 +87,9 @@ def test_prune__again_and_with_young_commits_removes_nothing(lake: ql.Lake) -> N
     assert lake.prune().removed == ()
     assert "no commit is older than 30 days" in str(lake.prune())
     lake.prune(older_than=NOW)
-    size = size_of(lake)
+    objects = objects_of(lake)
     assert lake.prune(older_than=NOW).removed == ()
-    assert size_of(lake) == size
+    assert objects_of(lake) == objects
 
 
 def test_prune__the_lake_is_used_as_before(lake: ql.Lake) -> None:
