@@ -219,7 +219,8 @@ def expand_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def choose_exams(lake: Lake, text: str | None) -> Cohort | str | None:
     """Return the exams of a list, for ``@FILE`` or ``@FILE and QUERY``; otherwise the query itself.
 
-    The line of the flow is printed: a list may name exams that the lake does not have.
+    The number of exams in the list is printed, because a list may name exams that the lake does not
+    have.
     """
     from qmri_lake.cli._progress import console
     from qmri_lake.core.text import counted

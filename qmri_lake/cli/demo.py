@@ -32,7 +32,10 @@ def demo(
     ] = 48,
     truth: Annotated[
         int,
-        typer.Option(min=1, help="Number of further exams whose maps come from true masks."),
+        typer.Option(
+            min=1,
+            help="Number of additional exams whose maps are computed from the true masks of the phantom.",
+        ),
     ] = 400,
     shape: ShapeOption = "64x144x144",
     seed: PopulationSeedOption = 0,

@@ -82,7 +82,7 @@ def cohort(
     in (...), + - * / and missing(name).
     Columns are exam, patient, timepoint (months), knee, and the clinical columns, such as age, sex,
     bmi and kl. @FILE selects the exams listed in a text file, alone or with other conditions, such
-    as "@ids.csv and kl >= 2". The file is a table with the column patient and optionally timepoint
+    as "@ids.csv and kl >= 2". The file is a table with a column patient, and optionally timepoint
     and knee, or has one patient number or exam key on each line.
     """
     from qmri_lake.cli._progress import console

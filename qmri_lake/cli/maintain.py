@@ -62,7 +62,7 @@ def doctor(
         typer.Option(
             "--restore",
             metavar="SNAPSHOT",
-            help="Make an earlier commit the newest one, if the newest one is damaged.",
+            help="Restore an earlier commit, if the newest one is damaged.",
         ),
     ] = None,
 ) -> int:

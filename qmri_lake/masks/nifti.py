@@ -86,7 +86,7 @@ def read_nifti(path: str, grid: VoxelGrid | None, form: Form | None) -> Content:
 def _header_of(first: bytes, kinds: dict[int, Any], path: str) -> Any:
     """Return the header, whose fields must not contradict one another.
 
-    The library corrects some of these fields, and only writes a line to its log.
+    NiBabel corrects some of these fields without an error; it only writes a line to its log.
     """
     order: Literal["little", "big"] = (
         "little" if int.from_bytes(first[:4], "little") in kinds else "big"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qmri_lake.core.repositories import is_repository
+from qmri_lake.core.repository_format import is_repository
 from qmri_lake.errors import Problem, Reason
 from qmri_lake.oai.delimited_text import decode
 from qmri_lake.oai.listing import is_listing

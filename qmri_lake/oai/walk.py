@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from qmri_lake.core.repositories import is_repository
+from qmri_lake.core.repository_format import is_repository
 from qmri_lake.errors import InputError, Reason
 from qmri_lake.oai.archives import examine, walk_archive
 from qmri_lake.oai.files import Entry

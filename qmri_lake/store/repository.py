@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 import icechunk
 
 from qmri_lake.core.disk_full import disk_full
-from qmri_lake.core.repositories import NEWER_FORMAT
+from qmri_lake.core.repository_format import NEWER_FORMAT
 from qmri_lake.errors import (
     CommitConflictError,
     NotALakeError,

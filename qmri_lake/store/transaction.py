@@ -163,8 +163,8 @@ def group_sizes(root: Node, group: str) -> dict[str, int]:
 def write_table(root: Node, group: str, table: pd.DataFrame) -> None:
     """Replace the content of a group with its own axis (``visit``) by the rows of `table`.
 
-    Arrays that `table` does not contain, such as columns of a user's own table, keep their values
-    by key: rows move with their keys, and new rows get the fill value.
+    Arrays of the group that `table` does not contain, such as columns that a user added, are
+    aligned by key: rows move with their keys, and new rows get the fill value.
     """
     stored = _key_index(pd.DataFrame({name: root[f"{group}/{name}"][:] for name in KEYS}))
     first = np.flatnonzero(~stored.duplicated())

@@ -12,7 +12,7 @@ import pytest
 
 import qmri_lake as ql
 from qmri_lake.cli import main
-from qmri_lake.core.repositories import is_repository
+from qmri_lake.core.repository_format import is_repository
 from qmri_lake.errors import NotALakeError, RunError
 from qmri_lake.oai.walk import walk
 from qmri_lake.store.repository import newest_format

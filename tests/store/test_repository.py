@@ -13,7 +13,7 @@ import pytest
 import zarr
 
 from qmri_lake.core.disk_full import disk_full
-from qmri_lake.core.repositories import is_repository
+from qmri_lake.core.repository_format import is_repository
 from qmri_lake.errors import (
     CommitConflictError,
     LakeLockedError,

@@ -101,7 +101,7 @@ class MapReader:
         return self._root
 
     def read(self, rows: NDArray[np.intp], biomarkers: Sequence[str]) -> NDArray[np.float32]:
-        """Read maps and scale them as channels of images.
+        """Read maps, and scale their values to serve as image channels.
 
         Parameters
         ----------

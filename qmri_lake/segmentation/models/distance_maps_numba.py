@@ -10,7 +10,7 @@ __all__ = ["mark_away", "normalise"]
 
 @njit(cache=True, nogil=True)
 def mark_away(labels, value, away):  # type: ignore[no-untyped-def]
-    """Mark the voxels that are not on the boundary of a label; return whether it has a boundary."""
+    """Mark the voxels off the boundary of a label; return whether the label has boundary voxels."""
     slices, rows, columns = labels.shape
     found = False
     for i in range(slices):

@@ -1,4 +1,4 @@
-"""Recognition of Icechunk repositories."""
+"""Recognition of Icechunk repositories, and of formats that need a newer Icechunk."""
 
 from __future__ import annotations
 
