@@ -34,7 +34,7 @@ def demo(
         int,
         typer.Option(
             min=1,
-            help="Number of additional exams whose maps are computed from the true masks of the phantom.",
+            help="Number of additional exams, with maps computed from the phantom's true masks.",
         ),
     ] = 400,
     shape: ShapeOption = "64x144x144",
