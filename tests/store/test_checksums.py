@@ -50,6 +50,7 @@ def test_arrays__all_have_checksums(lake: ql.Lake) -> None:
     assert "of chunks, with checksums, Icechunk format" in repr(lake)
 
 
+@pytest.mark.slow
 def test_validate__finds_every_flipped_bit(lake: ql.Lake) -> None:
     generator = np.random.default_rng(0)
     files = chunk_files(lake)
