@@ -155,7 +155,7 @@ def test_demo__figure_s4_states_the_size_of_the_search(demo: Demo, judge: Judge)
         "demo / Figure S4",
         required='its title says "8 of 612"',
         measured="it does" if title else "it does not",
-        passed=title and "8 of 612 models" in demo.printed,
+        passed=title and "8 of the 612 models" in demo.printed,
     )
 
 
