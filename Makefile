@@ -53,6 +53,7 @@ bench: env
 	$(BIN)/python -m benchmarks.t2_fit
 	$(BIN)/python -m benchmarks.dicom_read
 	$(BIN)/python -m benchmarks.lake_scale
+	$(BIN)/python -m benchmarks.checksum
 	$(BIN)/python -m benchmarks.mask_metrics
 	$(BIN)/python -m benchmarks.distance_maps
 	$(BIN)/python -m benchmarks.spherical_maps
