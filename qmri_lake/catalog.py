@@ -156,12 +156,19 @@ def open_catalog(path: str | os.PathLike[str]) -> LakeCatalog:
         If the file is not a catalog, or contains anything else than entries of lakes.
     """
     where = os.fspath(path)
-    with fsspec.open(where) as stream:
+    # The file is read once, so that its checked content is what is opened.
+    file = fsspec.open(where)
+    with file as stream:
         try:
-            _check_content(yaml.safe_load(stream), where)
+            content = yaml.safe_load(stream)
         except yaml.YAMLError as error:
             raise _not_ours("no YAML file", "a catalog", where) from error
-    return _to_lake_catalog(Catalog.from_yaml_file(where), {})
+    _check_content(content, where)
+    cat = Catalog.from_dict(content)
+    # As Catalog.from_yaml_file does.
+    folder = file.fs.unstrip_protocol(file.fs._parent(where))
+    cat.user_parameters |= {"CATALOG_PATH": where, "CATALOG_DIR": folder, "STORAGE_OPTIONS": {}}
+    return _to_lake_catalog(cat, {})
 
 
 _KEYS = {
