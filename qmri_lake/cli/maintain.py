@@ -102,9 +102,10 @@ def prune(
     from qmri_lake.lake import open_lake
 
     opened, older_than = open_lake(lake), timedelta(days=days)
-    planned = opened.prune(older_than=older_than, dry_run=True)
-    if planned.removed and not yes:
-        typer.confirm(f"{planned}. This can't be undone. Remove?", abort=True)
+    if not yes:
+        planned = opened.prune(older_than=older_than, dry_run=True)
+        if planned.removed:
+            typer.confirm(f"{planned}. This can't be undone. Remove?", abort=True)
     console.print(str(opened.prune(older_than=older_than)))
 
 

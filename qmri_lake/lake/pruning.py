@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -104,19 +103,12 @@ def _freed(lake: Snapshot, limit: datetime) -> int:
     folder = local_path(lake.location)
     with tempfile.TemporaryDirectory(prefix="qmri-lake-") as temporary:
         copy = Path(temporary) / folder.name
-        shutil.copytree(folder, copy, ignore=_without_chunks(folder))
+        shutil.copytree(folder, copy, ignore=shutil.ignore_patterns(_CHUNKS))
         repo = icechunk.Repository.open(icechunk.local_filesystem_storage(str(copy)))
         repo.expire_snapshots(limit)
         metadata = repo.garbage_collect(limit, dry_run=True).bytes_deleted
         after = repo.chunk_storage_stats().native_bytes
     return int(lake.repo.chunk_storage_stats().native_bytes - after + metadata)
-
-
-def _without_chunks(folder: Path) -> Callable[[str, list[str]], list[str]]:
-    def ignored(parent: str, names: list[str]) -> list[str]:
-        return [_CHUNKS] if Path(parent) == folder and _CHUNKS in names else []
-
-    return ignored
 
 
 def _days(span: timedelta) -> str:
