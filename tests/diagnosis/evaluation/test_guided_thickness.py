@@ -187,7 +187,7 @@ COUNT = 150
 def measured(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Lake, dict[str, np.ndarray], LabelledCohort, list[xr.Dataset]]:
-    """Knees whose pain depends on thickness under the CAM, not only on compartments."""
+    """Knees with pain that depends on the CAM-weighted thickness, not only on compartments."""
     rng = np.random.default_rng(0)
     names = [name for bone in COMPARTMENTS.values() for name in bone]
     thickness = {name: 2 + rng.normal(0, 0.3, COUNT) for name in names}
