@@ -187,8 +187,10 @@ def test_no_workers__but_a_cluster_that_starts_them_for_tasks() -> None:
             assert [len(names) for names in both(client)] == [4, 4]
 
 
-@pytest.mark.parametrize("telling", [False, True])
-def test_workers__that_all_go_end_the_run(monkeypatch: pytest.MonkeyPatch, telling: bool) -> None:
+@pytest.mark.parametrize("with_messages", [False, True])
+def test_workers__that_all_go_end_the_run(
+    monkeypatch: pytest.MonkeyPatch, with_messages: bool
+) -> None:
     from distributed import Client
 
     monkeypatch.setattr(compute, "_SCALING", 0.5)
@@ -198,16 +200,16 @@ def test_workers__that_all_go_end_the_run(monkeypatch: pytest.MonkeyPatch, telli
         def close(_: Any) -> None:
             there.scale(0)
 
-        def told() -> None:
+        def tasks_with_messages() -> None:
             compute.map_with_messages(tell_and_wait, [0, 1], client=client, listen=close, gpu=True)
 
-        def mapped() -> None:
+        def tasks_alone() -> None:
             options: dict[str, Any] = {"cluster": client, "lost": _raise, "gpu": True}
             for _ in compute.map_tasks(wait_after_first, None, range(9), **options):
                 close(None)
 
         with pytest.raises(RunError, match="no worker left"):
-            (told if telling else mapped)()
+            (tasks_with_messages if with_messages else tasks_alone)()
 
 
 def tell_and_wait(tell: Any, task: int) -> None:
