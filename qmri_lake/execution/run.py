@@ -22,7 +22,7 @@ import xarray as xr
 from qmri_lake.core.disk_full import disk_full
 from qmri_lake.core.text import in_one_line, one_line
 from qmri_lake.errors import DiskFullError, Problem, RunError
-from qmri_lake.execution.cluster import DaskClient, map_tasks
+from qmri_lake.execution.dask_types import DaskClient
 from qmri_lake.execution.events import (
     Committed,
     ExamDone,
@@ -41,6 +41,7 @@ from qmri_lake.execution.step import (
     Step,
     code_version,
 )
+from qmri_lake.execution.tasks import map_tasks
 from qmri_lake.schema.variable import with_variant
 from qmri_lake.store.arrays import Node, open_root
 from qmri_lake.store.repository import BRANCH, commit, translated_errors

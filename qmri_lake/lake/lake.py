@@ -253,9 +253,10 @@ class Lake(MaintainedLake):
         RunError
             If a parameter is unknown, or if an exam does not fit into memory.
         """
-        from qmri_lake.execution.cluster import memory_per_task, running
+        from qmri_lake.execution.cluster import running
         from qmri_lake.execution.plan import check_memory
         from qmri_lake.execution.run import run_step
+        from qmri_lake.execution.workers import memory_per_task
 
         with self.writing():
             plan = self.plan(step, cohort, variant=variant, retry_failed=retry_failed, **parameters)

@@ -264,7 +264,7 @@ def _number_sets(
 
 
 def _check_memory(cases: int, controls: int, ratio: int) -> None:
-    from qmri_lake.execution.cluster import memory_per_task
+    from qmri_lake.execution.workers import memory_per_task
 
     # One array of distances for each control of a case, and two more during their creation. scipy
     # copies a matrix that has more rows than columns.

@@ -12,7 +12,10 @@ import pytest
 
 import qmri_lake as ql
 from qmri_lake.errors import InputError, RunError
-from qmri_lake.execution import cluster as compute
+from qmri_lake.execution import cluster as clusters
+from qmri_lake.execution import workers as of_cluster
+from qmri_lake.execution.task_messages import map_with_messages
+from qmri_lake.execution.tasks import map_tasks
 
 
 @pytest.mark.slow
@@ -24,14 +27,14 @@ def test_cluster__stills_its_workers_before_it_closes(
     def beats(dask_worker: Any) -> bool:
         return bool(dask_worker.periodic_callbacks["heartbeat"].is_running())
 
-    stop = compute._stop_heartbeats
+    stop = clusters._stop_heartbeats
 
     def watched(client: Any) -> None:
         beating.extend(client.run(beats).values())
         stop(client)
         beating.extend(client.run(beats).values())
 
-    monkeypatch.setattr(compute, "_stop_heartbeats", watched)
+    monkeypatch.setattr(clusters, "_stop_heartbeats", watched)
     with ql.cluster("cpu") as client:
         workers = len(client.nthreads())
         assert client.submit(sum, [1, 2]).result() == 3
@@ -59,7 +62,7 @@ def test_map_with_messages__finishes_the_others_before_it_raises() -> None:
 
     heard: list[tuple[int, str]] = []
     with ql.cluster("cpu") as client:
-        assert compute.map_with_messages(work, [0, 2, 3], client=client, listen=heard.append) == [
+        assert map_with_messages(work, [0, 2, 3], client=client, listen=heard.append) == [
             0,
             2,
             3,
@@ -67,7 +70,7 @@ def test_map_with_messages__finishes_the_others_before_it_raises() -> None:
         assert sorted(heard) == [(n, what) for n in (0, 2, 3) for what in ("begun", "done")]
         heard.clear()
         with pytest.raises(InputError, match="another number"):
-            compute.map_with_messages(work, [1, 2, 3], client=client, listen=heard.append)
+            map_with_messages(work, [1, 2, 3], client=client, listen=heard.append)
         assert (3, "done") in heard
 
 
@@ -103,11 +106,9 @@ def tell_worker(tell: Any, task: int) -> int:
 
 def both(client: Any, tasks: int = 4) -> list[list[int]]:
     """Names of the workers that did tasks which may use a GPU, by each of the two ways."""
-    mapped = compute.map_tasks(
-        name_of_worker, None, range(tasks), cluster=client, lost=_raise, gpu=True
-    )
+    mapped = map_tasks(name_of_worker, None, range(tasks), cluster=client, lost=_raise, gpu=True)
     heard: list[int] = []
-    telling = compute.map_with_messages(
+    telling = map_with_messages(
         tell_worker, range(tasks), client=client, listen=heard.append, gpu=True
     )
     assert sorted(heard) == list(range(tasks))
@@ -139,11 +140,11 @@ def test_gpu_tasks__go_where_a_worker_takes_them(
 ) -> None:
     from distributed import Client
 
-    monkeypatch.setattr(compute, "gpu_count", lambda: gpus)  # of this machine: it says nothing
+    monkeypatch.setattr(clusters, "gpu_count", lambda: gpus)  # of this machine: it says nothing
     with workers(*resources) as there, Client(there) as own:
         which = {"cluster": there, "client": own, "address": there.scheduler_address}[way]
         started = time.monotonic()
-        with compute.running(which) as client:
+        with clusters.running(which) as client:
             for names in both(client):
                 assert len(names) == 4
                 assert set(names) <= used
@@ -154,8 +155,8 @@ def test_gpu_tasks__go_where_a_worker_takes_them(
 def test_gpu_tasks__end_on_the_cpu_cluster_of_a_gpu_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(compute, "gpu_count", lambda: 4)
-    with compute.running("cpu") as client:
+    monkeypatch.setattr(clusters, "gpu_count", lambda: 4)
+    with clusters.running("cpu") as client:
         started = time.monotonic()
         assert [len(names) for names in both(client)] == [4, 4]
         assert time.monotonic() - started < 5
@@ -169,7 +170,7 @@ def test_no_workers__are_refused_in_one_line(way: str) -> None:
         which = {"cluster": there, "client": own, "address": there.scheduler_address}[way]
         started = time.monotonic()
         with pytest.raises(RunError, match=r"no worker within 3 s.*Start workers") as refused:
-            with compute.running(which):
+            with clusters.running(which):
                 pass
         assert "\n" not in str(refused.value)
         with pytest.raises(RunError, match="no worker within"):
@@ -183,7 +184,7 @@ def test_no_workers__but_a_cluster_that_starts_them_for_tasks() -> None:
     options: dict[str, Any] = {"processes": False, "dashboard_address": None}
     with LocalCluster(n_workers=0, threads_per_worker=1, **options) as there:
         there.adapt(minimum=0, maximum=1, interval="100ms")
-        with compute.running(there) as client:
+        with clusters.running(there) as client:
             assert [len(names) for names in both(client)] == [4, 4]
 
 
@@ -193,19 +194,19 @@ def test_workers__that_all_go_end_the_run(
 ) -> None:
     from distributed import Client
 
-    monkeypatch.setattr(compute, "_SCALING", 0.5)
-    monkeypatch.setattr(compute, "_CHECK_INTERVAL", 0.1)
+    monkeypatch.setattr(of_cluster, "_SCALING", 0.5)
+    monkeypatch.setattr(of_cluster, "_CHECK_INTERVAL", 0.1)
     with workers(WITH) as there, Client(there) as client:
 
         def close(_: Any) -> None:
             there.scale(0)
 
         def tasks_with_messages() -> None:
-            compute.map_with_messages(tell_and_wait, [0, 1], client=client, listen=close, gpu=True)
+            map_with_messages(tell_and_wait, [0, 1], client=client, listen=close, gpu=True)
 
         def tasks_alone() -> None:
             options: dict[str, Any] = {"cluster": client, "lost": _raise, "gpu": True}
-            for _ in compute.map_tasks(wait_after_first, None, range(9), **options):
+            for _ in map_tasks(wait_after_first, None, range(9), **options):
                 close(None)
 
         with pytest.raises(RunError, match="no worker left"):

@@ -403,7 +403,7 @@ def test_match__one_class_or_a_match_already(cohort):
 
 
 def test_match__rejects_distances_that_do_not_fit_into_memory(cohort, monkeypatch):
-    monkeypatch.setattr("qmri_lake.execution.cluster.memory_per_task", lambda _client: 1000)
+    monkeypatch.setattr("qmri_lake.execution.workers.memory_per_task", lambda _client: 1000)
     with pytest.raises(RunError, match=r"\d \w*B projected for \d+ cases .*such as sex"):
         cohort.match("case")
 

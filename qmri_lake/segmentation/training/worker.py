@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
 
 from qmri_lake.core.json_types import JsonObject
-from qmri_lake.execution.cluster import map_with_messages, running
+from qmri_lake.execution.cluster import running
+from qmri_lake.execution.task_messages import map_with_messages
 from qmri_lake.lake.split_by_patient import Split
 from qmri_lake.segmentation.models.network import Network
 from qmri_lake.segmentation.models.recipes import Recipe
