@@ -41,7 +41,7 @@ from qmri_lake.execution.step import (
     Step,
     code_version,
 )
-from qmri_lake.execution.tasks import map_tasks
+from qmri_lake.execution.task_queue import map_tasks
 from qmri_lake.schema.variable import with_variant
 from qmri_lake.store.arrays import Node, open_root
 from qmri_lake.store.repository import BRANCH, commit, translated_errors

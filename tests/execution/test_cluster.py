@@ -15,7 +15,7 @@ from qmri_lake.errors import InputError, RunError
 from qmri_lake.execution import cluster as clusters
 from qmri_lake.execution import workers as of_cluster
 from qmri_lake.execution.task_messages import map_with_messages
-from qmri_lake.execution.tasks import map_tasks
+from qmri_lake.execution.task_queue import map_tasks
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from qmri_lake.diagnosis.models.resnet import imagenet_weights
 from qmri_lake.diagnosis.training.training_sets import Sets, TrainingSets, resolve_sets
 from qmri_lake.errors import DiskFullError, InputError, NotFoundError, Reason, RunError
 from qmri_lake.execution.cluster import running
-from qmri_lake.execution.tasks import map_tasks
+from qmri_lake.execution.task_queue import map_tasks
 from qmri_lake.fusion import STRATEGIES
 from qmri_lake.surface.spherical_grid import BONES
 from qmri_lake.training.events import EpochDone

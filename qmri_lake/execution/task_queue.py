@@ -1,4 +1,4 @@
-"""Tasks of a run: submission in order, and a second attempt, alone, if a worker died."""
+"""Queue of tasks on a cluster: few in flight, and a second attempt, alone, if a worker died."""
 
 from __future__ import annotations
 
