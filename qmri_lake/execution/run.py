@@ -12,16 +12,13 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import icechunk
-import xarray as xr
 
-from qmri_lake.core.disk_full import disk_full
-from qmri_lake.core.text import in_one_line, one_line
-from qmri_lake.errors import DiskFullError, Problem, RunError
+from qmri_lake.errors import Problem
 from qmri_lake.execution.dask_types import DaskClient
 from qmri_lake.execution.events import (
     Committed,
@@ -31,19 +28,20 @@ from qmri_lake.execution.events import (
     RunResult,
     RunStarted,
 )
-from qmri_lake.execution.exam_io import read_exam, write_exam
 from qmri_lake.execution.plan import Plan
-from qmri_lake.execution.step import (
-    EXAMS_PER_BATCH,
-    Parameters,
-    Result,
-    Skip,
-    Step,
-    code_version,
+from qmri_lake.execution.step import EXAMS_PER_BATCH, code_version
+from qmri_lake.execution.task import (
+    BatchTask,
+    BatchWork,
+    StepTask,
+    StepWork,
+    Task,
+    TaskResult,
+    lost_task,
 )
 from qmri_lake.execution.task_queue import map_tasks
 from qmri_lake.schema.variable import with_variant
-from qmri_lake.store.arrays import Node, open_root
+from qmri_lake.store.arrays import open_root
 from qmri_lake.store.repository import BRANCH, commit, translated_errors
 from qmri_lake.store.runs import next_run
 from qmri_lake.store.status import State, declare_status
@@ -66,188 +64,6 @@ __all__ = [
 
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class TaskResult:
-    """What a task returns for the commit: its fork of the session, scalar values, and states."""
-
-    row: int
-    exam: str
-    states: dict[str, tuple[str, str]]
-    """(state, message) by step."""
-    fork: icechunk.ForkSession | None = None
-    small: dict[str, object] = field(default_factory=dict)
-    erased: Sequence[str] = ()
-    """Paths of values of an earlier run that have no new value and are removed."""
-    problems: list[Problem] = field(default_factory=list)
-
-    def add_to(self, batch: Transaction, run: int) -> None:
-        """Add the fork, values and states to the changes of the next commit."""
-        if self.fork is not None:
-            batch.forks.append(self.fork)
-        for path, value in self.small.items():
-            batch.set_small(path, self.row, value)
-        for path in self.erased:
-            batch.erase(path, self.row)
-        for step, (state, message) in self.states.items():
-            batch.set_state(step, self.row, state, run, message)
-
-    @property
-    def worst(self) -> tuple[str, str]:
-        """State and message of the step with the worst state, for a progress display."""
-        order = ("failed", "flagged", "skipped", "done")
-        nothing = (State.SKIPPED.label, "nothing to do")
-        return min(self.states.values(), key=lambda mark: order.index(mark[0]), default=nothing)
-
-
-class Task(Protocol):
-    """Interface of a task of `execute`."""
-
-    @property
-    def row(self) -> int:
-        """Position of the task's exam on the exam axis."""
-
-    @property
-    def exam(self) -> str:
-        """Key of the task's exam."""
-
-    @property
-    def steps(self) -> tuple[str, ...]:
-        """Steps for which the task sets a state."""
-
-    @property
-    def replaced(self) -> tuple[str, ...]:
-        """Paths of results of an earlier run. Results without a new value are removed."""
-
-
-@dataclass(frozen=True, slots=True)
-class _StepTask:
-    row: int
-    exam: str
-    steps: tuple[str, ...]
-    replaced: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """Exams that one task computes together."""
-
-    tasks: tuple[_StepTask, ...]
-
-
-@dataclass(frozen=True)
-class StepWork:
-    """Function that computes one exam of a step on a worker.
-
-    It is pickled with every task and must therefore be small.
-    """
-
-    step: Step
-    inputs: Mapping[str, Sequence[str]]
-    parameters: Parameters
-    variant: str
-
-    def __call__(self, fork: icechunk.ForkSession, task: _StepTask) -> TaskResult:
-        """Read, compute and write one exam."""
-        try:
-            root = open_root(fork.store, "r+")
-            groups = self.read(root, task)
-            product = self.step.function(*groups, **self.parameters)
-            return self.write(root, fork, task, groups, product)
-        except Skip as reason:
-            return _without_result(task, State.SKIPPED, in_one_line(reason))
-        except RunError:  # the error concerns all exams, such as a missing model: end the run
-            raise
-        except Exception as error:  # the error concerns this exam only: the run continues
-            full = disk_full(error, task.exam)
-            if full is not None:
-                raise full from error
-            _log.debug("exam %s failed", task.exam, exc_info=True)
-            return _without_result(task, State.FAILED, one_line(error))
-
-    def read(self, root: Node, task: _StepTask) -> list[xr.Dataset]:
-        """Read the inputs of an exam."""
-        return [read_exam(root, g, names, task.row) for g, names in self.inputs.items()]
-
-    def write(
-        self,
-        root: Node,
-        fork: icechunk.ForkSession | None,
-        task: _StepTask,
-        groups: Sequence[xr.Dataset],
-        product: Result,
-    ) -> TaskResult:
-        """Write the result of an exam."""
-        small = write_exam(
-            root, self.step.writes, product, task.row, task.exam, self.variant, groups
-        )
-        flag = product.attrs.get("flag", "") if isinstance(product, xr.Dataset) else ""
-        state = (State.FLAGGED.label, in_one_line(flag)) if flag else (State.DONE.label, "")
-        new = {with_variant(v.path, self.variant) for v in self.step.writes if v.name in product}
-        erased = [path for path in task.replaced if path not in new]
-        return TaskResult(
-            task.row, task.exam, dict.fromkeys(task.steps, state), fork, small, erased
-        )
-
-
-@dataclass(frozen=True)
-class BatchWork:
-    """Function that computes a batch of exams on a worker.
-
-    All values are small, so no fork is returned. If the batch function raises an error, the exams
-    are computed one by one, so that the failure of one exam does not affect the others.
-    """
-
-    one: StepWork
-
-    def __call__(self, fork: icechunk.ForkSession, batch: _Batch) -> list[TaskResult]:
-        """Read, compute and write a batch of exams."""
-        work, function = self.one, self.one.step.batch_function
-        assert function is not None  # a step without one uses StepWork
-        try:
-            root = open_root(fork.store, "r+")
-            groups = [work.read(root, task) for task in batch.tasks]
-            products = function(*map(list, zip(*groups, strict=True)), **work.parameters)
-            results = [
-                _without_result(task, State.SKIPPED, in_one_line(product))
-                if isinstance(product, Skip)
-                else work.write(root, None, task, group, product)
-                for task, group, product in zip(batch.tasks, groups, products, strict=True)
-            ]
-        except RunError:
-            raise
-        except Exception:
-            _log.debug("batch failed: computing its exams one by one", exc_info=True)
-            results = [replace(work(fork, task), fork=None) for task in batch.tasks]
-        return results
-
-
-def _without_result(task: Task, state: State, message: str) -> TaskResult:
-    states = dict.fromkeys(task.steps, (state.label, message))
-    return TaskResult(task.row, task.exam, states, erased=task.replaced)
-
-
-def _lost(task: Task | _Batch, error: BaseException) -> TaskResult | list[TaskResult]:
-    """Return the failed state of a task whose worker died, or that could not be sent.
-
-    Raises
-    ------
-    DiskFullError, RunError
-        If the error concerns the whole run, not only the exam.
-    """
-    from distributed import KilledWorker
-
-    if isinstance(error, (DiskFullError, RunError)):
-        raise error
-    if isinstance(error, KilledWorker):
-        message = "its worker died on each attempt: too little memory, or a crash"
-        _log.warning("a worker died on each attempt to compute a task")
-    else:
-        message = one_line(error)
-    if isinstance(task, _Batch):
-        return [_without_result(exam, State.FAILED, message) for exam in task.tasks]
-    return _without_result(task, State.FAILED, message)
 
 
 def run_step(
@@ -290,7 +106,7 @@ def run_step(
     exams = lake.exams["exam"].to_numpy()[plan.rows]
     paths = tuple(with_variant(v.path, plan.variant) for v in plan.step.writes)
     tasks = [
-        _StepTask(int(row), exam, (name,), paths if replaces else ())
+        StepTask(int(row), exam, (name,), paths if replaces else ())
         for row, exam, replaces in zip(plan.rows, exams, plan.replaced, strict=True)
     ]
     batched = plan.step.batch_function is not None
@@ -300,7 +116,7 @@ def run_step(
         record,
         prepare,
         BatchWork(work) if batched else work,
-        [_Batch(tuple(b)) for b in _batched(tasks, EXAMS_PER_BATCH)] if batched else tasks,
+        [BatchTask(tuple(b)) for b in _batched(tasks, EXAMS_PER_BATCH)] if batched else tasks,
         cluster=cluster,
         gpu=plan.step.gpu,
         commit_every=commit_every,
@@ -338,7 +154,7 @@ def execute(
     record: Mapping[str, object],
     prepare: Callable[[icechunk.Session], None] | None,
     work: Callable[[icechunk.ForkSession, Any], TaskResult | list[TaskResult]],
-    tasks: Sequence[Task | _Batch],
+    tasks: Sequence[Task | BatchTask],
     *,
     cluster: DaskClient | None = None,
     gpu: bool = False,
@@ -354,7 +170,7 @@ def execute(
     exams; see `qmri_lake.store.transaction.merge_forks`.
     """
     repo = lake.repo
-    exams = sum(len(task.tasks) if isinstance(task, _Batch) else 1 for task in tasks)
+    exams = sum(len(task.tasks) if isinstance(task, BatchTask) else 1 for task in tasks)
     record = {
         **record,
         "started": _now(),
@@ -400,7 +216,7 @@ def execute(
     base = _Base(repo)
     try:
         with translated_errors(lake.url):
-            for arrived in map_tasks(work, base, tasks, cluster=cluster, lost=_lost, gpu=gpu):
+            for arrived in map_tasks(work, base, tasks, cluster=cluster, lost=lost_task, gpu=gpu):
                 for outcome in arrived if isinstance(arrived, list) else [arrived]:
                     problems += outcome.problems
                     outcome.add_to(batch, run)
@@ -440,7 +256,7 @@ class _Base:
         return self._session.fork()
 
 
-def _batched(tasks: Sequence[_StepTask], size: int) -> list[Sequence[_StepTask]]:
+def _batched(tasks: Sequence[StepTask], size: int) -> list[Sequence[StepTask]]:
     return [tasks[at : at + size] for at in range(0, len(tasks), size)]
 
 
