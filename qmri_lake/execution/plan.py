@@ -14,8 +14,9 @@ from qmri_lake.errors import RunError
 from qmri_lake.execution.step import Parameters, Step
 from qmri_lake.schema.builtin import REGISTRY
 from qmri_lake.schema.variable import with_variant
+from qmri_lake.store.arrays import Node
 from qmri_lake.store.runs import canonical, read_runs
-from qmri_lake.store.status import State, read_status
+from qmri_lake.store.status import UNKNOWN_RUN, State, StepStatus, read_input_runs, read_status
 from qmri_lake.store.transaction import group_sizes
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def make_plan(
     """Find the pending, stale and finished exams of a step; vectorised over all exams.
 
     An exam is *stale* if its last run had other parameters or another version of the step, or if
-    one of its inputs was computed after that run.
+    one of its inputs is of another run than the one that was read.
 
     Raises
     ------
@@ -128,7 +129,7 @@ def make_plan(
         if without.any():
             waiting[needed] = int(without.sum())
         ready &= before.usable
-        valid &= (imported & status.usable) | ~(before.run > status.run)
+        valid &= (imported & status.usable) | _is_current(root, name, status, needed, before)
 
     failed = ready & valid & (status.state == State.FAILED)
     finished = ready & valid & (status.usable | (status.state == State.SKIPPED))
@@ -155,6 +156,18 @@ def make_plan(
         sizes,
         status.usable[to_compute],
     )
+
+
+def _is_current(
+    root: Node, name: str, status: StepStatus, needed: str, before: StepStatus
+) -> NDArray[np.bool_]:
+    """Return whether the results of a step were computed from the present results of `needed`.
+
+    Earlier versions did not store which run was read. They are compared by the order of the runs,
+    which is right if the lake had one writer at a time.
+    """
+    read = read_input_runs(root, name, needed, len(status.run))
+    return np.where(read == UNKNOWN_RUN, before.run <= status.run, before.run == read)
 
 
 def _sizes_for_output(

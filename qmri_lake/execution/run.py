@@ -102,12 +102,12 @@ def run_step(
         declare(root, plan.step.writes, plan.new_sizes, plan.variant)
         declare_status(root, name, exam_count(root))
 
-    work = StepWork(plan.step, plan.inputs, plan.parameters, plan.variant)
+    needed = plan.step.needed_steps(plan.parameters)
+    work = StepWork(plan.step, plan.inputs, plan.parameters, plan.variant, needed)
     exams = lake.exams["exam"].to_numpy()[plan.rows]
     paths = tuple(with_variant(v.path, plan.variant) for v in plan.step.writes)
     tasks = [
-        StepTask(int(row), exam, (name,), paths if replaces else ())
-        for row, exam, replaces in zip(plan.rows, exams, plan.replaced, strict=True)
+        StepTask(int(row), exam, (name,), paths) for row, exam in zip(plan.rows, exams, strict=True)
     ]
     batched = plan.step.batch_function is not None
     done = execute(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import icechunk
+import numpy as np
 import xarray as xr
 
 from qmri_lake.core.disk_full import disk_full
@@ -17,7 +18,7 @@ from qmri_lake.execution.exam_io import read_exam, write_exam
 from qmri_lake.execution.step import Parameters, Result, Skip, Step
 from qmri_lake.schema.variable import with_variant
 from qmri_lake.store.arrays import Node, open_root
-from qmri_lake.store.status import State
+from qmri_lake.store.status import State, read_status_rows
 from qmri_lake.store.transaction import Transaction
 
 __all__ = ["BatchTask", "BatchWork", "StepTask", "StepWork", "Task", "TaskResult", "lost_task"]
@@ -35,8 +36,10 @@ class TaskResult:
     """(state, message) by step."""
     fork: icechunk.ForkSession | None = None
     small: dict[str, object] = field(default_factory=dict)
-    erased: Sequence[str] = ()
-    """Paths of values of an earlier run that have no new value and are removed."""
+    erased: Sequence[tuple[str, str]] = ()
+    """Step and path of each value that is removed if the exam has a result of an earlier run."""
+    inputs: Mapping[str, int] = field(default_factory=dict)
+    """Runs whose results were read, by step."""
     problems: list[Problem] = field(default_factory=list)
 
     def add_to(self, batch: Transaction, run: int) -> None:
@@ -45,10 +48,10 @@ class TaskResult:
             batch.forks.append(self.fork)
         for path, value in self.small.items():
             batch.set_small(path, self.row, value)
-        for path in self.erased:
-            batch.erase(path, self.row)
+        for step, path in self.erased:
+            batch.erase(step, path, self.row)
         for step, (state, message) in self.states.items():
-            batch.set_state(step, self.row, state, run, message)
+            batch.set_state(step, self.row, state, run, message, self.inputs)
 
     @property
     def worst(self) -> tuple[str, str]:
@@ -75,7 +78,7 @@ class Task(Protocol):
 
     @property
     def replaced(self) -> tuple[str, ...]:
-        """Paths of results of an earlier run. Results without a new value are removed."""
+        """Paths of the results. Values of an earlier result without a new value are removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +109,22 @@ class StepWork:
     inputs: Mapping[str, Sequence[str]]
     parameters: Parameters
     variant: str
+    needed: Sequence[str] = ()
+    """Steps that write the inputs."""
 
     def __call__(self, fork: icechunk.ForkSession, task: StepTask) -> TaskResult:
         """Read, compute and write one exam."""
+        runs: Mapping[str, int] | None = {}
         try:
             root = open_root(fork.store, "r+")
+            (runs,) = self.runs_read(root, [task])
+            if runs is None:
+                return _without_input(task)
             groups = self.read(root, task)
             product = self.step.function(*groups, **self.parameters)
-            return self.write(root, fork, task, groups, product)
+            return self.write(root, fork, task, groups, product, runs)
         except Skip as reason:
-            return without_result(task, State.SKIPPED, in_one_line(reason))
+            return without_result(task, State.SKIPPED, in_one_line(reason), runs)
         except RunError:  # the error concerns all exams, such as a missing model: end the run
             raise
         except Exception as error:  # the error concerns this exam only: the run continues
@@ -123,7 +132,22 @@ class StepWork:
             if full is not None:
                 raise full from error
             _log.debug("exam %s failed", task.exam, exc_info=True)
-            return without_result(task, State.FAILED, one_line(error))
+            return without_result(task, State.FAILED, one_line(error), runs)
+
+    def runs_read(self, root: Node, tasks: Sequence[StepTask]) -> list[dict[str, int] | None]:
+        """Return the runs of the inputs of each exam, by step.
+
+        None: an input has no result any more, because another writer has committed a failure since
+        the run was planned.
+        """
+        rows = np.array([task.row for task in tasks])
+        inputs = {step: read_status_rows(root, step, rows) for step in self.needed}
+        return [
+            {step: int(status.run[at]) for step, status in inputs.items()}
+            if all(status.usable[at] for status in inputs.values())
+            else None
+            for at in range(len(tasks))
+        ]
 
     def read(self, root: Node, task: StepTask) -> list[xr.Dataset]:
         """Read the inputs of an exam."""
@@ -136,17 +160,18 @@ class StepWork:
         task: StepTask,
         groups: Sequence[xr.Dataset],
         product: Result,
+        runs: Mapping[str, int],
     ) -> TaskResult:
-        """Write the result of an exam."""
+        """Write the result of an exam that was computed from the results of `runs`."""
         small = write_exam(
             root, self.step.writes, product, task.row, task.exam, self.variant, groups
         )
         flag = product.attrs.get("flag", "") if isinstance(product, xr.Dataset) else ""
         state = (State.FLAGGED.label, in_one_line(flag)) if flag else (State.DONE.label, "")
         new = {with_variant(v.path, self.variant) for v in self.step.writes if v.name in product}
-        erased = [path for path in task.replaced if path not in new]
+        erased = _erased(task, new)
         return TaskResult(
-            task.row, task.exam, dict.fromkeys(task.steps, state), fork, small, erased
+            task.row, task.exam, dict.fromkeys(task.steps, state), fork, small, erased, runs
         )
 
 
@@ -166,14 +191,19 @@ class BatchWork:
         assert function is not None  # a step without one uses StepWork
         try:
             root = open_root(fork.store, "r+")
-            groups = [work.read(root, task) for task in batch.tasks]
+            all_runs = work.runs_read(root, batch.tasks)
+            ready = {t: r for t, r in zip(batch.tasks, all_runs, strict=True) if r is not None}
+            groups = [work.read(root, task) for task in ready]
             products = function(*map(list, zip(*groups, strict=True)), **work.parameters)
             results = [
-                without_result(task, State.SKIPPED, in_one_line(product))
+                without_result(task, State.SKIPPED, in_one_line(product), runs)
                 if isinstance(product, Skip)
-                else work.write(root, None, task, group, product)
-                for task, group, product in zip(batch.tasks, groups, products, strict=True)
+                else work.write(root, None, task, group, product, runs)
+                for (task, runs), group, product in zip(
+                    ready.items(), groups, products, strict=True
+                )
             ]
+            results += [_without_input(task) for task in batch.tasks if task not in ready]
         except RunError:
             raise
         except Exception:
@@ -182,9 +212,22 @@ class BatchWork:
         return results
 
 
-def without_result(task: Task, state: State, message: str) -> TaskResult:
+def without_result(
+    task: Task, state: State, message: str, runs: Mapping[str, int] | None = None
+) -> TaskResult:
+    """Return the state of an exam without a result, which was computed from results of `runs`."""
     states = dict.fromkeys(task.steps, (state.label, message))
-    return TaskResult(task.row, task.exam, states, erased=task.replaced)
+    return TaskResult(task.row, task.exam, states, erased=_erased(task, ()), inputs=runs or {})
+
+
+def _without_input(task: Task) -> TaskResult:
+    """Return no state: the exam waits for its input, as it would if the run were planned now."""
+    _log.info("exam %s has lost an input since the run was planned", task.exam)
+    return TaskResult(task.row, task.exam, {})
+
+
+def _erased(task: Task, new: Container[str]) -> list[tuple[str, str]]:
+    return [(step, path) for step in task.steps for path in task.replaced if path not in new]
 
 
 def lost_task(task: Task | BatchTask, error: BaseException) -> TaskResult | list[TaskResult]:

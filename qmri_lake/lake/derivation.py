@@ -25,7 +25,14 @@ from qmri_lake.store.arrays import Node, create_array, open_root
 from qmri_lake.store.repository import commit, translated_errors
 from qmri_lake.store.runs import read_runs, write_run
 from qmri_lake.store.snapshot import Snapshot, open_snapshot
-from qmri_lake.store.status import declare_status, read_messages, read_status, status_steps
+from qmri_lake.store.status import (
+    INPUT_RUNS,
+    declare_input_runs,
+    declare_status,
+    read_messages,
+    read_status,
+    status_steps,
+)
 from qmri_lake.store.transaction import OWN_AXIS, append_exams, exam_count
 
 __all__ = ["STEP", "derive_lake"]
@@ -403,8 +410,12 @@ def _finish(
         root = open_root(session.store, "r+")
         for step in _steps(lake, copied):
             group = declare_status(root, step, len(cohort))
+            source = lake.root[f"status/{step}"]
             for name in ("state", "run", "message"):
-                group[name][...] = lake.root[f"status/{step}/{name}"][...][cohort.rows]
+                group[name][...] = source[name][...][cohort.rows]
+            for needed in source[INPUT_RUNS].array_keys() if INPUT_RUNS in source else ():
+                runs = source[f"{INPUT_RUNS}/{needed}"][...][cohort.rows]
+                declare_input_runs(group, needed, len(cohort))[...] = runs
         about = dict(root.attrs["qmri_lake"])
         root.attrs["qmri_lake"] = {**about, "origin": {**about["origin"], "finished": True}}
 

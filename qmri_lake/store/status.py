@@ -2,6 +2,10 @@
 
 Only the status arrays show whether an exam has a result. The presence of a chunk does not: a result
 that is all NaN has no chunk.
+
+The numbers of runs order commits only if there is one writer. With several writers, a run with a
+smaller number may commit later. Therefore the status also contains, for each exam, the runs whose
+results were read.
 """
 
 from __future__ import annotations
@@ -18,7 +22,18 @@ from qmri_lake.core.array_api import Values
 from qmri_lake.schema.variable import EXAM_CHUNK, Variable
 from qmri_lake.store.arrays import Node, compressors
 
-__all__ = ["STATE", "State", "StepStatus", "declare_status", "read_status", "status_steps"]
+__all__ = [
+    "INPUT_RUNS",
+    "STATE",
+    "State",
+    "StepStatus",
+    "declare_input_runs",
+    "declare_status",
+    "read_input_runs",
+    "read_status",
+    "read_status_rows",
+    "status_steps",
+]
 
 
 class State(IntEnum):
@@ -75,6 +90,12 @@ STATUS_VARIABLES = (
     ),
 )
 
+INPUT_RUNS = "inputs"
+"""Subgroup of a step's status, with an array for each step whose results the step reads."""
+
+UNKNOWN_RUN = -1
+"""Fill value of the numbers of runs."""
+
 
 @dataclass(frozen=True, slots=True)
 class StepStatus:
@@ -108,6 +129,50 @@ def declare_status(root: Node, step: str, length: int) -> Node:
     return group
 
 
+def declare_input_runs(group: Node, needed: str, length: int) -> Node:
+    """Return the array of the runs of step `needed` whose results were read; create it if missing.
+
+    Parameters
+    ----------
+    group : Node
+        Status group of the step that reads the results.
+    needed : str
+        Step that writes an input.
+    length : int
+        Number of exams.
+    """
+    inputs = group.require_group(INPUT_RUNS)
+    if needed not in inputs:
+        variable = Variable(
+            "status",
+            needed,
+            (),
+            "int32",
+            f"Number of the run of {needed} whose result was read",
+            fill_meaning="unknown: written without this number",
+        )
+        inputs.create_array(
+            needed,
+            shape=(length,),
+            dtype=variable.dtype,
+            chunks=(EXAM_CHUNK,),
+            fill_value=variable.fill,
+            compressors=compressors(text=False),
+            dimension_names=("exam",),
+            attributes=variable.attributes(),
+        )
+    return inputs[needed]
+
+
+def read_input_runs(root: Node, step: str, needed: str, length: int) -> NDArray[np.int32]:
+    """Read the runs of step `needed` whose results `step` read, shape (exam,); -1 if unknown."""
+    path = f"status/{step}/{INPUT_RUNS}/{needed}"
+    if path not in root:
+        return np.full(length, UNKNOWN_RUN, np.int32)
+    runs: NDArray[np.int32] = root[path][:]
+    return runs
+
+
 def status_steps(root: Node) -> list[str]:
     """Return the names of the steps with a status, variants included."""
     return sorted(root["status"].group_keys()) if "status" in root else []
@@ -116,9 +181,17 @@ def status_steps(root: Node) -> list[str]:
 def read_status(root: Node, step: str, length: int) -> StepStatus:
     """Read the status of a step. A step that never ran is pending for all exams."""
     if step not in status_steps(root):
-        return StepStatus(np.zeros(length, np.uint8), np.full(length, -1, np.int32))
+        return StepStatus(np.zeros(length, np.uint8), np.full(length, UNKNOWN_RUN, np.int32))
     group = root[f"status/{step}"]
     return StepStatus(group["state"][:], group["run"][:])
+
+
+def read_status_rows(root: Node, step: str, rows: NDArray[np.intp]) -> StepStatus:
+    """Read the status of a step for the exams at `rows`; only their chunks are read."""
+    if step not in status_steps(root):
+        return StepStatus(np.zeros(len(rows), np.uint8), np.full(len(rows), UNKNOWN_RUN, np.int32))
+    group = root[f"status/{step}"]
+    return StepStatus(group["state"].oindex[rows], group["run"].oindex[rows])
 
 
 def read_messages(root: Node, step: str) -> Values:

@@ -22,7 +22,14 @@ from qmri_lake.schema.variable import EXAM_CHUNK, Variable, with_variant
 from qmri_lake.store.arrays import Node, create_array, create_coordinate, create_root, open_root
 from qmri_lake.store.columns import Column
 from qmri_lake.store.runs import write_run
-from qmri_lake.store.status import STATE, declare_status
+from qmri_lake.store.status import (
+    INPUT_RUNS,
+    STATE,
+    UNKNOWN_RUN,
+    declare_input_runs,
+    declare_status,
+    read_status,
+)
 
 __all__ = [
     "Transaction",
@@ -204,26 +211,40 @@ class Transaction:
     forks: list[icechunk.ForkSession] = field(default_factory=list)
     small: dict[str, dict[int, object]] = field(default_factory=dict)
     """Values of small arrays, by path of the array, then by row."""
-    erased: dict[str, set[int]] = field(default_factory=dict)
-    """Rows to reset to the fill value, by path of the array."""
+    erased: dict[tuple[str, str], set[int]] = field(default_factory=dict)
+    """Rows to reset to the fill value if the exam has a result, by step and path of the array."""
     states: dict[str, dict[int, tuple[str, int, str]]] = field(default_factory=dict)
     """(state, run, message) by step, then by row."""
+    inputs: dict[str, dict[int, Mapping[str, int]]] = field(default_factory=dict)
+    """Runs whose results were read, by step, then by row, then by the step that wrote the input."""
     runs: dict[int, Mapping[str, object]] = field(default_factory=dict)
     """Records of runs, by number."""
     rewritten: bool = False
     """Whether other writers had added exams when the changes were applied; see `merge_forks`."""
 
-    def set_state(self, step: str, row: int, state: str, run: int, message: str = "") -> None:
-        """Set the state of an exam in a step."""
+    def set_state(
+        self,
+        step: str,
+        row: int,
+        state: str,
+        run: int,
+        message: str = "",
+        inputs: Mapping[str, int] | None = None,
+    ) -> None:
+        """Set the state of an exam in a step, and the runs whose results were read, by step."""
         self.states.setdefault(step, {})[row] = (state, run, printable(message))
+        self.inputs.setdefault(step, {})[row] = inputs or {}
 
     def set_small(self, path: str, row: int, value: object) -> None:
         """Set the value of a small array for one exam."""
         self.small.setdefault(path, {})[row] = value
 
-    def erase(self, path: str, row: int) -> None:
-        """Reset the value of an exam, such as a map or a small value, to the fill value."""
-        self.erased.setdefault(path, set()).add(row)
+    def erase(self, step: str, path: str, row: int) -> None:
+        """Reset the value of an exam, such as a map or a small value, to the fill value.
+
+        Nothing is reset if the exam has no result of the step when the changes are applied.
+        """
+        self.erased.setdefault((step, path), set()).add(row)
 
     def set_column(self, path: str, rows: Sequence[int], values: Values) -> None:
         """Set the values of a small array for many exams."""
@@ -240,15 +261,36 @@ class Transaction:
             if path not in root:
                 raise NotFoundError(f"no array {path}", expected="a declared array")
             _set_rows(root[path], values)
-        for path, rows in self.erased.items():
-            _erase_rows(root[path], rows)
+        self._erase(root)
         for step, marks in self.states.items():
             group = declare_status(root, step, exam_count(root))
             _set_rows(group["state"], {row: STATE[mark[0]] for row, mark in marks.items()})
             _set_rows(group["run"], {row: mark[1] for row, mark in marks.items()})
             _set_rows(group["message"], {row: mark[2] for row, mark in marks.items()})
+            _set_input_runs(root, group, self.inputs[step])
         for number, record in self.runs.items():
             write_run(root, number, record)
+
+    def _erase(self, root: Node) -> None:
+        """Remove values of earlier results, also of a result that another writer has committed."""
+        length = exam_count(root)
+        has_result = {
+            step: read_status(root, step, length).usable
+            for step in {step for step, _ in self.erased}
+        }
+        for (step, path), rows in self.erased.items():
+            if replaced := [row for row in rows if has_result[step][row]]:
+                _erase_rows(root[path], replaced)
+
+
+def _set_input_runs(root: Node, group: Node, inputs: Mapping[int, Mapping[str, int]]) -> None:
+    """Store the runs whose results were read. Numbers of an earlier result are removed."""
+    needed = {name for runs in inputs.values() for name in runs}
+    if INPUT_RUNS in group:
+        needed |= set(group[INPUT_RUNS].array_keys())
+    for name in sorted(needed):
+        array = declare_input_runs(group, name, exam_count(root))
+        _set_rows(array, {row: runs.get(name, UNKNOWN_RUN) for row, runs in inputs.items()})
 
 
 def merge_forks(session: icechunk.Session, forks: Sequence[icechunk.ForkSession]) -> bool:

@@ -6,8 +6,10 @@ listener of the first one lets the second one write between two of its commits.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ import pytest
 import qmri_lake as ql
 from qmri_lake.execution import run as execution
 from qmri_lake.execution.events import Committed, ExamDone, RunStarted
+from qmri_lake.execution.step import Skip, temporary_steps
 from qmri_lake.lake import Lake, open_lake
 from tests.fixtures import array_lake
 from tests.oai.conftest import Written, write
@@ -124,3 +127,105 @@ def test_run__while_another_writer_adds_exams(tmp_path: Path) -> None:
     assert lake.status().loc["ingest_dess", "done"] == 2
     msme = lake.load("msme", lake.cohort().require("msme/t2"))
     np.testing.assert_array_equal(msme["t2"], ql.fit_t2(msme, within="all")["t2"])
+
+
+# -- inputs that another writer replaces meanwhile ----------------------------------------------
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Two steps, of which the second one reads the result of the first one."""
+
+    peak: Any
+    scaled: Any
+
+
+@pytest.fixture
+def steps() -> Iterator[Steps]:
+    with temporary_steps():
+
+        @ql.step(
+            reads={"msme": ["image"]},
+            writes=[
+                ql.Variable("msme", "peak", (), "float32", "Largest signal, times the gain"),
+                ql.Variable("msme", "gain_of_peak", (), "float32", "Gain, if it is not 1"),
+                ql.Variable(
+                    "msme", "copy", ("echo", "slice", "row", "column"), "float32", "Image, if asked"
+                ),
+            ],
+        )
+        def peak(msme, *, gain=1.0, with_copy=False):
+            if gain < 0:
+                raise ValueError("negative gain")
+            made = {"peak": np.float32(msme["image"].values.max() * gain)}
+            made |= {} if gain == 1 else {"gain_of_peak": np.float32(gain)}
+            return made | ({"copy": msme["image"].values} if with_copy else {})
+
+        @ql.step(
+            reads={"msme": ["peak"]},
+            writes=[ql.Variable("msme", "scaled", (), "float32", "Ten times the peak")],
+        )
+        def scaled(msme, *, skip=False):
+            if skip:
+                raise Skip("asked to")
+            return {"scaled": 10 * msme["peak"].values}
+
+        yield Steps(peak, scaled)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("event", [RunStarted, ExamDone, Committed])
+def test_plan__finds_exams_whose_input_an_older_run_replaced(
+    tmp_path: Path, steps: Steps, event: type, skip: bool
+) -> None:
+    """The run of the input starts first, and commits after the second step has read old values."""
+    path = tmp_path / "x.lake"
+    array_lake(path, 3).run(steps.peak)
+    meanwhile = Meanwhile(event, lambda: open_lake(path).run(steps.scaled, skip=skip))
+    open_lake(path).run(steps.peak, gain=2.0, listeners=[meanwhile], commit_every=1)
+    lake = open_lake(path)
+    assert meanwhile.has_written
+    new = 1 if event is Committed else 0
+    plan = lake.plan(steps.scaled, skip=skip)
+    assert plan.rows.tolist() == [0, 1, 2][new:]
+    assert plan.up_to_date == new
+    if event is RunStarted:  # a derived lake knows it, too
+        study = lake.derive(tmp_path / "study.lake", None, ["msme/peak", "msme/scaled"])
+        assert study.plan(steps.scaled, skip=skip).rows.tolist() == [0, 1, 2]
+    lake.run(steps.scaled)
+    np.testing.assert_array_equal(lake.root["msme/scaled"][:], 10 * lake.root["msme/peak"][:])
+    assert len(lake.plan(steps.scaled).rows) == 0
+
+
+def test_run__removes_values_that_another_writer_committed_meanwhile(
+    tmp_path: Path, steps: Steps
+) -> None:
+    """An exam has the values of the run that its status names, and no value of another run."""
+    path = tmp_path / "x.lake"
+    array_lake(path, 2)
+    meanwhile = Meanwhile(
+        RunStarted, lambda: open_lake(path).run(steps.peak, gain=2.0, with_copy=True)
+    )
+    open_lake(path).run(steps.peak, listeners=[meanwhile])
+    lake = open_lake(path)
+    assert meanwhile.has_written
+    numbers = set(lake.root["status/peak/run"][:].tolist())
+    assert [lake.runs().loc[number, "parameters"]["gain"] for number in numbers] == [1.0]
+    assert np.isnan(lake.root["msme/gain_of_peak"][:]).all()
+    assert np.isnan(lake.root["msme/copy"][:]).all()
+
+
+def test_run__waits_for_an_input_that_another_writer_removed(tmp_path: Path, steps: Steps) -> None:
+    path = tmp_path / "x.lake"
+    array_lake(path, 2).run(steps.peak)
+
+    def fail() -> None:
+        assert open_lake(path).run(steps.peak, gain=-1.0).counts["failed"] == 2
+
+    meanwhile = Meanwhile(RunStarted, fail)
+    open_lake(path).run(steps.scaled, listeners=[meanwhile])
+    lake = open_lake(path)
+    assert meanwhile.has_written
+    # The run computed nothing from the missing values, and the exams are pending.
+    assert lake.status().loc["scaled", ["done", "failed", "pending"]].tolist() == [0, 0, 2]
+    assert lake.plan(steps.scaled).waiting == {"peak": 2}
