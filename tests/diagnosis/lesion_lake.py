@@ -119,8 +119,13 @@ def lesion_maps(
     return maps, status
 
 
-def add_regions(lake: Lake, thickness: dict[str, np.ndarray]) -> Lake:
-    """Add the mean thickness [mm] of some regions, one value per exam; others are NaN."""
+def add_regions(
+    lake: Lake, thickness: dict[str, np.ndarray], total: dict[str, np.ndarray] | None = None
+) -> Lake:
+    """Add the mean thickness [mm] of some regions, one value per exam; others are NaN.
+
+    `thickness` is over the covered area, `total` over the articular area.
+    """
     variables = REGISTRY.variables_of("region")
     names = list(next(v for v in variables if v.name == "thickness").coordinates[0].values)
 
@@ -128,10 +133,11 @@ def add_regions(lake: Lake, thickness: dict[str, np.ndarray]) -> Lake:
         declare(open_root(session.store, "r+"), variables, {"region": len(names)})
         change = Transaction(runs={5: {"step": "region", "parameters": {}, "version": "1"}})
         for row in range(len(lake)):
-            values = np.full(len(names), np.nan, np.float32)
-            for name, column in thickness.items():
-                values[names.index(name)] = column[row]
-            change.set_small("region/thickness", row, values)
+            for variable, means in (("thickness", thickness), ("thickness_total", total or {})):
+                values = np.full(len(names), np.nan, np.float32)
+                for name, column in means.items():
+                    values[names.index(name)] = column[row]
+                change.set_small(f"region/{variable}", row, values)
             change.set_state("region", row, "done", 5)
         change(session)
 

@@ -21,7 +21,14 @@ from qmri_lake.diagnosis.models.grad_cam import CamStatus, select_bone, training
 from qmri_lake.errors import InputError, NotFoundError, Reason
 from qmri_lake.surface.articular_area import SURFACE_STATUS
 
-__all__ = ["GUIDED", "GUIDED_STATUS", "GuidedStatus", "guided_thickness", "unseen_knees"]
+__all__ = [
+    "GUIDED",
+    "GUIDED_STATUS",
+    "WITHIN",
+    "GuidedStatus",
+    "guided_thickness",
+    "unseen_knees",
+]
 
 
 class GuidedStatus(IntEnum):
@@ -43,6 +50,9 @@ GUIDED_STATUS: Mapping[str, int] = MappingProxyType(
 
 GUIDED = "guided_thickness"
 """Name of the variable with DL-guided thickness."""
+
+WITHIN = "within"
+"""Name of the coordinate with the area over which it is averaged: covered or articular."""
 
 
 def unseen_knees(labelled: LabelledCohort, classifiers: Sequence[Classifier]) -> LabelledCohort:
@@ -122,14 +132,15 @@ def guided_thickness(
         Finding of the CAM, the same for all knees.
     within : {"covered", "articular"}
         ``covered``: average over pixels covered by cartilage. ``articular``: include denuded
-        pixels, which have a thickness of 0.
+        pixels, which have a thickness of 0. Compare the result only with means over the same area,
+        as `qmri_lake.diagnosis.thickness_models` does.
 
     Returns
     -------
     Dataset
         `guided_thickness` (exam) float64 [mm], NaN unless the status is "measured"; `guided_status`
         (exam), values of `GuidedStatus`; `learned_from` (exam), as in `cams`. Scalar coordinates:
-        bone, strategy and finding.
+        bone, strategy, finding and within.
 
     Raises
     ------
@@ -184,7 +195,7 @@ def guided_thickness(
     if "learned_from" in cams:
         chosen = chosen.assign(learned_from=cams["learned_from"])
     coordinates = chosen.drop_vars(["cam", "cam_status", "azimuth", "polar_angle"], errors="ignore")
-    return coordinates.assign(
+    return coordinates.assign_coords({WITHIN: within}).assign(
         {
             GUIDED: value.variable._replace(
                 attrs={"long_name": f"Thickness weighted by the CAM of {finding}", "units": "mm"}

@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from qmri_lake.core.text import counted
-from qmri_lake.diagnosis.evaluation.guided_thickness import GUIDED
+from qmri_lake.diagnosis.evaluation.guided_thickness import GUIDED, WITHIN
 from qmri_lake.diagnosis.labels import LabelledCohort
 from qmri_lake.errors import InputError, NotFoundError, Reason
 
@@ -29,6 +29,11 @@ COMPARTMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 [assumption]"""
 
 COVARIATES = ("age", "sex", "bmi")
+_MEAN_WITHIN: Mapping[str, str] = MappingProxyType(
+    {"covered": "thickness", "articular": "thickness_total"}
+)
+"""Variable of group ``region`` with the mean over the same area, by `within` of DL-guided
+thickness."""
 GUIDED_TERM = "DL-guided"
 """Name of the term for DL-guided thickness in models."""
 _WHERE = "thickness_models"
@@ -47,13 +52,20 @@ def thickness_models(
     from group ``region``, and `covariates`. M1 also contains DL-guided thickness. [test: paper;
     compartments: assumption]
 
+    Both models average over the same area: `thickness` over the covered area if DL-guided thickness
+    was computed with ``within="covered"``, `thickness_total` over the articular area if it was
+    computed with ``within="articular"``. Otherwise, denuded bone would be 0 in one model and absent
+    from the other, and DL-guided thickness would explain pain by the denuded area alone, for any
+    CAM.
+
     Parameters
     ----------
     labelled : LabelledCohort
         From `unseen_knees`.
     guided : sequence of Dataset
         Datasets from `guided_thickness`, one for each bone. Lazy values are computed here. Exams
-        that are not in `labelled` are ignored.
+        that are not in `labelled` are ignored. Without the coordinate `within`, a Dataset counts as
+        averaged over the covered area.
     covariates : sequence of str
         Numeric columns of group ``clinical``, or sex, which is coded as 1 (female) and 0 (male).
         `COVARIATES` is an example.
@@ -69,11 +81,13 @@ def thickness_models(
     Raises
     ------
     NotFoundError
-        If the lake has no averages of regions, or a covariate is missing.
+        If the lake has no averages of regions over the area of DL-guided thickness, or a covariate
+        is missing.
     InputError
-        If a bone is given twice; if a labelled exam is not in `guided`; if the classifier was
-        trained on the patient of an exam; if a patient has several exams and `clustered` is not
-        set. Also for the reasons that `qmri_lake.statistics.nested_logistic` lists.
+        If a bone is given twice or `within` is unknown; if a labelled exam is not in `guided`; if
+        the classifier was trained on the patient of an exam; if a patient has several exams and
+        `clustered` is not set. Also for the reasons that `qmri_lake.statistics.nested_logistic`
+        lists.
     """
     from qmri_lake.statistics.association import nested_logistic
 
@@ -91,13 +105,13 @@ def thickness_models(
     bones = [str(one["bone"].item()) for one in guided]
     if twice := sorted({bone for bone in bones if bones.count(bone) > 1}):
         raise InputError(f"{', '.join(twice)} twice", expected="each bone once", where=_WHERE)
-    thickness = _region_thickness(cohort, index)
+    means = {within: _region_thickness(cohort, index, within) for within in map(_within, guided)}
     shared = _covariates(cohort, covariates, index) if covariates else None
     patient = cohort.exams["patient"].to_numpy() if clustered else None
     found = {}
     for bone, one in zip(bones, guided, strict=True):
         added = _guided_values(one, exams)
-        base = thickness[list(COMPARTMENTS[bone])]
+        base = means[_within(one)][list(COMPARTMENTS[bone])]
         found[bone] = nested_logistic(
             labelled.label,
             base,
@@ -135,8 +149,21 @@ def _guided_values(one: xr.Dataset, exams: list[str]) -> NDArray[np.float64]:
     return np.array([known[exam] for exam in exams])
 
 
-def _region_thickness(cohort: Cohort, index: pd.Index) -> pd.DataFrame:
-    """Return the mean thickness over the covered area, (exam, region) [mm]."""
+def _within(one: xr.Dataset) -> str:
+    """Return the area over which DL-guided thickness was averaged."""
+    within = str(one[WITHIN].item()) if WITHIN in one.coords else "covered"
+    if within not in _MEAN_WITHIN:
+        raise InputError(
+            f"DL-guided thickness within {within!r}",
+            expected=" or ".join(_MEAN_WITHIN),
+            where=_WHERE,
+            todo="Compute it with guided_thickness.",
+        )
+    return within
+
+
+def _region_thickness(cohort: Cohort, index: pd.Index, within: str) -> pd.DataFrame:
+    """Return the mean thickness over the covered or articular area, (exam, region) [mm]."""
     if "region" not in cohort.lake.groups():
         raise NotFoundError(
             "no group 'region'",
@@ -144,9 +171,18 @@ def _region_thickness(cohort: Cohort, index: pd.Index) -> pd.DataFrame:
             where=cohort.lake.url,
             todo="Compute them: lake.run('region').",
         )
-    ds = cohort.load("region")[["thickness"]].compute()
-    regions = [str(name) for name in ds["region"].values]
-    return pd.DataFrame(ds["thickness"].transpose("exam", "region").values, index, regions)
+    name = _MEAN_WITHIN[within]
+    ds = cohort.load("region")
+    if name not in ds:
+        raise NotFoundError(
+            f"no region/{name}",
+            expected=f"averages over the {within} area, as of DL-guided thickness",
+            where=cohort.lake.url,
+            todo="Compute them: lake.run('region').",
+        )
+    values = ds[name].transpose("exam", "region").compute()
+    regions = [str(region) for region in values["region"].values]
+    return pd.DataFrame(values.values, index, regions)
 
 
 def _covariates(cohort: Cohort, names: Sequence[str], index: pd.Index) -> pd.DataFrame:

@@ -98,6 +98,7 @@ def test_guided_thickness__equals_its_formula(finding: str) -> None:
         assert float(total["guided_thickness"][row]) == pytest.approx(expected, rel=1e-12)
     assert (found["guided_status"] == GUIDED_STATUS["measured"]).all()
     assert (found["bone"].item(), found["finding"].item()) == ("femur", finding)
+    assert (found["within"].item(), total["within"].item()) == ("covered", "articular")
 
 
 def test_guided_thickness__of_an_even_cam_is_the_mean(judge) -> None:
@@ -228,6 +229,77 @@ def test_thickness_models__are_nested_models_of_the_bones_compartments(measured)
     assert list(more.m0.index) == terms
     clustered = thickness_models(labelled, guided[:1], clustered=True)["femur"]
     assert clustered.patients == COUNT
+
+
+@pytest.fixture(scope="module")
+def denuded(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Lake, LabelledCohort, xr.Dataset, xr.Dataset]:
+    """Knees with pain that depends on the denuded area of the tibia, and random CAMs.
+
+    Such CAMs have no information, so DL-guided thickness must not explain pain.
+    """
+    rng = np.random.default_rng(3)
+    bare = rng.uniform(0, 0.5, (COUNT, 2))  # denuded part of the lateral and of the medial half
+    depth = rng.normal(2, 0.2, (COUNT, 2))
+    size = (6, 40)
+    maps, status = np.empty((COUNT, 1, 1, *size)), np.empty((COUNT, 1, *size), int)
+    covered = np.arange(size[1]) >= np.round(bare * size[1])[:, :, None]
+    for half, rows in enumerate((slice(0, 3), slice(3, 6))):
+        maps[:, 0, 0, rows] = np.where(covered[:, half], depth[:, half, None], 0)[:, None]
+        state = np.where(covered[:, half], SURFACE_STATUS["covered"], SURFACE_STATUS["denuded"])
+        status[:, 0, rows] = state[:, None]
+    grid = ("azimuth", "polar")
+    total = maps[:, 0, 0].reshape(COUNT, 2, -1).mean(axis=-1)
+    label = (rng.random(COUNT) < 1 / (1 + np.exp(8 * (total.mean(axis=1) - 1.5)))).astype(int)
+    lake = people(tmp_path_factory.mktemp("denuded") / "oai.lake")
+    names = ("LT", "MT")
+    lake = add_regions(
+        lake, dict(zip(names, depth.T, strict=True)), dict(zip(names, total.T, strict=True))
+    )
+    exams = [str(exam) for exam in lake.exams["exam"]]
+    sphere = xr.Dataset(
+        {
+            "map": (("exam", "bone", "biomarker", *grid), maps),
+            "surface_status": (("exam", "bone", *grid), status),
+        },
+        {"exam": exams, "bone": ["tibia"], "biomarker": ["thickness"]},
+    )
+    weight = rng.uniform(0.5, 1.5, (COUNT, 1, size[0], 1)).astype(np.float32)
+    cams = xr.Dataset(
+        {
+            "cam": (("exam", "finding", *grid), np.broadcast_to(weight, (COUNT, 1, *size))),
+            "cam_status": (("exam", "finding"), np.zeros((COUNT, 1), np.uint8)),
+        },
+        {"exam": exams, "finding": ["presence"], "bone": "tibia", "strategy": "thickness"},
+    )
+    return lake, LabelledCohort(lake.cohort(), label, "pain (chronic)"), sphere, cams
+
+
+def test_thickness_models__denuded_bone_is_no_finding_of_a_random_cam(denuded, judge) -> None:
+    """Means over the covered area in M0 would make the denuded area a finding of any CAM."""
+    lake, labelled, sphere, cams = denuded
+    guided = guided_thickness(sphere, cams, within="articular")
+    found = thickness_models(labelled, [guided])["tibia"]
+    region = lake.load("region").thickness.sel(region=["MT", "LT"]).to_pandas()
+    added = pd.Series(guided["guided_thickness"].values, region.index, name=GUIDED_TERM)
+    mixed = nested_logistic(labelled.label, region, added)
+    judge(
+        "DL-guided thickness / denuded bone and random CAMs",
+        required="over the articular area in both models: p > 0.05; mixed with means over the "
+        "covered area, as before: p < 1e-6",
+        measured=f"p {found.p:.2f}; mixed p {mixed.p:.1e}",
+        passed=found.p > 0.05 and mixed.p < 1e-6,
+    )
+    covered = thickness_models(labelled, [guided_thickness(sphere, cams)])["tibia"]
+    assert covered.p > 0.05
+
+
+def test_thickness_models__refuse_means_over_an_unknown_area(denuded) -> None:
+    _, labelled, sphere, cams = denuded
+    guided = guided_thickness(sphere, cams)
+    with pytest.raises(InputError, match=r"DL-guided thickness within 'all' \(expected covered or"):
+        thickness_models(labelled, [guided.assign_coords(within="all")])
 
 
 def test_thickness_models__exams_are_found_by_their_keys(measured) -> None:
