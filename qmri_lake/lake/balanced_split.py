@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from qmri_lake.core.atomic_write import atomic_write_text
 from qmri_lake.core.text import counted
 from qmri_lake.errors import InputError, NotFoundError, Reason
 from qmri_lake.lake.cohort import Cohort
+from qmri_lake.lake.outcome_split import OutcomeClasses, fill_sets
 from qmri_lake.lake.split_by_patient import (
     SPLITS,
     Patients,
@@ -59,12 +60,15 @@ def split(
     fractions: Sequence[float] = (0.6, 0.12, 0.28),
     balance: Sequence[str] = ("age", "bmi", "sex"),
     seed: int = 0,
+    outcome: str | ArrayLike | None = None,
 ) -> CohortSplit:
     """Divide a cohort into training, validation and test sets without a common patient.
 
     Patients are assigned to the sets at random 500 times. The result is the division whose sets
     differ least in the means of the columns in `balance`. The difference is measured by the
-    between-set variance divided by the total variance, summed over columns. [assumption]
+    between-set variance divided by the total variance, summed over columns. [assumption] With an
+    `outcome`, patients with exams of each class are divided separately, so that each set has both
+    classes, in similar proportions.
 
     Parameters
     ----------
@@ -78,20 +82,27 @@ def split(
         two different strings. A missing value is replaced by the cohort's mean. If empty, the first
         division is used.
     seed : int
-        Seed of the random divisions. The order of exams in the cohort has no effect.
+        Seed of the random divisions. The order of exams in the cohort has no effect. A seed gives
+        other sets with an `outcome` than without.
+    outcome : str, or sequence (exam,), optional
+        Two classes that each set must have: a column of the cohort, such as one that
+        `Cohort.with_outcome` added, or one value for each exam in the order of ``cohort.exams``,
+        such as the labels of a `LabelledCohort`. Messages use the name of a Series. No value may be
+        missing. Default: sets may have one class only.
 
     Returns
     -------
     CohortSplit
         The train, validation and test sets, none of which is empty. Patients with several exams
         limit how well the sizes match the fractions. The last row of each flow gives the fractions,
-        the columns of `balance` and the seed.
+        the columns of `balance`, the outcome and the seed.
 
     Raises
     ------
     InputError
         If there is no exam, if there are fewer than three patients, if `fractions` are not three
-        numbers above 0 with sum 1, or if a column of `balance` has no values.
+        numbers above 0 with sum 1, or if a column of `balance` has no values. If `outcome` has
+        missing values or not two classes, or if fewer than three patients have exams of a class.
     QueryError
         If there is no such column.
     """
@@ -106,16 +117,26 @@ def split(
     check_patients(cohort.exams, 3, "split")
     patients = patients_of(cohort.exams)
     sums = _standardised_sums(cohort, balance, patients)
+    classes = None
+    balanced = list(balance)
+    if outcome is not None:
+        column = _outcome_column(cohort, outcome)
+        classes = OutcomeClasses.of(column, patients, "split")
+        sums.append(_patient_sums(classes.values, patients))
+        balanced.append(str(column.name))
     rng = np.random.default_rng(seed)
     best, least = np.zeros(len(patients), int), np.inf
-    for _ in range(_DRAWS if balance else 1):
-        places = _assign(rng.permutation(len(patients)), patients.exams, shares)
+    for _ in range(_DRAWS if sums else 1):
+        if classes is None:
+            places = _assign(rng.permutation(len(patients)), patients.exams, shares)
+        else:
+            places = classes.draw(rng, patients.exams, shares)
         exams = np.bincount(places, patients.exams, len(SPLITS))
         cost = sum(float((np.bincount(places, s, len(SPLITS)) ** 2 / exams).sum()) for s in sums)
         if cost < least:
             best, least = places, cost
     rule = f"{'/'.join(f'{s:g}' for s in fractions)} by patient"
-    rule += f", balanced in {', '.join(balance)}, seed {seed}" if balance else f", seed {seed}"
+    rule += f", balanced in {', '.join(balanced)}, seed {seed}" if balanced else f", seed {seed}"
     place = best[patients.of_exam]
     sets = [
         cohort.keep(place == k, f"{name} set: {rule}", "in another set")
@@ -154,10 +175,30 @@ def _standardised_sums(
                 where="split: balance",
                 todo="Ingest the clinical tables, or remove the column from balance.",
             )
-        spread = np.nanstd(values)
-        z = np.nan_to_num((values - np.nanmean(values)) / (spread if spread > 0 else 1.0))
-        sums.append(np.bincount(patients.of_exam, z, len(patients)).astype(np.float64))
+        sums.append(_patient_sums(values, patients))
     return sums
+
+
+def _patient_sums(values: NDArray[np.float64], patients: Patients) -> NDArray[np.float64]:
+    """Return each patient's sum (patient,) of standardised values (exam,), without NaN."""
+    spread = np.nanstd(values)
+    z = np.nan_to_num((values - np.nanmean(values)) / (spread if spread > 0 else 1.0))
+    return np.bincount(patients.of_exam, z, len(patients)).astype(np.float64)
+
+
+def _outcome_column(cohort: Cohort, outcome: str | ArrayLike) -> pd.Series:
+    """Return the values of an outcome, one for each exam; the name describes it in messages."""
+    if isinstance(outcome, str):
+        return cohort.table([outcome])[outcome]
+    name = outcome.name if isinstance(outcome, pd.Series) and outcome.name else "the outcome"
+    values = pd.Series(np.asarray(outcome).ravel(), name=name)
+    if len(values) != len(cohort):
+        raise InputError(
+            f"{counted(len(values), 'value')} of {name} for {counted(len(cohort), 'exam')}",
+            expected="one value for each exam, in the order of cohort.exams",
+            where="split: outcome",
+        )
+    return values
 
 
 def _numbers(column: pd.Series, name: str) -> NDArray[np.float64]:
@@ -186,11 +227,7 @@ def _assign(
     places = np.empty(len(order), int)
     first, rest = order[: len(shares)], order[len(shares) :]
     places[first] = np.arange(len(shares))
-    if rest.size:
-        wanted = np.clip(shares * sizes.sum() - sizes[first], 0, None)
-        ends = np.cumsum(wanted) / wanted.sum()
-        middles = (np.cumsum(sizes[rest]) - sizes[rest] / 2) / sizes[rest].sum()
-        places[rest] = np.searchsorted(ends[:-1], middles)
+    places[rest] = fill_sets(sizes[rest], sizes[first].astype(np.float64), shares)
     return places
 
 
