@@ -251,6 +251,7 @@ def search(  # keyword-only options: the part of the paper's search, and its exe
         lake,
         Path(out),
         settings,
+        models=[model.folders for model in models],
         sets=sets,
         rule=rule,
         oa=models_of_oa,

@@ -110,7 +110,8 @@ def train_classifiers(  # keyword-only options: the paper's settings, and execut
     sets : CohortSplit, or path of a saved split, optional
         Training, validation and test set; exams without a label are excluded. Default: models of
         pain that start from `oa` use the same split of patients as the models of OA, so that no
-        test patient was used to train the models of OA. Other models use `ql.split`. [assumption]
+        test patient was used to train the models of OA. Other models use `ql.split` with the labels
+        as outcome. [assumption] Each set must have cases and controls with the maps of each model.
     rule : str
         Definition of pain: see `qmri_lake.diagnosis.label_pain`.
     oa : path, optional
@@ -149,7 +150,8 @@ def train_classifiers(  # keyword-only options: the paper's settings, and execut
         If the task, preset, strategy, bone or rule is unknown, or `oa` contains no model.
     InputError
         If no exam has a label, or all labels are equal; if a patient is in two sets; if a patient
-        on whom the models of OA were trained is in the validation or test set.
+        on whom the models of OA were trained is in the validation or test set; if a set has no
+        cases or no controls with the maps of a model. Nothing is written then.
     RunError
         If the folder contains a training and `resume` is not set, or a training with another task,
         preset, seed, rule or cohort; if `oa` is missing; if `oa` or `weights` is given but not
@@ -188,6 +190,7 @@ def train_classifiers(  # keyword-only options: the paper's settings, and execut
         lake,
         Path(out),
         settings,
+        models=[model.folders for model in models],
         sets=sets,
         rule=rule,
         oa=models_of_oa,

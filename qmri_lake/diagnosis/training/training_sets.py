@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+import pandas as pd
 
 from qmri_lake.core.atomic_write import atomic_write_text
 from qmri_lake.core.json_types import JsonMapping, JsonObject
+from qmri_lake.core.model_folder import CARD
 from qmri_lake.diagnosis.labels import LabelledCohort, PainRule, label_for_task
+from qmri_lake.diagnosis.training.set_classes import check_set_classes
 from qmri_lake.errors import InputError, RunError
 from qmri_lake.lake.balanced_split import SPLITS, CohortSplit, read_split, save_split, split
 from qmri_lake.training.record import read_training_record
@@ -47,6 +50,7 @@ def resolve_sets(
     out: Path,
     settings: JsonMapping,
     *,
+    models: Sequence[tuple[str, ...]],
     sets: Sets,
     rule: PainRule,
     oa: Path | None,
@@ -62,6 +66,9 @@ def resolve_sets(
         Folder of the training: ``split.json`` and ``training.json``.
     settings : mapping
         Settings that must be the same when a training is resumed, including `task` and `seed`.
+    models : sequence of (strategy, bone, ...)
+        Folders of the models. Each set must have cases and controls with their maps. To resume,
+        the test set and finished models are not checked.
     sets, rule, oa, cohort, resume
         See `qmri_lake.diagnosis.train_classifiers`, which also lists the errors.
     """
@@ -89,10 +96,13 @@ def resolve_sets(
         if sets is not None:
             given = _labelled_sets(lake, labelled, sets, oa, settings["seed"])
             _refuse_other_sets(given, chosen, out)
+        left = [names for names in models if not out.joinpath(*names, CARD).is_file()]
+        _check_classes(labelled, chosen, SPLITS[:2], left)
     else:
         exams = exams.require("sphere/map")
         labelled = label_for_task(exams, settings["task"], rule).require_both_classes()
         chosen = _labelled_sets(lake, labelled, sets, oa, settings["seed"])
+        _check_classes(labelled, chosen, SPLITS, models)
         save_split(chosen, out / SPLIT)
         record = {
             **settings,
@@ -103,8 +113,27 @@ def resolve_sets(
         }
         atomic_write_text(path, json.dumps(record, indent=1) + "\n")
     keys = {name: part.exams["exam"].tolist() for name, part in zip(SPLITS, chosen, strict=True)}
-    label = dict(zip(labelled.cohort.exams["exam"], labelled.label.tolist(), strict=True))
+    label = _label_by_exam(labelled)
     return TrainingSets(lake.location, snapshot, label, {name: keys[name] for name in SPLITS[:2]})
+
+
+def _label_by_exam(labelled: LabelledCohort) -> dict[str, int]:
+    return dict(zip(labelled.cohort.exams["exam"], labelled.label.tolist(), strict=True))
+
+
+def _check_classes(
+    labelled: LabelledCohort,
+    chosen: CohortSplit,
+    names: Sequence[str],
+    models: Sequence[tuple[str, ...]],
+) -> None:
+    """Check that the named sets have both classes with the maps of each model."""
+    parts = dict(zip(SPLITS, chosen, strict=True))
+    check_set_classes(
+        {name: parts[name] for name in names},
+        _label_by_exam(labelled),
+        list(dict.fromkeys((strategy, bone) for strategy, bone, *_ in models)),
+    )
 
 
 def _counts(labelled: LabelledCohort, chosen: CohortSplit) -> JsonObject:
@@ -134,7 +163,8 @@ def _labelled_sets(
             todo=f"Pass sets: the {SPLIT} of their training.",
         )
     if sets is None and before is None:
-        return split(labelled.cohort, seed=seed)
+        outcome = pd.Series(labelled.label, name=labelled.name)
+        return split(labelled.cohort, seed=seed, outcome=outcome)
     if sets is None:
         assert before is not None
         patient = labelled.cohort.exams["patient"]
