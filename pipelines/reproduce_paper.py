@@ -3,8 +3,10 @@
 Usage: python pipelines/reproduce_paper.py LAKE OUT [--preset small] [--epochs 5] ... (--help)
 
 LAKE needs masks, T2, spherical maps, region averages (see pipelines/biomarkers.py) and clinical
-columns. The models are written to OUT, and the report with its tables and figures to OUT/paper. Run
-the same command again to resume.
+columns. As in the paper, right knees with the maps of all biomarkers are used, so that all
+strategies are trained and evaluated on the same exams; --cohort selects other exams. The models are
+written to OUT, and the report with its tables and figures to OUT/paper. Run the same command again
+to resume.
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ from qmri_lake.diagnosis.training.search import search
 from qmri_lake.diagnosis.training.train_classifiers import ModelDone
 from qmri_lake.training.events import EpochDone
 
+PAPER_COHORT = "knee == 'right'"
+"""The knees of the paper: in the OAI, only right knees have multi-echo images for T2."""
+
 PARTIAL_SEARCH: dict[str, list[str]] = {
     "strategies": ["thickness"],
     "starts": ["random", "oa"],
@@ -30,9 +35,12 @@ def main(arguments: list[str]) -> None:
     """Train all classifiers, predict all exams, search hyperparameters, and write the report."""
     options = parse(arguments)
     lake = ql.open_lake(options.lake)
+    exams = population(lake, options.cohort)
+    print(exams)
     oa, pain, search_folder = (options.out / name for name in ("oa", "pain", "search"))
     shared = {
         "preset": options.preset,
+        "cohort": exams,
         "resume": True,
         "epochs": options.epochs,
         "progress": print_model,
@@ -40,15 +48,16 @@ def main(arguments: list[str]) -> None:
     }
 
     # 1. Train 18 classifiers of osteoarthritis: six strategies for each of three bones. The split
-    #    is by patient and balanced in age, BMI and sex. Finished models are skipped.
+    #    is by patient and balanced in age, BMI, sex and osteoarthritis. Finished models are
+    #    skipped.
     ql.diagnosis.train_classifiers(lake, "oa", out=oa, strategies=options.strategy, **shared)
-    print(lake.run("predict_oa", models=str(oa), cluster=options.cluster))
+    print(lake.run("predict_oa", exams, models=str(oa), cluster=options.cluster))
 
     # 2. Train 18 classifiers of pain, each from the OA model, with the same split of patients.
     ql.diagnosis.train_classifiers(
         lake, "pain", oa=oa, out=pain, strategies=options.strategy, **shared
     )
-    print(lake.run("predict_pain", models=str(pain), cluster=options.cluster))
+    print(lake.run("predict_pain", exams, models=str(pain), cluster=options.cluster))
 
     # 3. Train the models of the hyperparameter search: all 612, or a part.
     if options.search != "none":
@@ -74,12 +83,23 @@ def main(arguments: list[str]) -> None:
     print(f"snapshot {lake.snapshot}")
 
 
+def population(lake: ql.Lake, query: str) -> ql.Cohort:
+    """Return the exams of a query that have values in all maps of all bones."""
+    return ql.diagnosis.with_all_maps(lake.cohort(query))
+
+
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("lake", metavar="LAKE", help="folder or URL of the lake")
     parser.add_argument(
         "out", metavar="OUT", type=Path, help="folder for the models and the report"
+    )
+    parser.add_argument(
+        "--cohort",
+        metavar="QUERY",
+        default=PAPER_COHORT,
+        help="exams to use, among those with all maps (default: %(default)s, as in the paper)",
     )
     parser.add_argument(
         "--preset",

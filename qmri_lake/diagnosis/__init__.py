@@ -26,9 +26,11 @@ __all__ = [
     "thickness_models",
     "train_classifiers",
     "unseen_knees",
+    "with_all_maps",
 ]
 
 if TYPE_CHECKING:
+    from qmri_lake.diagnosis.data.map_reader import with_all_maps
     from qmri_lake.diagnosis.evaluation.guided_thickness import guided_thickness, unseen_knees
     from qmri_lake.diagnosis.evaluation.mean_cams import mean_cams, medial_share
     from qmri_lake.diagnosis.evaluation.prediction_metrics import Evaluation, evaluate
@@ -45,6 +47,7 @@ _ALIASES = {"Labelled": "qmri_lake.diagnosis.labels:LabelledCohort"}
 _attached, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "data.map_reader": ["with_all_maps"],
         "models.classifier": ["Classifier"],
         "evaluation.mean_cams": ["mean_cams", "medial_share"],
         "models.ensemble": ["open_classifiers"],

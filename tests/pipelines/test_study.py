@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,13 +11,20 @@ import numpy as np
 import pytest
 
 import qmri_lake as ql
-from tests.diagnosis.case_control_lake import make_case_control_lake
+from qmri_lake.diagnosis.data.map_reader import with_maps
+from qmri_lake.fusion import STRATEGIES
+from qmri_lake.lake.balanced_split import read_split
+from qmri_lake.surface import BONES
+from tests.conftest import Judge
+from tests.diagnosis.case_control_lake import NO_FEMUR, NO_MAPS, make_case_control_lake
+from tests.diagnosis.case_control_lake import NO_T2 as NO_T2_OF_ALL
 from tests.diagnosis.lesion_lake import add_regions
-from tests.pipelines.scripts import run_script_here
+from tests.diagnosis.map_lake import ABSENT, NO_T2, make_map_lake
+from tests.pipelines.scripts import PIPELINES, run_script_here
 
 
 @pytest.mark.accept
-def test_diagnose_oa_chronic_pain_reproduce_paper__write_tables_and_figures(tmp_path: Path) -> None:
+def test_diagnose_oa_and_chronic_pain__write_tables_and_figures(tmp_path: Path) -> None:
     lake = make_case_control_lake(tmp_path / "oai.lake")
     rng = np.random.default_rng(0)
     add_regions(
@@ -45,16 +53,69 @@ def test_diagnose_oa_chronic_pain_reproduce_paper__write_tables_and_figures(tmp_
     assert (
         np.isfinite(probability.pain.sel(strategy="thickness", predictor="femur").values).sum() > 50
     )
-    # The report of the paper uses the same models without training them again.
-    settings = ["--preset", "small", "--epochs", "1", "--strategy", "thickness"]
-    printed = run("reproduce_paper.py", oa.parent, settings=[*settings, "--search", "none"])
-    assert "predict_oa: 60 already done" in printed
+
+
+def test_reproduce_paper__uses_right_knees_with_all_maps(tmp_path: Path) -> None:
+    """By default the population of the paper: the same exams for every strategy and bone."""
+    script = runpy.run_path(str(PIPELINES / "reproduce_paper.py"))
+    lake = make_map_lake(tmp_path / "oai.lake", 16, spoiled=True)
+    default = script["parse"](["lake", "out"]).cohort
+    exams = script["population"](lake, default)
+    keys = lake.exams
+    right = keys["knee"] == "right"
+    incomplete = keys.index.isin([NO_T2, ABSENT])
+    assert (right & incomplete).any()
+    assert exams.rows.tolist() == keys.index[right & ~incomplete].tolist()
+    for strategy in STRATEGIES:
+        for bone in BONES:
+            assert len(with_maps(exams, strategy, bone)) == len(exams)
+    assert "1 excluded: no T2 of the femur" in exams.flow()["why"].tolist()
+    both = script["population"](
+        lake, script["parse"](["l", "o", "--cohort", "timepoint == 0"]).cohort
+    )
+    assert set(both.exams["knee"]) == {"left", "right"}
+
+
+@pytest.mark.accept
+def test_reproduce_paper__trains_and_evaluates_all_strategies_on_the_same_exams(
+    tmp_path: Path, judge: Judge
+) -> None:
+    lake = make_case_control_lake(tmp_path / "oai.lake")
+    rng = np.random.default_rng(0)
+    add_regions(
+        lake, {name: rng.normal(2, 0.2, len(lake)) for name in ("TrF", "MF", "LF", "MT", "LT")}
+    )
+    study = tmp_path / "study"
+    settings = ["--preset", "small", "--epochs", "1", "--search", "none"]
+    settings += ["--strategy", "thickness", "--strategy", "t2"]
+    printed = run_script_here("reproduce_paper.py", lake.url, study, *settings)
+    used, tested = {}, {}
+    lake = ql.open_lake(lake.url, mode="r")
+    for task in ("oa", "pain"):
+        cards = [model.card["split"] for model in ql.diagnosis.open_classifiers(study / task)]
+        used[task] = {str(card) for card in cards}
+        results = ql.diagnosis.evaluate(read_split(lake, study / task / "split.json").test, task)
+        results = results.results[results.results["strategy"].isin(["thickness", "t2"])]
+        tested[task] = {*results["exams"]} | {*results["left_out"]}
+        assert len(cards) == 6
+    sets = read_split(lake, study / "oa" / "split.json")
+    judge(
+        "reproduce_paper / exams of 2 strategies x 3 bones, in a lake with missing maps",
+        required="one training and validation set per task; no test exam left out of any model",
+        measured=f"{[len(one) for one in used.values()]} sets; test exams and exams left out "
+        f"{[sorted(one) for one in tested.values()]}",
+        passed=all(len(one) == 1 for one in used.values())
+        and all(min(one) == 0 and len(one) == 2 for one in tested.values()),
+    )
+    rows = {row for part in sets for row in part.rows.tolist()}
+    assert not rows & {NO_FEMUR, NO_MAPS, NO_T2_OF_ALL}
+    assert "1 excluded: no T2 of the patella" in printed
     assert re.search(r"Figure S1. Processing chain: .*no exam with dess/image", printed)
     assert (
         "Figure S4. Hyperparameter search: Not available: no folder of a search was given."
         in printed
     )
-    paper = oa.parent / "paper"
+    paper = study / "paper"
     assert {file.stem for file in (paper / "tables").iterdir()} >= {
         "table_1",
         "table_s2",
