@@ -16,6 +16,7 @@ from qmri_lake.errors import InputError, NotFoundError, Reason
 from qmri_lake.published import CITATION, PAIN_P
 from qmri_lake.report.map_atlases import BONE_ORDER
 from qmri_lake.statistics.association import NestedModels
+from qmri_lake.statistics.interval_limits import NO_INTERVAL
 from qmri_lake.surface.regions import REGIONS
 
 __all__ = ["AssociationTable", "association_table"]
@@ -61,6 +62,8 @@ class AssociationTable:
         missing = [str(b) for b in self.numbers["bone"][self.numbers["paper"].isna()]]
         paper = f"Paper: {CITATION}"
         notes.append(f"{paper} (no value for {', '.join(missing)})." if missing else f"{paper}.")
+        if (self.numbers["p"].notna() & self.numbers["low"].isna()).any():
+            notes.append(f"Odds ratio without an interval: {NO_INTERVAL}.")
         if self.numbers["p"].isna().any():
             notes.append(f"{_NO_VALUE}: not available.")
         return notes
@@ -137,7 +140,7 @@ class AssociationTable:
                     f"{row['cases']:,.0f} / {row['controls']:,.0f}",
                     f"{row['left_out']:,.0f}",
                     row["m0"],
-                    f"{row['odds_ratio']:.2f} ({row['low']:.2f}{_NO_VALUE}{row['high']:.2f})",
+                    _format_odds(row["odds_ratio"], row["low"], row["high"]),
                     f"{row['statistic']:.1f} ({row['df']:.0f})",
                     _format_p(row["p"], power),
                     paper,
@@ -214,6 +217,11 @@ def _row(bone: str, nested: NestedModels | None) -> dict[str, object]:
         "df": nested.df,
         "p": nested.p,
     }
+
+
+def _format_odds(ratio: float, low: float, high: float) -> str:
+    interval = "" if math.isnan(low) else f" ({low:.2f}{_NO_VALUE}{high:.2f})"
+    return f"{ratio:.2f}{interval}"
 
 
 def _format_p(value: float, power: Callable[[str, int], str]) -> str:

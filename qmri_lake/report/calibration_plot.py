@@ -27,6 +27,7 @@ def calibration_figure(
     probabilities: Mapping[str, ArrayLike],
     *,
     bins: int = 10,
+    patient: ArrayLike | None = None,
     title: str = "",
 ) -> Figure:
     """Draw the calibration curve and the distribution of predicted probabilities.
@@ -39,6 +40,8 @@ def calibration_figure(
         Probabilities of a case, 0 to 1, of at most six classifiers.
     bins : int
         Number of bins, as in `ql.statistics.calibration_curve`.
+    patient : (exam,), optional
+        Patient of each exam. Default: each exam is one patient.
     title : str, optional
         Title of the figure.
 
@@ -46,8 +49,8 @@ def calibration_figure(
     -------
     Figure
         Observed proportion of cases over predicted probability, with Wilson's 95 % intervals. Empty
-        bins are not drawn. The legend gives the Brier scores, and the Brier score of a constant
-        prediction equal to the prevalence.
+        bins are not drawn, and bins of fewer than five patients have no interval. The legend gives
+        the Brier scores, and the Brier score of a constant prediction equal to the prevalence.
 
     Raises
     ------
@@ -62,11 +65,12 @@ def calibration_figure(
     style_axes(ax)
     ax.set_aspect("auto")  # square axes would be narrower than the panel below, which shares x
     ax.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
-    number = len(probabilities)
+    number, lacking = len(probabilities), 0
     for k, ((name, values), (colour, dashes)) in enumerate(
         zip(probabilities.items(), STYLES, strict=False)
     ):
-        curve = calibration_curve(label, values, bins=bins).dropna()
+        curve = calibration_curve(label, values, bins=bins, patient=patient)
+        curve = curve.dropna(subset=["observed"])
         offset = 0.006 * (k - (number - 1) / 2)  # so that bars of equal predictions don't overlap
         errors = np.abs(curve[["low", "high"]].to_numpy() - curve[["observed"]].to_numpy()).T
         text = f"{PREDICTORS.get(name, name)}: {brier_score(label, values):.3f}"
@@ -81,9 +85,17 @@ def calibration_figure(
             markersize=4.5,
             label=text,
         )
+        known = np.isfinite(errors).all(axis=0)
         ax.errorbar(
-            x, curve["observed"], errors, fmt="none", ecolor=colour, elinewidth=0.9, alpha=0.7
+            x[known],
+            curve["observed"][known],
+            errors[:, known],
+            fmt="none",
+            ecolor=colour,
+            elinewidth=0.9,
+            alpha=0.7,
         )
+        lacking += int((~known).sum())
         below.hist(
             np.asarray(values, float),
             bins=np.linspace(0, 1, 21),
@@ -98,7 +110,10 @@ def calibration_figure(
         below.spines[side].set_visible(False)
     below.tick_params(labelsize=SMALL)
     total = np.asarray(label).size
-    set_title(ax, title, f"{round(share * total):,} cases of {total:,}")
+    text = f"{round(share * total):,} cases of {total:,}"
+    if lacking:
+        text += "; no intervals in bins of fewer than five patients"
+    set_title(ax, title, text)
     # Error bars may cover any part of the panel, so the legend is outside.
     fig.legend(
         title=f"Brier score (constant prediction: {share * (1 - share):.3f})",

@@ -13,6 +13,7 @@ from qmri_lake.core.text import counted
 from qmri_lake.diagnosis.evaluation.classifier_tables import PREDICTORS
 from qmri_lake.errors import InputError, Reason
 from qmri_lake.statistics.delong import delong_interval
+from qmri_lake.statistics.interval_limits import FEWEST, NO_INTERVAL
 from qmri_lake.statistics.roc import roc_curve
 
 __all__ = ["SIDE", "SMALL", "STYLES", "check_count", "roc_figure", "set_title", "style_axes"]
@@ -57,7 +58,8 @@ def roc_figure(
     Returns
     -------
     Figure
-        Sensitivity over 1 - specificity. The legend gives the AUC with DeLong's 95 % interval.
+        Sensitivity over 1 - specificity. The legend gives the AUC with DeLong's 95 % interval on
+        the logit scale; none is given for fewer than five patients.
 
     Raises
     ------
@@ -68,11 +70,13 @@ def roc_figure(
     check_count(scores, "roc_figure")
     truth = np.asarray(label)
     fig, ax = _square_axes()
+    has_intervals = False
     ax.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
     for (name, score), (colour, dashes) in zip(scores.items(), STYLES, strict=False):
         curve = roc_curve(label, score)
         area = delong_interval(label, score, patient=patient)
         interval = "" if np.isnan(area.low) else f" ({area.low:.2f}\N{EN DASH}{area.high:.2f})"
+        has_intervals |= bool(interval)
         text = f"{PREDICTORS.get(name, name)}: {area.auc:.2f}{interval}"
         ax.plot(
             1 - curve["specificity"],
@@ -100,8 +104,10 @@ def roc_figure(
     if threshold is not None:
         text += f"; dots: threshold {threshold:.3g}"
     set_title(ax, title, text)
+    patients = truth.size if patient is None else np.unique(np.asarray(patient)).size
+    few = f" ({NO_INTERVAL})" if patients < FEWEST else ""
     ax.legend(
-        title="AUC (95 % CI)",
+        title="AUC (95 % CI: DeLong, logit scale)" if has_intervals else f"AUC{few}",
         loc="lower right",
         fontsize=SMALL,
         title_fontsize=SMALL,

@@ -25,6 +25,7 @@ _BONES = {"femur": "F", "tibia": "T", "patella": "P"}
 """Bones in the order of the panels, with the region that contains all cartilage of the bone."""
 _BIOMARKERS = {"thickness": ("Thickness", "mm"), "t2": ("T2", "ms")}
 _MIN_EXAMS = 3
+"""Fewer exams give no mean difference."""
 
 
 def means_of_maps(sphere: xr.Dataset) -> xr.Dataset:
@@ -118,8 +119,8 @@ def figure_s3(table: pd.DataFrame) -> Figure:
         The mean over the map minus the source mean is plotted against the source mean. A solid
         black line marks zero. For plain means, a solid grey line marks the mean difference and
         dashed grey lines +- 2 SD [paper]. Filled points are plain means, open points are
-        area-weighted means. The bias and limits of both are printed. With fewer than three exams,
-        only the number of exams is printed.
+        area-weighted means. The bias and limits of both are printed. There are no limits for fewer
+        than five patients, and no bias for fewer than three exams.
 
     Raises
     ------
@@ -169,15 +170,21 @@ def _draw_panel(ax: Axes, table: pd.DataFrame, unit: str) -> None:
         )
         n = int(known.sum())
         if n < _MIN_EXAMS:
-            lines.append(f"{name}: n = {n}, too few exams for limits")
+            lines.append(f"{name}: n = {n}, too few exams for a mean")
             continue
-        result = bland_altman(source, means)
-        lines.append(
-            f"{name}: {_format_signed(result.bias)} {unit}, limits "
-            f"{_format_signed(result.lower)} to {_format_signed(result.upper)}, n = {result.n:,}"
+        # An exam key starts with the number of its patient.
+        patient = table["exam"].astype(str).str.partition("-")[0]
+        result = bland_altman(source, means, patient=patient)
+        has_limits = np.isfinite(result.lower)
+        limits = (
+            f"limits {_format_signed(result.lower)} to {_format_signed(result.upper)}"
+            if has_limits
+            else "no limits below five patients"
         )
+        lines.append(f"{name}: {_format_signed(result.bias)} {unit}, {limits}, n = {result.n:,}")
         if column == "plain":
             ax.axhline(result.bias, color="#808080", linewidth=1.4, label="mean difference")
+        if column == "plain" and has_limits:
             for k, limit in enumerate((result.lower, result.upper)):
                 ax.axhline(
                     limit,

@@ -12,6 +12,7 @@ from scipy import optimize, stats
 
 from qmri_lake.errors import InputError, Reason, RunError
 from qmri_lake.statistics._inputs import labels_and_scores, patient_codes
+from qmri_lake.statistics.interval_limits import checked_limits
 
 __all__ = ["NestedModels", "nested_logistic"]
 
@@ -33,7 +34,8 @@ class NestedModels:
     p: float
     m0: pd.DataFrame
     """One row per term. Columns: coefficient and se of the log odds per standard deviation of the
-    term; odds_ratio, and its 95 % interval from low to high; z; p."""
+    term; odds_ratio, and its 95 % interval from low to high, above 0, NaN for fewer than five
+    patients; z; p."""
     m1: pd.DataFrame
     log_likelihood: tuple[float, float]
     """Log-likelihoods of M0 and M1."""
@@ -164,8 +166,8 @@ def nested_logistic(
         statistic=statistic,
         df=df,
         p=float(stats.chi2.sf(statistic, df)),
-        m0=_coefficients(fits[0]),
-        m1=_coefficients(fits[1]),
+        m0=_coefficients(fits[0], patients or len(case)),
+        m1=_coefficients(fits[1], patients or len(case)),
         log_likelihood=(float(fits[0].llf), float(fits[1].llf)),
         cases=int(case.sum()),
         controls=int((~case).sum()),
@@ -289,15 +291,19 @@ def _fit(design: pd.DataFrame, case: NDArray[np.bool_], codes: NDArray[np.intp] 
     return fitted
 
 
-def _coefficients(fitted: Any) -> pd.DataFrame:
-    low, high = fitted.conf_int().to_numpy().T
+def _coefficients(fitted: Any, patients: int) -> pd.DataFrame:
+    with np.errstate(over="ignore"):  # a limit that is too large for a float is infinite
+        ends = np.exp(fitted.conf_int().to_numpy())
+    low, high = zip(
+        *(checked_limits(*pair, patients=patients, scale="log") for pair in ends), strict=True
+    )
     return pd.DataFrame(
         {
             "coefficient": fitted.params,
             "se": fitted.bse,
             "odds_ratio": np.exp(fitted.params),
-            "low": np.exp(low),
-            "high": np.exp(high),
+            "low": low,
+            "high": high,
             "z": fitted.tvalues,
             "p": fitted.pvalues,
         }

@@ -8,7 +8,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from qmri_lake.errors import InputError, Reason
-from qmri_lake.statistics._inputs import labels_and_scores
+from qmri_lake.statistics._inputs import labels_and_scores, patient_codes
+from qmri_lake.statistics.interval_limits import checked_limits
 
 __all__ = ["brier_score", "calibration_curve"]
 
@@ -45,7 +46,13 @@ def brier_score(label: ArrayLike, probability: ArrayLike) -> float:
     return float(np.mean((probabilities - case) ** 2))
 
 
-def calibration_curve(label: ArrayLike, probability: ArrayLike, *, bins: int = 10) -> pd.DataFrame:
+def calibration_curve(
+    label: ArrayLike,
+    probability: ArrayLike,
+    *,
+    bins: int = 10,
+    patient: ArrayLike | None = None,
+) -> pd.DataFrame:
     """Return predicted and observed shares of cases in bins of equal width.
 
     Parameters
@@ -55,6 +62,8 @@ def calibration_curve(label: ArrayLike, probability: ArrayLike, *, bins: int = 1
     bins : int
         Number of bins from 0 to 1. A probability on the edge of two bins belongs to the upper bin,
         and a probability of 1 to the last bin. [assumption]
+    patient : (exam,), optional
+        Patient of each exam. Default: each exam is one patient.
 
     Returns
     -------
@@ -62,7 +71,7 @@ def calibration_curve(label: ArrayLike, probability: ArrayLike, *, bins: int = 1
         One row per bin. Columns: `above` and `below`, the edges of the bin; `exams`, the number of
         exams; `predicted`, the mean probability; `observed`, the share of cases; `low` and `high`,
         the 95 % Wilson interval (1927) of the share, which assumes independent exams. Values are
-        NaN in a bin without exams.
+        NaN in a bin without exams, and intervals also in a bin of fewer than five patients.
 
     Raises
     ------
@@ -72,11 +81,11 @@ def calibration_curve(label: ArrayLike, probability: ArrayLike, *, bins: int = 1
     Examples
     --------
     >>> from qmri_lake.statistics import calibration_curve
-    >>> curve = calibration_curve([0, 0, 1, 0, 1, 1], [0.1, 0.2, 0.3, 0.6, 0.7, 0.9], bins=2)
-    >>> print(curve.round(2).to_string(index=False))
+    >>> label, probability = [0, 0, 0, 1, 0, 0, 1, 1], [0.1, 0.2, 0.2, 0.3, 0.4, 0.6, 0.7, 0.9]
+    >>> print(calibration_curve(label, probability, bins=2).round(2).to_string(index=False))
      above  below  exams  predicted  observed  low  high
-       0.0    0.5      3       0.20      0.33 0.06  0.79
-       0.5    1.0      3       0.73      0.67 0.21  0.94
+       0.0    0.5      5       0.24      0.20 0.04  0.62
+       0.5    1.0      3       0.73      0.67  NaN   NaN
     """
     case, probabilities = _checked(label, probability, "calibration_curve")
     if bins < 2:
@@ -86,6 +95,7 @@ def calibration_curve(label: ArrayLike, probability: ArrayLike, *, bins: int = 1
             where="calibration_curve",
             reason=Reason.UNREADABLE_VALUE,
         )
+    codes, _ = patient_codes(patient, len(case), "calibration_curve")
     edges = np.linspace(0, 1, bins + 1)
     bin_of_exam = np.clip(np.searchsorted(edges, probabilities, side="right") - 1, 0, bins - 1)
     rows = []
@@ -95,7 +105,9 @@ def calibration_curve(label: ArrayLike, probability: ArrayLike, *, bins: int = 1
         values = (np.nan,) * 4
         if exams:
             ends = stats.binomtest(cases, exams).proportion_ci(method="wilson")
-            values = (float(probabilities[inside].mean()), cases / exams, ends.low, ends.high)
+            patients = np.unique(codes[inside]).size
+            limits = checked_limits(ends.low, ends.high, patients=patients, scale="logit")
+            values = (float(probabilities[inside].mean()), cases / exams, *limits)
         rows.append((edges[k], edges[k + 1], exams, *values))
     names = ["above", "below", "exams", "predicted", "observed", "low", "high"]
     return pd.DataFrame(rows, columns=names)

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qmri_lake.errors import InputError, Reason
 from qmri_lake.statistics._inputs import labels_and_scores, patient_codes
+from qmri_lake.statistics.interval_limits import NO_INTERVAL, checked_limits, limits_around
 
 __all__ = ["Interval", "RocBootstrap", "bootstrap_roc"]
 
@@ -23,7 +24,10 @@ class Interval(NamedTuple):
 
     mean: float
     low: float
+    """Lower limit; NaN if fewer than five patients determine the value: those with a case for the
+    sensitivity, those with a control for the specificity, all patients for the AUC."""
     high: float
+    """Upper limit; NaN like `low`."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,11 @@ class RocBootstrap:
         return pd.DataFrame(rows, columns=["metric", "mean", "low", "high"])
 
     def __str__(self) -> str:
-        rows = [
-            f"{row.metric:11s} {row.mean:.3f} ({row.low:.3f} to {row.high:.3f})"
-            for row in self.table().itertuples()
-        ]
+        rows = []
+        for name in METRICS:
+            mean, low, high = getattr(self, name)
+            interval = NO_INTERVAL if np.isnan(low) else f"{low:.3f} to {high:.3f}"
+            rows.append(f"{name:11s} {mean:.3f} ({interval})")
         excluded = f", {self.left_out} resamples left out" if self.left_out else ""
         return "\n".join([*rows, f"{self.cases} cases, {self.controls} controls{excluded}"])
 
@@ -89,8 +94,9 @@ def bootstrap_roc(
     interval : {"percentile", "paper"}
         ``percentile``: from the 2.5th to the 97.5th percentile of the resamples. ``paper``: 95 %
         interval of the mean of the resamples, mean +- 1.96 SD / sqrt(n), which matches the width of
-        the published intervals. This interval shrinks with `n_resamples` and does not describe the
-        variation between patients. [assumption]
+        the published intervals; it is computed on the logit scale, so that it lies within 0 and 1.
+        This interval shrinks with `n_resamples` and does not describe the variation between
+        patients. [assumption] Neither is given for fewer than five patients: see `Interval`.
     threshold : float
         An exam is classified as a case if score >= threshold. Default: 0.5 [assumption]. It can
         also be the `youden_threshold` of the *validation* exams.
@@ -171,7 +177,11 @@ def bootstrap_roc(
             todo="Add patients of the rarer class, or resamples.",
             reason=Reason.UNREADABLE_VALUE,
         )
-    sensitivity, specificity, auc = (_interval(column, interval) for column in samples[complete].T)
+    of_metric = (np.unique(codes[truth]).size, np.unique(codes[~truth]).size, np.unique(codes).size)
+    sensitivity, specificity, auc = (
+        _interval(column, interval, number)
+        for column, number in zip(samples[complete].T, of_metric, strict=True)
+    )
     return RocBootstrap(
         sensitivity=sensitivity,
         specificity=specificity,
@@ -234,10 +244,10 @@ def _resample(
         return np.stack([hits / cases, rejections / controls, twice / (2 * cases * controls)], 1)
 
 
-def _interval(samples: NDArray[np.float64], kind: str) -> Interval:
+def _interval(samples: NDArray[np.float64], kind: str, patients: int) -> Interval:
     mean = float(samples.mean())
     if kind == "paper":
         half = 1.96 * float(samples.std(ddof=1)) / np.sqrt(len(samples))
-        return Interval(mean, mean - half, mean + half)
+        return Interval(mean, *limits_around(mean, half, patients=patients, scale="logit"))
     low, high = np.quantile(samples, (0.025, 0.975))
-    return Interval(mean, float(low), float(high))
+    return Interval(mean, *checked_limits(low, high, patients=patients, scale="logit"))

@@ -10,6 +10,7 @@ from scipy import stats
 
 from qmri_lake.errors import InputError, Reason
 from qmri_lake.statistics._inputs import labels_and_scores, patient_codes
+from qmri_lake.statistics.interval_limits import limits_around
 
 __all__ = ["Auc", "AucDifference", "delong_interval", "delong_test"]
 
@@ -23,9 +24,10 @@ class Auc(NamedTuple):
     se: float
     """Standard error; 0 if cases and controls are completely separated."""
     low: float
-    """Lower end, at least 0; NaN if `se` is 0, since the variation of the AUC is then unknown."""
+    """Lower end, at least 0. NaN if `se` is 0, since the variation of the AUC is then unknown, and
+    for fewer than five patients."""
     high: float
-    """Upper end, at most 1; NaN if `se` is 0."""
+    """Upper end, at most 1; NaN like `low`."""
 
 
 class AucDifference(NamedTuple):
@@ -49,7 +51,11 @@ class AucDifference(NamedTuple):
 
 
 def delong_interval(label: ArrayLike, score: ArrayLike, *, patient: ArrayLike | None = None) -> Auc:
-    """Return an AUC and its 95 % interval by DeLong's method.
+    """Return an AUC and its 95 % interval by DeLong's method, on the logit scale.
+
+    The interval is symmetric about the logit of the AUC, with the standard error of DeLong divided
+    by AUC (1 - AUC) (delta method; Pepe 2003). It therefore lies within 0 and 1, while AUC +- 1.96
+    SE can exceed 1, and its coverage is closer to 95 % for AUCs near 1 and few patients.
 
     Parameters
     ----------
@@ -75,14 +81,14 @@ def delong_interval(label: ArrayLike, score: ArrayLike, *, patient: ArrayLike | 
     >>> from qmri_lake.statistics import delong_interval
     >>> found = delong_interval([0, 0, 0, 1, 1, 1], [0.1, 0.4, 0.5, 0.3, 0.6, 0.8])
     >>> print(f"{found.auc:.3f} ({found.low:.3f} to {found.high:.3f})")
-    0.778 (0.291 to 1.000)
+    0.778 (0.173 to 0.983)
     """
     case, (values,) = labels_and_scores(label, score, where="delong_interval")
     (auc,), ((variance,),) = _aucs(case, values[None], patient, "delong_interval")
     se = float(np.sqrt(max(variance, 0.0)))
-    if se == 0:
-        return Auc(float(auc), 0.0, float("nan"), float("nan"))
-    return Auc(float(auc), se, float(max(auc - _Z * se, 0)), float(min(auc + _Z * se, 1)))
+    half = _Z * se if se > 0 else float("nan")
+    _, patients = patient_codes(patient, len(case), "delong_interval")
+    return Auc(float(auc), se, *limits_around(float(auc), half, patients=patients, scale="logit"))
 
 
 def delong_test(

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
 from qmri_lake.errors import InputError
+from qmri_lake.statistics.interval_limits import FEWEST, RANGES, Scale, limits_around
 
-__all__ = ["FEWEST", "Scale", "mean_interval"]
-
-FEWEST = 5
-"""Minimum number of patients for an interval: fewer patients say next to nothing of others."""
-
-Scale = Literal["linear", "log", "logit"]
-_RANGES = {"linear": (-np.inf, np.inf), "log": (0.0, np.inf), "logit": (0.0, 1.0)}
+__all__ = ["mean_interval"]
 
 
 def mean_interval(
@@ -61,25 +54,15 @@ def mean_interval(
     """
     known = np.asarray(values, float)
     known = known[np.isfinite(known)]
-    lowest, highest = _RANGES[scale]
+    lowest, highest = RANGES[scale]
     if ((known < lowest) | (known > highest)).any():
         raise InputError(
             f"values from {known.min():g} to {known.max():g}",
             expected=f"{lowest:g} to {highest:g} for scale={scale!r}",
             where="mean_interval",
         )
-    nothing = float("nan")
-    if not known.size:
-        return nothing, nothing, nothing
-    mean = float(known.mean())
-    if known.size < FEWEST or mean in (lowest, highest):
-        return mean, nothing, nothing
+    mean = float(known.mean()) if known.size else float("nan")
+    if known.size < FEWEST:
+        return mean, float("nan"), float("nan")
     half = float(stats.t.ppf((1 + level) / 2, known.size - 1) * stats.sem(known))
-    if scale == "linear":
-        return mean, mean - half, mean + half
-    if scale == "log":
-        factor = float(np.exp(half / mean))
-        return mean, mean / factor, mean * factor
-    odds, factor = mean / (1 - mean), float(np.exp(half / (mean * (1 - mean))))
-    low, high = odds / factor, odds * factor
-    return mean, low / (1 + low), float(1 - 1 / (1 + high))
+    return mean, *limits_around(mean, half, patients=known.size, scale=scale)

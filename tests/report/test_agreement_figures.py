@@ -114,7 +114,7 @@ def test_figure_s3__draws_the_published_lines() -> None:
 
 
 def test_figure_s3__prints_a_bias_that_rounds_to_zero_as_positive() -> None:
-    rows = [(f"e{k}", "femur", "t2", 40.0 + k, 39.999 + k, 39.99 + k) for k in range(4)]
+    rows = [(f"e{k}", "femur", "t2", 40.0 + k, 39.999 + k, 39.99 + k) for k in range(5)]
     printed = figure_s3(pd.DataFrame(rows, columns=list(COLUMNS))).axes[3].texts[0].get_text()
     assert printed.splitlines()[0].startswith("plain: +0.00 ms, limits +0.00 to +0.00")
     assert "area-weighted: \N{MINUS SIGN}0.01 ms" in printed

@@ -35,6 +35,16 @@ def test_bland_altman__excludes_and_counts_missing_values() -> None:
     assert (found.n, found.left_out) == (3, 2)
     assert found.bias == pytest.approx(0.1)
     assert "2 left out" in str(found)
+    assert np.isnan([found.lower, found.upper, found.bias_low]).all()
+    assert "no interval: fewer than five patients" in str(found)
+
+
+def test_bland_altman__counts_patients_rather_than_pairs() -> None:
+    pairs = [1.0, 2, 3, 4, 5, 6], [1.1, 2, 3.1, 4, 5.2, 6.1]
+    assert np.isfinite(bland_altman(*pairs).lower)
+    found = bland_altman(*pairs, patient=[1, 1, 2, 2, 3, 4])
+    assert np.isnan([found.lower, found.upper, found.bias_low, found.bias_high]).all()
+    assert (found.bias, found.n) == (bland_altman(*pairs).bias, 6)
 
 
 def test_bland_altman__a_constant_reference_has_no_slope() -> None:

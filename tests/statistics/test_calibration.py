@@ -34,6 +34,15 @@ def test_calibration_curve__an_edge_belongs_to_the_upper_bin() -> None:
     assert found["exams"].tolist() == [1, 3]
 
 
+def test_calibration_curve__gives_no_interval_of_fewer_than_five_patients() -> None:
+    label, probability = [0, 0, 0, 0, 1, 1], [0.1, 0.1, 0.2, 0.2, 0.3, 0.9]
+    found = calibration_curve(label, probability, bins=2)
+    assert np.isfinite(found[["low", "high"]].to_numpy()).all(axis=1).tolist() == [True, False]
+    assert found["observed"].notna().all()
+    by_patient = calibration_curve(label, probability, bins=2, patient=[1, 1, 2, 3, 4, 5])
+    assert by_patient[["low", "high"]].isna().all(axis=None)
+
+
 def test_calibration__refuses_logits() -> None:
     with pytest.raises(InputError, match=r"scores -1 to 2.*not logits"):
         brier_score([0, 1], [-1, 2])

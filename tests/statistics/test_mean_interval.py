@@ -10,7 +10,7 @@ from scipy import stats
 
 from qmri_lake.errors import InputError
 from qmri_lake.statistics import mean_interval
-from qmri_lake.statistics.mean_interval import Scale
+from qmri_lake.statistics.interval_limits import Scale
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 

@@ -58,6 +58,34 @@ def test_delong__agrees_with_simulation(judge: Judge) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("cases", "controls", "apart"), [(6, 9, 2.0), (12, 18, 2.0), (12, 18, 1.0)]
+)
+def test_delong_interval__of_few_patients_lies_within_0_to_1(
+    cases: int, controls: int, apart: float
+) -> None:
+    rng = np.random.default_rng(cases)
+    label = np.repeat([1, 0], [cases, controls])
+    truth = stats.norm.cdf(apart / np.sqrt(2))
+    found = [delong_interval(label, rng.normal(apart * label)) for _ in range(1000)]
+    known = [one for one in found if one.auc < 1]
+    assert all(0 < one.low < one.auc < one.high < 1 for one in known)
+    assert all(np.isnan(one.low) for one in found if one.auc == 1)
+    logit = np.mean([one.low <= truth <= one.high for one in known])
+    linear = np.mean([abs(one.auc - truth) <= 1.96 * one.se for one in known])
+    assert abs(logit - 0.95) < abs(linear - 0.95)
+    assert 0.93 <= logit <= 0.98
+
+
+def test_delong_interval__needs_five_patients() -> None:
+    label, score = [0, 0, 1, 1, 0], [0.1, 0.4, 0.3, 0.8, 0.2]
+    five = delong_interval(label, score)
+    assert np.isfinite([five.low, five.high]).all()
+    four = delong_interval(label, score, patient=[1, 2, 3, 4, 2])
+    assert four.se > 0
+    assert np.isnan([four.low, four.high]).all()
+
+
 def test_delong__follows_patients_with_exams_that_resemble_each_other() -> None:
     rng = np.random.default_rng(2)
     patient = np.repeat(np.arange(60), 3)

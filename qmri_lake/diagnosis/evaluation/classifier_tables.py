@@ -63,9 +63,10 @@ class ClassifierTable:
     caption: str
     numbers: pd.DataFrame
     """One row per cell. Columns: strategy, metric and predictor; mean, low and high in percent, NaN
-    without a result; best: whether the printed mean is the highest for its metric and predictor;
-    paper, paper_low, paper_high and paper_best: the same for the paper, NaN if the paper has no
-    value; paper_repaired: whether the upper end of the paper's interval lacked a digit."""
+    without a result, and limits also for fewer than five patients; best: whether the printed mean
+    is the highest for its metric and predictor; paper, paper_low, paper_high and paper_best: the
+    same for the paper, NaN if the paper has no value; paper_repaired: whether the upper end of the
+    paper's interval lacked a digit."""
 
     @property
     def notes(self) -> list[str]:
@@ -84,6 +85,11 @@ class ClassifierTable:
         if shown["paper_repaired"].any():
             notes.append(
                 "\N{DAGGER} The first digit of the upper end is missing in print and was added."
+            )
+        if (shown["mean"].notna() & shown["low"].isna()).any():
+            notes.append(
+                "Values without an interval are of fewer than five patients (sensitivity: with a "
+                "case; specificity: with a control)."
             )
         if shown["mean"].isna().any():
             notes.append(f"{_NONE} No result.")
@@ -333,7 +339,9 @@ def _check_names(given: Iterable[object], known: Mapping[str, object], what: str
 
 
 def cell(mean: float, low: float, high: float) -> str:
-    """Format a value in percent with its interval."""
+    """Format a value in percent with its interval, if it has one."""
     if math.isnan(mean):
         return _NONE
+    if math.isnan(low):
+        return f"{mean:.1f}"
     return f"{mean:.1f} ({low:.1f}{_NONE}{high:.1f})"

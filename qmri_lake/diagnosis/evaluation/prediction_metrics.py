@@ -28,7 +28,8 @@ class Evaluation:
     task: str
     results: pd.DataFrame
     """One row per value. Columns: strategy, predictor and metric (sensitivity, specificity or auc);
-    mean, low and high as fractions of 1, NaN if too few exams have a prediction; threshold; exams
+    mean, low and high as fractions of 1, NaN if too few exams have a prediction, and limits also
+    for fewer than five patients; threshold; exams
     and cases: numbers of exams and cases with a prediction; left_out: number of exams without a
     prediction."""
     labelled: LabelledCohort

@@ -119,7 +119,9 @@ def metrics_section(
         tables = {f"{number}_kinds": titled, **tables}
     note = (
         "One exam per patient: the last visit with a label and a prediction. Means and percentile "
-        "intervals of 100 bootstrap samples of patients; threshold 0.5."
+        "intervals of 100 bootstrap samples of patients; threshold 0.5. Intervals of the AUC in "
+        "figures: DeLong, on the logit scale. No interval is given for fewer than five patients: "
+        "with a case for the sensitivity, with a control for the specificity, in total for the AUC."
     )
     return Section(note, tables, figures, tuple(missing))
 
@@ -152,7 +154,10 @@ def _curves(evaluation: Evaluation, task: str) -> dict[str, tuple[str, Figure]]:
     title = f"{strategy_title(SHOWN_STRATEGY)}, {counted(len(label), 'exam')}"
     return {
         f"roc_{task}": ("ROC curves", roc_figure(label, scores, patient=patient, title=title)),
-        f"calibration_{task}": ("Calibration", calibration_figure(label, scores, title=title)),
+        f"calibration_{task}": (
+            "Calibration",
+            calibration_figure(label, scores, patient=patient, title=title),
+        ),
     }
 
 

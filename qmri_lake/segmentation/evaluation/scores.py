@@ -16,7 +16,8 @@ from qmri_lake.execution.exam_io import read_exam
 from qmri_lake.schema.variable import with_variant
 from qmri_lake.segmentation.metrics import dice, mean_surface_distance
 from qmri_lake.segmentation.metrics.mask_surfaces import FieldOfViewEdge
-from qmri_lake.statistics.mean_interval import Scale, mean_interval
+from qmri_lake.statistics.interval_limits import Scale
+from qmri_lake.statistics.mean_interval import mean_interval
 from qmri_lake.tissues import BONE, CARTILAGE, NO_MASK
 
 if TYPE_CHECKING:
