@@ -8,6 +8,7 @@ and filtered.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -29,6 +30,8 @@ __all__ = [
     "UnknownRefError",
     "UnreadableChunkError",
     "VariableError",
+    "encodable",
+    "printable",
     "problem_table",
     "sentence",
 ]
@@ -118,13 +121,35 @@ class Problem:
         return f"{self.where}: {self.reason}: {sentence(self.found, self.expected, self.todo)}"
 
 
-def printable(text: str) -> str:
+def encodable(text: str) -> str:
     r"""Escape characters that UTF-8 cannot encode, such as bytes of file names in another encoding.
 
-    >>> printable("caf\udce9")
+    >>> encodable("caf\udce9")
     'caf\\udce9'
     """
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Control characters: a terminal obeys them, breaks the line, or shows the text in another order.
+"""
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    r"""Escape control characters, except those in `keep`, and what UTF-8 cannot encode.
+
+    Names of files and texts in DICOM headers are untrusted: an escape sequence in them could change
+    the title, the clipboard or the content of a terminal.
+
+    >>> printable("\x1b[2Jknee")
+    '\\x1b[2Jknee'
+    """
+    return _CONTROLS.sub(
+        lambda found: (
+            found[0] if found[0] in keep else found[0].encode("unicode_escape").decode("ascii")
+        ),
+        encodable(text),
+    )
 
 
 def sentence(found: str, expected: str, todo: str = "") -> str:

@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from qmri_lake.cli._exit import FINISHED, NOT_DONE, STOPPED, Stopped
 
@@ -22,13 +22,36 @@ def entry() -> NoReturn:
     # Batch systems stop a job with SIGTERM. It is treated like Ctrl-C, so that finished exams are
     # committed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    code = main()
+    code = _escaped_main()
     sys.stdout.flush()
     sys.stderr.flush()
     # Skip the shutdown of the interpreter: storage threads that were still alive have crashed
     # during it, which turned exit code 2 into 134. Context managers have already closed clusters
     # and locks.
     os._exit(code)
+
+
+def _escaped_main() -> int:
+    """Run a command; print tracebacks of ``--debug``, and warnings, without control characters.
+
+    Names of files and of series, which are untrusted, can be part of both.
+    """
+    import traceback
+    import warnings
+
+    from qmri_lake.errors import printable
+
+    write = warnings.formatwarning
+
+    def formatted(*arguments: Any, **options: Any) -> str:
+        return printable(write(*arguments, **options), keep="\n")
+
+    warnings.formatwarning = formatted
+    try:
+        return main()
+    except Exception:
+        print(printable(traceback.format_exc().rstrip("\n"), keep="\n"), file=sys.stderr)
+        return NOT_DONE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -109,4 +132,6 @@ def _one_line(error: object) -> str:
 
 
 def _print_error(text: str) -> None:
-    print(text, file=sys.stderr)
+    from qmri_lake.errors import printable
+
+    print(printable(text), file=sys.stderr)

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from qmri_lake.errors import printable
+
 __all__ = ["show_log"]
 
 
@@ -45,5 +47,12 @@ def _handler() -> logging.Handler:
         # This console also shows the progress bars, so that messages appear above the bars.
         return RichHandler(console=error_console, show_path=False)
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     return handler
+
+
+class _Formatter(logging.Formatter):
+    """Format records; control characters, except the breaks of lines, are escaped."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), keep="\n")

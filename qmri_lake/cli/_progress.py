@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, ConsoleDimensions
+from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,8 +25,10 @@ from rich.progress import (
     TextColumn,
 )
 from rich.rule import Rule
+from rich.segment import Segment
 from rich.text import Text, TextType
 
+from qmri_lake.errors import printable
 from qmri_lake.execution.run import Committed, ExamDone, RunStarted
 
 if TYPE_CHECKING:
@@ -89,6 +91,20 @@ class _Console(Console):
         text = all(isinstance(item, str) for item in objects)
         in_log = self._log and not self.is_terminal
         super().print(*objects, soft_wrap=text and not in_log, **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Render an object; control characters in its text are escaped.
+
+        Everything that is printed passes here: lines, cells of tables, bars and log messages. rich
+        removes some control characters, but not the one with which escape sequences begin.
+        """
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                yield Segment(printable(segment.text, keep="\n"), segment.style)
 
     def rule(self, title: TextType = "", **options: Any) -> None:
         """Draw a line with a title, as wide as the terminal or as a line of a log."""
