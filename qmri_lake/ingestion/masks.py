@@ -293,7 +293,7 @@ class _ImportPlan:
             declare_status(root, "ingest_dess", exam_count(root))
 
         with translated_errors(self.lake.url):
-            commit(self.lake.repo, build, f"Add {exam} with a mask and without an image")
+            commit(self.lake.repo, build, "Add an exam with a mask and without an image")
         self.lake.refresh()
         self.made.append(exam)
         return int(np.flatnonzero(self.lake.exams["exam"] == exam)[0])

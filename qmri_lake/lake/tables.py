@@ -155,7 +155,8 @@ def store_table(
         matched = bool((join.visits >= 0).any())
         changed = matched and write.differs(lake.root)
         if changed:
-            message = f"Add {counted(len(read.columns), 'column')} of {source.name}"
+            # Without the name of the table, which may contain a patient's number.
+            message = f"Add {counted(len(read.columns), 'column')} of a table"
             with translated_errors(lake.url):
                 commit(lake.repo, write, message, {"step": write.step(lake.root)})
             lake.refresh()
