@@ -13,7 +13,7 @@ from qmri_lake.errors import RunError
 __all__ = ["FEWEST", "NO_INTERVAL", "RANGES", "Scale", "checked_limits", "limits_around"]
 
 FEWEST = 5
-"""Minimum number of patients for an interval: fewer patients say next to nothing of others."""
+"""Minimum number of patients for an interval. The spread of fewer patients is too uncertain."""
 
 NO_INTERVAL = "no interval: fewer than five patients"
 """Reason that tables and figures give instead of an interval."""
