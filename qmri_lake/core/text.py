@@ -16,6 +16,7 @@ __all__ = [
     "format_shape",
     "in_one_line",
     "one_line",
+    "status_message",
 ]
 
 _LONGEST_MESSAGE = 1000
@@ -28,6 +29,15 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, QmriLakeError):
         return text
     return f"{name}: {text or name}"
+
+
+def status_message(error: BaseException) -> str:
+    """Return an exception as one line for a status, with the reason code of an input error first.
+
+    A pseudonymised lake keeps the code and omits the text.
+    """
+    reason = getattr(error, "reason", None) if isinstance(error, QmriLakeError) else None
+    return f"{reason}: {one_line(error)}" if reason else one_line(error)
 
 
 def in_one_line(value: object) -> str:

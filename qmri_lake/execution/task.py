@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from qmri_lake.core.disk_full import disk_full
-from qmri_lake.core.text import in_one_line, one_line
+from qmri_lake.core.text import in_one_line, one_line, status_message
 from qmri_lake.errors import DiskFullError, Problem, RunError
 from qmri_lake.execution.exam_io import read_exam, write_exam
 from qmri_lake.execution.step import Parameters, Result, Skip, Step
@@ -132,7 +132,7 @@ class StepWork:
             if full is not None:
                 raise full from error
             _log.debug("exam %s failed", task.exam, exc_info=True)
-            return without_result(task, State.FAILED, one_line(error), runs)
+            return without_result(task, State.FAILED, status_message(error), runs)
 
     def runs_read(self, root: Node, tasks: Sequence[StepTask]) -> list[dict[str, int] | None]:
         """Return the runs of the inputs of each exam, by step.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from qmri_lake.core.disk_full import disk_full
 from qmri_lake.core.geometry import GRID_TOLERANCE_MM, corner_distance
-from qmri_lake.core.text import format_shape, one_line
+from qmri_lake.core.text import format_shape, one_line, status_message
 from qmri_lake.errors import InputError, Problem, Reason
 from qmri_lake.execution.cluster import running
 from qmri_lake.execution.exam_io import write_exam
@@ -103,7 +103,7 @@ def _read_and_write(fork: icechunk.ForkSession, task: _SeriesTask) -> TaskResult
         except InputError as error:
             result.problems.append(error.problem(series.where, task.exam))
             if not is_over:  # otherwise the stored series stays usable
-                result.states[step] = ("failed", one_line(error))
+                result.states[step] = ("failed", status_message(error))
         except Exception as error:
             full = disk_full(error, task.exam)
             if full is not None:
@@ -119,7 +119,7 @@ def _read_and_write(fork: icechunk.ForkSession, task: _SeriesTask) -> TaskResult
                 )
             )
             if not is_over:
-                result.states[step] = ("failed", one_line(error))
+                result.states[step] = ("failed", status_message(error))
         else:
             result.states[step] = ("done", "")
     return result

@@ -19,7 +19,7 @@ import pandas as pd
 
 from qmri_lake.core.disk_full import disk_full
 from qmri_lake.core.json_types import JsonMapping, JsonObject
-from qmri_lake.core.text import counted, format_shape, one_line
+from qmri_lake.core.text import counted, format_shape, status_message
 from qmri_lake.errors import InputError, Problem, Reason, problem_table
 from qmri_lake.execution.cluster import running
 from qmri_lake.execution.exam_io import write_exam
@@ -346,7 +346,7 @@ def _write_truth(fork: icechunk.ForkSession, task: _TruthTask) -> TaskResult:
         full = disk_full(error, task.exam)
         if full is not None:
             raise full from error
-        states = dict.fromkeys(task.steps, ("failed", one_line(error)))
+        states = dict.fromkeys(task.steps, ("failed", status_message(error)))
         return TaskResult(task.row, task.exam, states)
     outcome.states = dict.fromkeys(task.steps, ("done", ""))
     if too_wide is not None:

@@ -362,7 +362,11 @@ def test_ingest__folder_names_in_another_encoding(tmp_path: Path) -> None:
     result = ql.ingest(tmp_path / "oai", tmp_path / "l.lake")
     (problem,) = result.problems
     assert problem.where == r"caf\udce9/9000001"
-    assert result.lake.failures()["message"].iloc[0].startswith(r"caf\udce9/9000001/003: ")
+    assert (
+        result.lake.failures()["message"]
+        .iloc[0]
+        .startswith(rf"{problem.reason}: caf\udce9/9000001/003: ")
+    )
 
 
 @pytest.mark.slow
