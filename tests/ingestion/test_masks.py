@@ -287,6 +287,9 @@ def test_ingest_masks__an_exam_made_from_its_mask(tmp_path: Path) -> None:
     lake = result.lake
     assert result.made == ("9000007-024m-left",)
     assert "9000007-024m-left created from the grid of its mask, without an image" in str(result)
+    history = result.lake.history()["message"]
+    assert "Add an exam with a mask and without an image" in history.tolist()
+    assert not history.str.contains("9000007").any()
     assert lake.validate(deep=True) == []
     assert len(lake.cohort().require("dess/bone", "dess/cartilage")) == 1
     assert len(lake.cohort().require("dess/image")) == 0, "no image is claimed"
