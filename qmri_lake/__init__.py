@@ -26,6 +26,7 @@ enable_onednn()
 __all__ = [
     "Cohort",
     "Lake",
+    "Privacy",
     "Skip",
     "Variable",
     "__version__",
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
     from qmri_lake.masks import inside, tissue
     from qmri_lake.masks.files import read_mask
     from qmri_lake.oai.dicom import read_dicom
+    from qmri_lake.schema.privacy import Privacy
     from qmri_lake.schema.variable import Variable
     from qmri_lake.steps.articular_template import articular_template
     from qmri_lake.steps.predict import predict
@@ -126,6 +128,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "steps.regions": ["region_means", "region_table"],
         "steps.spherical_maps": ["spherical_maps"],
         "steps.articular_template": ["articular_template"],
+        "schema.privacy": ["Privacy"],
         "schema.variable": ["Variable"],
     },
 )

@@ -36,7 +36,7 @@ LAZY = {
 # Classes, modules, and functions that return arrays in memory, tables or lakes. `predict`, which
 # needs a trained classifier, is in tests/steps/test_predict.py.
 OTHERS = set(
-    "Cohort Lake Skip Variable __version__ articular_template catalog cluster create_lake "
+    "Cohort Lake Privacy Skip Variable __version__ articular_template catalog cluster create_lake "
     "errors diagnosis falls_to fusion ingest ingest_masks ingest_table oai open_catalog "
     "open_lake phantom predict reaches read_mask read_dicom region_table relaxometry report "
     "segmentation split statistics step surface tissues".split()

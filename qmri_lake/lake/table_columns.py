@@ -15,6 +15,7 @@ from qmri_lake.core.array_api import Values
 from qmri_lake.core.text import counted
 from qmri_lake.errors import InputError, Reason, printable
 from qmri_lake.lake.table_cells import is_missing, row_name
+from qmri_lake.schema.privacy import Privacy
 from qmri_lake.schema.variable import Variable
 
 __all__ = ["Column", "read_column_cells"]
@@ -78,6 +79,7 @@ class Column:
             self.valid_range,
             self.flags,
             step,
+            privacy=Privacy.TEXT if self.dtype == "string" else Privacy.OWN,
         )
 
     @property

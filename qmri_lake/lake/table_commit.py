@@ -15,14 +15,12 @@ from qmri_lake.lake.table_join import Join, join_rows
 from qmri_lake.lake.visits import read_visits
 from qmri_lake.schema.builtin import REGISTRY
 from qmri_lake.schema.exam_index import KEYS
+from qmri_lake.schema.privacy import OWN_TABLE
 from qmri_lake.store.arrays import Node, open_root
 from qmri_lake.store.runs import canonical, new_run, read_runs
 from qmri_lake.store.transaction import Transaction, declare, write_table
 
 __all__ = ["TableCommit"]
-
-STEP_PREFIX = "ingest_table_"
-"""Start of the name of a table's step; the name of the table follows."""
 
 _GROUPS = ("visit", "clinical")
 
@@ -63,7 +61,7 @@ class TableCommit:
         steps = _steps_of_columns(root)
         own = {v.name for group in _GROUPS for v in REGISTRY.group(group)}
         exists = sorted(self.names & (own | set(steps)))
-        tables = [name for name in exists if steps.get(name, "").startswith(STEP_PREFIX)]
+        tables = [name for name in exists if steps.get(name, "").startswith(OWN_TABLE)]
         if not exists or (len(tables) == len(exists) and self.may_replace(root)):
             return
         others = [name for name in exists if name not in tables]
@@ -95,7 +93,7 @@ class TableCommit:
     def step(self, root: Node) -> str:
         """Return the name of the table's step: that of the file, with a number if it is taken."""
         stem = self.source.name.partition(".")[0]
-        plain = STEP_PREFIX + (re.sub(r"[^0-9A-Za-z]+", "_", stem).strip("_").lower() or "table")
+        plain = OWN_TABLE + (re.sub(r"[^0-9A-Za-z]+", "_", stem).strip("_").lower() or "table")
         taken = {step for name, step in _steps_of_columns(root).items() if name not in self.names}
         name, number = plain, 2
         while name in taken:
@@ -156,7 +154,7 @@ class TableCommit:
                     del root[group][name]
         left = set(_steps_of_columns(root).values())
         for old in {*before.values(), step} - left:
-            if f"status/{old}" in root and old.startswith(STEP_PREFIX):
+            if f"status/{old}" in root and old.startswith(OWN_TABLE):
                 del root["status"][old]
 
 

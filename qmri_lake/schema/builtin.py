@@ -5,6 +5,7 @@ from __future__ import annotations
 from qmri_lake import tissues
 from qmri_lake.errors import VariableError
 from qmri_lake.schema.groups import GROUPS, VOLUME_DIMS, Group
+from qmri_lake.schema.privacy import Privacy
 from qmri_lake.schema.registry import Registry
 from qmri_lake.schema.variable import Flags, Variable
 
@@ -64,6 +65,7 @@ def series_variables(group: Group) -> list[Variable]:
             "DICOM SeriesInstanceUID of the source",
             fill_meaning="no image",
             step=step,
+            privacy=Privacy.UID,
         ),
         Variable(
             group.name,
@@ -73,6 +75,7 @@ def series_variables(group: Group) -> list[Variable]:
             "SHA-256 of the source's pixels and geometry, independent of file order",
             fill_meaning="no image",
             step=step,
+            privacy=Privacy.UID,  # whoever has the source can find the exam by it
         ),
         *([echo_time] if group.has_echoes else []),
     ]
@@ -134,7 +137,11 @@ def _clinical(group: str) -> list[Variable]:
     step = "ingest_clinical"
 
     def column(
-        name: str, description: str, unit: str = "", bounds: tuple[float, float] | None = None
+        name: str,
+        description: str,
+        unit: str = "",
+        bounds: tuple[float, float] | None = None,
+        privacy: Privacy | None = None,
     ) -> Variable:
         return Variable(
             group,
@@ -146,18 +153,34 @@ def _clinical(group: str) -> list[Variable]:
             "not measured",
             valid_range=bounds,
             step=step,
+            privacy=privacy,
         )
 
-    def flag(name: str, description: str, flags: Flags) -> Variable:
+    def flag(name: str, description: str, flags: Flags, privacy: Privacy | None = None) -> Variable:
         return Variable(
-            group, name, (), "uint8", description, fill_meaning="not known", flags=flags, step=step
+            group,
+            name,
+            (),
+            "uint8",
+            description,
+            fill_meaning="not known",
+            flags=flags,
+            step=step,
+            privacy=privacy,
         )
 
+    person = Privacy.CHARACTERISTIC
     return [
-        column("age", "Age at the visit: age at enrolment + days / 365.25", "a", (0, 120)),
-        flag("sex", "Sex", _SEX),
-        column("bmi", "Body mass index, last measured at or before the visit", "kg m-2", (8, 90)),
-        column("days", "Days from enrolment to the visit", "d", (-400, 6000)),
+        column("age", "Age at the visit: age at enrolment + days / 365.25", "a", (0, 120), person),
+        flag("sex", "Sex", _SEX, person),
+        column(
+            "bmi",
+            "Body mass index, last measured at or before the visit",
+            "kg m-2",
+            (8, 90),
+            person,
+        ),
+        column("days", "Days from enrolment to the visit", "d", (-400, 6000), Privacy.INTERVAL),
         column("kl", "Kellgren-Lawrence grade of the knee", "", (0, 4)),
         column("womac_pain", "WOMAC pain score of the knee", "", (0, 20)),
         column("koos_pain", "KOOS pain score of the knee, 100 is no pain", "", (0, 100)),
@@ -254,7 +277,15 @@ REGISTRY = Registry(
             tissues.CARTILAGE,
             "register",
         ),
-        Variable("visit", "patient", (), "int64", "Patient number", step="ingest_clinical"),
+        Variable(
+            "visit",
+            "patient",
+            (),
+            "int64",
+            "Patient number",
+            step="ingest_clinical",
+            privacy=Privacy.PATIENT,
+        ),
         Variable(
             "visit",
             "timepoint",
@@ -263,9 +294,16 @@ REGISTRY = Registry(
             "Months after enrolment, nominal",
             "",
             step="ingest_clinical",
+            privacy=Privacy.INTERVAL,
         ),
         Variable(
-            "visit", "knee", (), "string", "Side of the knee: left or right", step="ingest_clinical"
+            "visit",
+            "knee",
+            (),
+            "string",
+            "Side of the knee: left or right",
+            step="ingest_clinical",
+            privacy=Privacy.WORD,
         ),
         *_clinical("visit"),
         *_clinical("clinical"),

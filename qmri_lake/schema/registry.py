@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from qmri_lake.errors import NotFoundError, VariableError
+from qmri_lake.schema.privacy import Privacy
 from qmri_lake.schema.variable import Variable
 
 __all__ = ["Registry"]
@@ -59,6 +60,13 @@ class Registry:
 
     def __iter__(self) -> Iterator[Variable]:
         return iter(self._known.values())
+
+    def privacy_of(self, variable: Variable) -> Privacy:
+        """Return the privacy kind of a stored variable, as declared here or else as stored.
+
+        Arrays of earlier versions store no kind.
+        """
+        return self._known.get(variable.path, variable).privacy_kind
 
     def group(self, name: str) -> tuple[Variable, ...]:
         """Return the variables of a group, in the order of declaration."""

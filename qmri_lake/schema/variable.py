@@ -19,8 +19,9 @@ from qmri_lake import tissues
 from qmri_lake.core.array_api import Values
 from qmri_lake.core.json_types import JsonObject
 from qmri_lake.core.text import counted
-from qmri_lake.errors import VariableError, printable
+from qmri_lake.errors import VariableError, encodable
 from qmri_lake.schema.groups import GROUPS, VOLUME_DIMS
+from qmri_lake.schema.privacy import OWN_TABLE, Privacy
 
 __all__ = [
     "FIXED_SIZES",
@@ -134,6 +135,8 @@ class Variable:
         Sizes of dimensions that only this variable has.
     coordinates : tuple of Coordinate
         Coordinates of the dimensions, stored in the same group.
+    privacy : Privacy, optional
+        What the values say about a person. Default: see `privacy_kind`.
     """
 
     group: str
@@ -149,6 +152,7 @@ class Variable:
     step: str = ""
     sizes: Mapping[str, int] = field(default_factory=dict)
     coordinates: tuple[Coordinate, ...] = ()
+    privacy: Privacy | None = None
 
     def __post_init__(self) -> None:
         if self.fill is None:
@@ -170,6 +174,18 @@ class Variable:
     def first_axis(self) -> str:
         """Name of the first dimension, which precedes `dims`."""
         return GROUPS.axis(self.group)
+
+    @property
+    def privacy_kind(self) -> Privacy:
+        """The declared privacy kind. Default: free text for texts and dates, else a measurement.
+
+        A pseudonymised lake has no free text, so that a text without a declared kind is removed.
+        """
+        if self.privacy is not None:
+            return self.privacy
+        if self.dtype == "string" or np.dtype(self.dtype).kind in "mM":
+            return Privacy.TEXT
+        return Privacy.OWN if self.step.startswith(OWN_TABLE) else Privacy.MEASUREMENT
 
     @property
     def bulk(self) -> bool:
@@ -229,6 +245,8 @@ class Variable:
             attrs["flag_meanings"] = " ".join(self.flags)
         if self.step:
             attrs["step"] = self.step
+        if self.privacy is not None:
+            attrs["privacy"] = self.privacy.value
         return attrs
 
     @classmethod
@@ -254,6 +272,7 @@ class Variable:
             flags,
             attrs.get("step", ""),
             dict(zip(dims, array.shape[1:], strict=True)),
+            privacy=next((kind for kind in Privacy if kind == attrs.get("privacy")), None),
         )
 
     def check(self, values: Values, where: str) -> Values:
@@ -301,7 +320,7 @@ class Variable:
         words = values.astype(object)
         for word in words.flat:
             # A lone surrogate cannot be stored. It occurs in file names in another encoding.
-            if not isinstance(word, str) or word != printable(word):
+            if not isinstance(word, str) or word != encodable(word):
                 raise VariableError(
                     repr(word), expected="valid Unicode text", where=f"{self.path} of {where}"
                 )

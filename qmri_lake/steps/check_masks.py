@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 
 from qmri_lake.execution.step import step
+from qmri_lake.schema.privacy import Privacy
 from qmri_lake.schema.variable import Variable
 from qmri_lake.segmentation.quality.checks import check_mask, side_from_anatomy
 
@@ -22,6 +23,7 @@ __all__ = ["check_masks"]
             "string",
             "Side of the knee, inferred from bones and cartilage: left or right",
             fill_meaning="not checked, or undecided",
+            privacy=Privacy.WORD,
         ),
         Variable(
             "dess",

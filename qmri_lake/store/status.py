@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmri_lake.core.array_api import Values
+from qmri_lake.schema.privacy import Privacy
 from qmri_lake.schema.variable import EXAM_CHUNK, Variable
 from qmri_lake.store.arrays import Node, compressors
 
@@ -87,6 +88,7 @@ STATUS_VARIABLES = (
         "string",
         "Reason why it failed, was skipped or flagged",
         fill_meaning="no message",
+        privacy=Privacy.TEXT,
     ),
 )
 

@@ -18,6 +18,7 @@ from qmri_lake.core.array_api import Values
 from qmri_lake.errors import NotALakeError, NotFoundError, Reason, printable
 from qmri_lake.schema.exam_index import KEYS, exam_key
 from qmri_lake.schema.groups import GROUPS
+from qmri_lake.schema.privacy import Privacy
 from qmri_lake.schema.variable import EXAM_CHUNK, Variable, with_variant
 from qmri_lake.store.arrays import Node, create_array, create_coordinate, create_root, open_root
 from qmri_lake.store.columns import Column
@@ -49,6 +50,41 @@ OWN_AXIS = tuple(group.name for group in GROUPS if group.axis != "exam")
 """Groups whose first axis is not the exam axis."""
 
 
+KEY_VARIABLES = (
+    Variable(
+        "",
+        "exam",
+        (),
+        "string",
+        "Exam key: {patient:07d}-{months:03d}m-{knee}",
+        fill_meaning="",
+        privacy=Privacy.EXAM,
+    ),
+    Variable(
+        "", "patient", (), "int64", "Patient number", fill_meaning="", privacy=Privacy.PATIENT
+    ),
+    Variable(
+        "",
+        "timepoint",
+        (),
+        "int16",
+        "Months after enrolment, nominal",
+        fill_meaning="",
+        privacy=Privacy.INTERVAL,
+    ),
+    Variable(
+        "",
+        "knee",
+        (),
+        "string",
+        "Side of the knee: left or right",
+        fill_meaning="",
+        privacy=Privacy.WORD,
+    ),
+)
+"""Declarations of the exam key and its parts, which the root group contains."""
+
+
 def initialise(session: icechunk.Session, version: str, profile: str | None) -> None:
     """Write the root group of a new lake: format, and an `exam` axis of length 0."""
     root = create_root(
@@ -59,15 +95,8 @@ def initialise(session: icechunk.Session, version: str, profile: str | None) -> 
             "qmri_lake": {"format": FORMAT, "version": version, "profile": profile or ""},
         },
     )
-    columns = {"exam": "string", "patient": "int64", "timepoint": "int16", "knee": "string"}
-    prose = {
-        "exam": "Exam key: {patient:07d}-{months:03d}m-{knee}",
-        "patient": "Patient number",
-        "timepoint": "Months after enrolment, nominal",
-        "knee": "Side of the knee: left or right",
-    }
-    for name, dtype in columns.items():
-        create_array(root, Variable("", name, (), dtype, prose[name], fill_meaning=""), name, 0, {})
+    for variable in KEY_VARIABLES:
+        create_array(root, variable, variable.name, 0, {})
 
 
 def check_format(root: Node | None, url: str) -> Node:
