@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -32,6 +33,14 @@ def derive(
     cohort: CohortOption = None,
     require: RequireOption = None,
     cluster: ClusterOption = None,
+    pseudonymise: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="KEYFILE",
+            help="Give patients new numbers, shift dates, and remove UIDs and free texts. The file "
+            "of the new numbers is created or extended; keep it secret.",
+        ),
+    ] = None,
     ref: RefOption = None,
 ) -> None:
     """Make a new lake from selected exams and products of a lake, for example for one study.
@@ -50,7 +59,9 @@ def derive(
     chosen = source.resolve(choose_exams(source, cohort)).require(*(require or []))
     console.print(str(chosen))
     with run_bar() as bar:
-        derived = source.derive(out, chosen, product, cluster=cluster, listeners=[bar])
+        derived = source.derive(
+            out, chosen, product, pseudonymise=pseudonymise, cluster=cluster, listeners=[bar]
+        )
     console.print(f"{derived.url}: derived from {derived.origin}")
     if is_local(out):
         console.print(f"catalog: {write_catalog(derived)}")

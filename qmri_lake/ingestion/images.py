@@ -260,7 +260,7 @@ def _check_target(lake: Lake, profile: str | None) -> None:
         )
     if lake.origin is not None:
         raise RunError(
-            f"the lake was derived from {lake.origin.lake}",
+            f"the lake was derived from {lake.origin.lake or 'another one'}",
             expected="a lake of deliveries",
             where=lake.url,
             todo="Ingest into the source lake, and derive another lake.",

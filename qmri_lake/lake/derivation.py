@@ -3,47 +3,53 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import icechunk
 import numpy as np
+import pandas as pd
 
 from qmri_lake.core.disk_full import disk_full
-from qmri_lake.core.text import counted, did_you_mean
+from qmri_lake.core.text import counted
 from qmri_lake.core.version import __version__
-from qmri_lake.errors import InputError, NotFoundError, Reason, RunError
+from qmri_lake.errors import InputError, Reason, RunError
 from qmri_lake.execution.run import TaskResult, execute
+from qmri_lake.execution.step import load_steps
 from qmri_lake.lake.cohort import Cohort
+from qmri_lake.lake.copy_rules import CopyRules
+from qmri_lake.lake.deidentification import Deidentification
+from qmri_lake.lake.derived_products import (
+    STEP,
+    check_products,
+    product_arrays,
+    product_steps,
+    status_of,
+)
 from qmri_lake.lake.history import list_commits
 from qmri_lake.lake.lineage import Origin, origin_of, origin_record
+from qmri_lake.lake.pseudonyms import draw_pseudonyms
 from qmri_lake.lake.reading import visits_of
 from qmri_lake.schema.exam_index import KEYS
-from qmri_lake.schema.variable import Variable, with_variant
+from qmri_lake.schema.variable import Variable
 from qmri_lake.store.arrays import Node, create_array, open_root
-from qmri_lake.store.repository import commit, translated_errors
+from qmri_lake.store.repository import commit, resolve, translated_errors
 from qmri_lake.store.runs import read_runs, write_run
-from qmri_lake.store.snapshot import Snapshot, open_snapshot
+from qmri_lake.store.snapshot import DEIDENTIFICATION, Snapshot, open_snapshot
 from qmri_lake.store.status import (
     INPUT_RUNS,
     declare_input_runs,
     declare_status,
     read_messages,
     read_status,
-    status_steps,
 )
 from qmri_lake.store.transaction import OWN_AXIS, append_exams, exam_count
 
 __all__ = ["STEP", "derive_lake"]
 
 T = TypeVar("T", bound=Snapshot)
-
-STEP = "derive"
-"""Name of the run that copies, and of its status."""
-
-GEOMETRY_ARRAYS = ("affine", "extent", "echo_time")
-"""Small arrays that are needed to read any other array of their group."""
 
 
 def derive_lake(
@@ -52,15 +58,17 @@ def derive_lake(
     cohort: Cohort,
     products: Sequence[str],
     *,
+    url: str,
+    pseudonymise: str | os.PathLike[str] | None,
     cluster: object,
     **options: Any,
 ) -> T:
     """Derive a lake; see `Lake.derive`.
 
-    `create` opens or creates the new lake. It is called after the arguments have been checked.
-    `options` are passed to `qmri_lake.execution.run.execute`.
+    `create` opens or creates the new lake at `url`. It is called after the arguments have been
+    checked. `options` are passed to `qmri_lake.execution.run.execute`.
     """
-    names = _names(lake, products)
+    names = check_products(lake, products)
     if not len(cohort):
         raise InputError(
             "empty cohort",
@@ -69,73 +77,55 @@ def derive_lake(
             todo="cohort.flow() shows which condition excluded the exams.",
             reason=Reason.ABSENT_EXAM,
         )
+    rules = _rules(lake, cohort, pseudonymise, url)
+    cohort = rules.order(cohort)
+    if rules.record is not None and not rules.arrays(product_arrays(lake, names), names):
+        raise InputError(
+            "products that a pseudonymised lake does not contain",
+            expected="images, masks, maps or declared columns",
+            where=STEP,
+            todo="Name own columns one by one: clinical/COLUMN.",
+        )
     study = create()
     with study.writing():  # meanwhile, another process may have begun the derivation
         origin = origin_of(study.root)
-        source, exams = _source_at_start(study, origin, lake, cohort, names)
-        copied = _arrays(source, names)
+        source, exams = _source_at_start(study, origin, lake, cohort, names, rules)
+        rules = _rules(source, cohort, pseudonymise, url)
+        exams = rules.order(exams)
+        copied = rules.arrays(product_arrays(source, names), names)
         if origin is None:
-            _begin(study, lake, cohort, names, copied)
+            _begin(study, lake, cohort, names, copied, rules)
         elif origin.finished:
-            _refuse_changed(study, lake, cohort, names)
+            _refuse_changed(study, lake, cohort, names, rules)
             return study
-        _copy(study, source, exams, copied, cluster=cluster, **options)
-        _finish(study, source, exams, copied)
+        _copy(study, source, exams, copied, rules, cluster=cluster, **options)
+        _finish(study, source, exams, copied, rules)
     return study
 
 
-def _names(lake: Snapshot, products: Sequence[str]) -> tuple[str, ...]:
-    """Return the products without repetitions; raise an error for unknown ones."""
-    if isinstance(products, str):
-        products = (products,)
-    known = [*lake.groups(), *sorted(lake.variables())]
-    for name in products:
-        if name not in known:
-            raise NotFoundError(
-                f"no product {name!r}",
-                expected=f"a group, one of {', '.join(lake.groups())}, or a variable such as "
-                "sphere/map",
-                where=STEP,
-                todo=did_you_mean(name, known),
-            )
-    if not products:
-        raise InputError(
-            "no product", expected="groups or variables, such as sphere/map", where=STEP
-        )
-    return tuple(dict.fromkeys(products))
-
-
-def _arrays(lake: Snapshot, names: Sequence[str]) -> dict[str, Variable]:
-    """Return the arrays of the products, by path.
-
-    If a step wrote a product, all arrays that it wrote in the same group are included, because the
-    status of the step applies to all of them.
-    """
-    stored = lake.variables()
-    # Outcomes and matched sets of a study are always copied.
-    chosen = {path: v for path, v in stored.items() if v.step == STEP}
-    for name in names:
-        if name in stored:
-            step = _status_of(name, stored[name])
-            same = {
-                p: v
-                for p, v in stored.items()
-                if v.group == stored[name].group and _status_of(p, v) == step
-            }
-        else:
-            same = {path: v for path, v in stored.items() if v.group == name}
-        chosen |= same
-        group = name.partition("/")[0]
-        chosen |= {p: stored[p] for n in GEOMETRY_ARRAYS if (p := f"{group}/{n}") in stored}
-    return chosen
-
-
-def _status_of(path: str, variable: Variable) -> str:
-    return with_variant(variable.step, path.partition("__")[2])
+def _rules(
+    lake: Snapshot, cohort: Cohort, key_file: str | os.PathLike[str] | None, url: str
+) -> CopyRules:
+    """Return what to copy; draw the pseudonyms that the key file does not have."""
+    if key_file is None:
+        return CopyRules()
+    load_steps()  # the declarations of all installed steps
+    taken = lake.patients.tolist()
+    for group in OWN_AXIS:
+        if f"{group}/patient" in lake.root:
+            taken += lake.root[f"{group}/patient"][...].tolist()
+    patients = cohort.exams["patient"].tolist()
+    drawn = draw_pseudonyms(key_file, patients, taken, (lake.location, resolve(url)))
+    return Deidentification.of(lake, drawn)
 
 
 def _source_at_start(
-    target: Snapshot, origin: Origin | None, lake: Snapshot, cohort: Cohort, names: Sequence[str]
+    target: Snapshot,
+    origin: Origin | None,
+    lake: Snapshot,
+    cohort: Cohort,
+    names: Sequence[str],
+    rules: CopyRules,
 ) -> tuple[Snapshot, Cohort]:
     """Return the source and the cohort, both at the snapshot from which `target` was begun."""
     if origin is None and not len(target):
@@ -147,9 +137,11 @@ def _source_at_start(
                 todo="Select the cohort from this lake: its flow is stored as lineage.",
             )
         return lake, cohort  # the target is new, or was interrupted before its first commit
-    wanted = cohort.exams["exam"].tolist()
+    wanted = rules.keys(cohort.exams)["exam"].tolist()
     if origin is None:
         found = "a lake that was not derived"
+    elif (target.deidentification is None) != ((rules.record or lake.deidentification) is None):
+        found = f"a lake derived with{'' if target.deidentification else 'out'} new patient numbers"
     elif origin.products != tuple(names):
         found = f"a lake derived with other products: {', '.join(origin.products)}"
     elif target.exams["exam"].tolist() != wanted:
@@ -162,7 +154,9 @@ def _source_at_start(
         found = f"a lake derived from another lake or a later snapshot: {origin}"
     else:
         source = open_snapshot(lake.location, origin.snapshot)
-        return source, Cohort.everything(source).of_exams(wanted, "begun with")
+        return source, Cohort.everything(source).of_exams(
+            cohort.exams["exam"].tolist(), "begun with"
+        )
     raise RunError(
         found,
         expected="an empty folder, or the same exams and products to resume",
@@ -183,10 +177,13 @@ def _other_columns(target: Snapshot, origin: Origin, cohort: Cohort) -> list[str
     return sorted(other)
 
 
-def _refuse_changed(target: Snapshot, lake: Snapshot, cohort: Cohort, names: Sequence[str]) -> None:
+def _refuse_changed(
+    target: Snapshot, lake: Snapshot, cohort: Cohort, names: Sequence[str], rules: CopyRules
+) -> None:
     """Raise an error if the source has newer products than the finished study."""
-    for step in _steps(lake, _arrays(lake, names)):
-        ours, theirs = (read_status(one.root, step, len(one)) for one in (target, lake))
+    for step in product_steps(lake, rules.arrays(product_arrays(lake, names), names)):
+        ours = read_status(target.root, rules.step(step), len(target))
+        theirs = read_status(lake.root, step, len(lake))
         rows = cohort.rows
         if not (
             np.array_equal(ours.run, theirs.run[rows])
@@ -206,13 +203,17 @@ def _begin(
     cohort: Cohort,
     names: Sequence[str],
     copied: Mapping[str, Variable],
+    rules: CopyRules,
 ) -> None:
     """Commit the exams, empty volumes and maps, all small arrays, and the records of their runs."""
     source = lake.root
     runs = read_runs(source)
-    states = [read_status(source, step, len(lake)) for step in _steps(lake, copied)]
+    states = [read_status(source, step, len(lake)) for step in product_steps(lake, copied)]
     made_by = {int(n) for status in states for n in np.unique(status.run[cohort.rows])}
-    record = origin_record(lake, cohort, names)
+    plain = origin_record(lake, cohort, names)
+    record = rules.lineage(plain)
+    keys = rules.keys(cohort.exams)
+    deidentification = rules.record or lake.deidentification
 
     def begin(session: icechunk.Session) -> None:
         if exam_count(open_root(session.store)):  # another process has committed first
@@ -222,43 +223,53 @@ def _begin(
                 where=target.url,
                 todo="Wait until it ends, or derive into another folder.",
             )
-        append_exams(session, cohort.exams[list(KEYS)])
+        append_exams(session, keys[list(KEYS)])
         root = open_root(session.store, "r+")
         about = dict(source.attrs["qmri_lake"])
         root.attrs["qmri_lake"] = {
             **root.attrs["qmri_lake"],
-            "profile": about["profile"],
+            "profile": rules.profile(about["profile"]),
             "origin": record,
         }
+        if deidentification is not None:
+            root.attrs[DEIDENTIFICATION] = deidentification
         for group in dict.fromkeys(variable.group for variable in copied.values()):
-            _copy_group(source, root, group, copied, cohort)
+            _copy_group(source, root, group, copied, cohort, rules)
         _add_columns(root, cohort)
         # Runs keep their numbers, because states refer to them and the detection of stale results
         # depends on them.
         for number in sorted(made_by & set(runs)):
-            write_run(root, number, runs[number])
+            write_run(root, number, rules.run(runs[number]))
         declare_status(root, STEP, len(cohort))
 
-    message = f"Derive {counted(len(cohort), 'exam')} from {record['lake']} at {lake.snapshot[:8]}"
+    message = rules.begin_message(cohort, lake, plain["lake"])
     with translated_errors(target.url):
         commit(target.repo, begin, message, {"step": STEP})
     target.refresh()
 
 
 def _copy_group(
-    source: Node, root: Node, group: str, copied: Mapping[str, Variable], cohort: Cohort
+    source: Node,
+    root: Node,
+    group: str,
+    copied: Mapping[str, Variable],
+    cohort: Cohort,
+    rules: CopyRules,
 ) -> None:
     """Create the arrays of a group as in the source, and copy all values but volumes and maps."""
     made = root.require_group(group)
-    made.attrs.update(dict(source[group].attrs))
-    rows = cohort.rows
+    made.attrs.update(rules.group_attributes(group, dict(source[group].attrs)))
+    rows, patients = cohort.rows, cohort.exams["patient"].to_numpy()
     if group in OWN_AXIS:
-        rows = visits_of(source[f"{group}/patient"][...], cohort.exams["patient"].to_numpy())
+        keys = pd.DataFrame({name: source[f"{group}/{name}"][...] for name in KEYS})
+        rows = rules.visits(keys, visits_of(keys["patient"].to_numpy(), patients))
+        patients = keys["patient"].to_numpy()[rows]
     for name, array in source[group].arrays():
         path = f"{group}/{name}"
         other_axis = array.metadata.dimension_names[0] not in ("exam", "visit")
-        if path not in copied and not other_axis:
+        if not (rules.has_coordinate(group, array, name) if other_axis else path in copied):
             continue
+        attributes = dict(array.attrs)
         length = array.shape[:1] if other_axis else (len(rows),)
         copy = made.create_array(
             name,
@@ -271,12 +282,14 @@ def _copy_group(
             serializer=array.serializer,
             compressors=array.compressors,
             dimension_names=array.metadata.dimension_names,
-            attributes=dict(array.attrs),
+            attributes=rules.coordinate_attributes(group, name, attributes)
+            if other_axis
+            else rules.attributes(copied[path], name, attributes),
         )
         if other_axis:
             copy[...] = array[...]
         elif not copied[path].bulk:
-            copy[...] = array[...][rows]
+            copy[...] = rules.values(copied[path], array[...][rows], patients)
 
 
 def _add_columns(root: Node, cohort: Cohort) -> None:
@@ -302,6 +315,7 @@ class _CopyTask:
     row: int
     exam: str
     source_row: int
+    source_exam: str
     paths: tuple[str, ...]
     """Paths of the volumes and maps that the exam has."""
     steps: tuple[str, ...] = (STEP,)
@@ -318,7 +332,8 @@ class _CopyExam:
     def __call__(self, fork: icechunk.ForkSession, task: _CopyTask) -> TaskResult:
         """Copy an exam's volumes and maps as whole shards."""
         source, root = _opened(self.location, self.snapshot), open_root(fork.store, "r+")
-        if not source["exam"][task.source_row] == task.exam == root["exam"][task.row]:
+        old, new = source["exam"][task.source_row], root["exam"][task.row]
+        if old != task.source_exam or new != task.exam:
             raise RunError(
                 f"the rows of {task.exam} do not match",
                 expected="exams in the order in which the derivation began",
@@ -357,6 +372,7 @@ def _copy(
     lake: Snapshot,
     cohort: Cohort,
     copied: Mapping[str, Variable],
+    rules: CopyRules,
     *,
     cluster: object,
     **options: Any,
@@ -365,16 +381,21 @@ def _copy(
     from qmri_lake.execution.cluster import running
 
     has = {
-        path: read_status(lake.root, _status_of(path, variable), len(lake)).usable
+        path: read_status(lake.root, status_of(path, variable), len(lake)).usable
         for path, variable in copied.items()
         if variable.bulk
     }
     done = read_status(target.root, STEP, len(target)).usable
+    names = zip(rules.keys(cohort.exams)["exam"], cohort.exams["exam"], cohort.rows, strict=True)
     tasks = [
         _CopyTask(
-            row, str(exam), int(at), tuple(path for path, available in has.items() if available[at])
+            row,
+            str(exam),
+            int(at),
+            str(source_exam),
+            tuple(path for path, available in has.items() if available[at]),
         )
-        for row, (exam, at) in enumerate(zip(cohort.exams["exam"], cohort.rows, strict=True))
+        for row, (exam, source_exam, at) in enumerate(names)
         if not done[row]
     ]
     if tasks:
@@ -402,34 +423,28 @@ def _copy(
 
 
 def _finish(
-    target: Snapshot, lake: Snapshot, cohort: Cohort, copied: Mapping[str, Variable]
+    target: Snapshot,
+    lake: Snapshot,
+    cohort: Cohort,
+    copied: Mapping[str, Variable],
+    rules: CopyRules,
 ) -> None:
     """Commit the states, so that the products become available for all exams at once."""
 
     def finish(session: icechunk.Session) -> None:
         root = open_root(session.store, "r+")
-        for step in _steps(lake, copied):
-            group = declare_status(root, step, len(cohort))
+        for step in product_steps(lake, copied):
+            group = declare_status(root, rules.step(step), len(cohort))
             source = lake.root[f"status/{step}"]
             for name in ("state", "run", "message"):
-                group[name][...] = source[name][...][cohort.rows]
+                values = source[name][...][cohort.rows]
+                group[name][...] = rules.messages(values) if name == "message" else values
             for needed in source[INPUT_RUNS].array_keys() if INPUT_RUNS in source else ():
                 runs = source[f"{INPUT_RUNS}/{needed}"][...][cohort.rows]
-                declare_input_runs(group, needed, len(cohort))[...] = runs
+                declare_input_runs(group, rules.step(needed), len(cohort))[...] = runs
         about = dict(root.attrs["qmri_lake"])
         root.attrs["qmri_lake"] = {**about, "origin": {**about["origin"], "finished": True}}
 
     with translated_errors(target.url):
         commit(target.repo, finish, f"Derived {counted(len(cohort), 'exam')}", {"step": STEP})
     target.refresh()
-
-
-def _steps(lake: Snapshot, copied: Mapping[str, Variable]) -> list[str]:
-    """Return the steps whose products are copied. Geometry arrays alone are not a product."""
-    steps = {
-        _status_of(path, variable)
-        for path, variable in copied.items()
-        if variable.name not in GEOMETRY_ARRAYS and variable.group not in OWN_AXIS
-    }
-    steps.discard(STEP)  # this is the status of the copy itself
-    return sorted(steps & set(status_steps(lake.root)))

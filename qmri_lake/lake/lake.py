@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -275,6 +276,7 @@ class Lake(MaintainedLake):
         cohort: Exams,
         products: Sequence[str],
         *,
+        pseudonymise: str | os.PathLike[str] | None = None,
         cluster: object = None,
         commit_every: int = 32,
         commit_seconds: float = 30.0,
@@ -299,6 +301,11 @@ class Lake(MaintainedLake):
             ``"msme/t2__epg"``. If a variable is selected, every variable written by the same step
             is also copied, and the affine, extent and echo times of the group. From the group
             ``visit``, all visits of the patients are copied.
+        pseudonymise : path, optional
+            Key file of the patients' new numbers, which is created or extended. The new lake then
+            has new patient numbers, exams sorted by them, shifted dates, and no UIDs, free texts,
+            paths or names; see `qmri_lake.lake.deidentification`. Keep the file secret: whoever has
+            it can identify the patients. The same file gives the same patient the same number.
         cluster, commit_every, commit_seconds, listeners
             As in `run`. One task copies one exam.
 
@@ -315,7 +322,8 @@ class Lake(MaintainedLake):
             If there is no exam or no product.
         RunError
             If `url` contains another lake or a lake derived with other arguments; or if chunks of
-            some exams cannot be read. In the latter case, all other exams are copied first.
+            some exams cannot be read. In the latter case, all other exams are copied first. Or if
+            others may read the key file, or if it is inside a lake.
         """
         from qmri_lake.lake.derivation import derive_lake
 
@@ -328,6 +336,8 @@ class Lake(MaintainedLake):
             create,
             self.resolve(cohort),
             products,
+            url=str(url),
+            pseudonymise=pseudonymise,
             cluster=cluster,
             commit_every=commit_every,
             commit_seconds=commit_seconds,

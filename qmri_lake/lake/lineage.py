@@ -27,7 +27,7 @@ class Origin:
     Attributes
     ----------
     lake : str
-        Name of the source, without its folder.
+        Name of the source, without its folder; empty in a pseudonymised lake.
     snapshot : str
         Snapshot of the source. Open it with ``open_lake(source, ref=snapshot)``.
     products : tuple of str
@@ -55,7 +55,8 @@ class Origin:
     before: Origin | None = None
 
     def __str__(self) -> str:
-        text = f"{self.lake} at {self.snapshot[:8]}: {', '.join(self.products)}"
+        name = self.lake or "a lake that is not named"
+        text = f"{name} at {self.snapshot[:8]}: {', '.join(self.products)}"
         text += "" if self.finished else "; not finished, derive again to resume"
         return f"{text}; derived from {self.before}" if self.before else text
 

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from qmri_lake.core.array_api import Values
+from qmri_lake.core.json_types import JsonObject
 from qmri_lake.errors import LakeLockedError
 from qmri_lake.schema.exam_index import KEYS
 from qmri_lake.schema.groups import GROUPS
@@ -31,7 +32,10 @@ from qmri_lake.store.repository import (
 )
 from qmri_lake.store.transaction import check_format
 
-__all__ = ["Mode", "Snapshot", "open_snapshot"]
+__all__ = ["DEIDENTIFICATION", "Mode", "Snapshot", "open_snapshot"]
+
+DEIDENTIFICATION = "deidentification"
+"""Attribute of the root group: how identifiers were removed."""
 
 Mode = Literal["r", "r+"]
 
@@ -117,6 +121,12 @@ class Snapshot:
     def storage_format(self) -> int:
         """Icechunk's storage format of the lake: 1, or 2 since Icechunk 2."""
         return storage_format(self.repo)
+
+    @property
+    def deidentification(self) -> JsonObject | None:
+        """Record of the removal of identifiers; None if the lake was not pseudonymised."""
+        record: JsonObject | None = self.root.attrs.get(DEIDENTIFICATION)
+        return record
 
     def groups(self) -> list[str]:
         """Return the names of the groups in the lake, in the order of `qmri_lake.schema.groups`."""

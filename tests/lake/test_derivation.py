@@ -284,12 +284,12 @@ def test_derive__checks_the_key_of_each_row(lake: ql.Lake, tmp_path: Path) -> No
     fork = target.repo.writable_session("main").fork()
     exam = str(lake.exams["exam"][2])
     with pytest.raises(RunError, match=f"the rows of {exam} do not match"):
-        work(fork, derive._CopyTask(1, exam, 2, ("msme/t2",)))
+        work(fork, derive._CopyTask(1, exam, 2, exam, ("msme/t2",)))
     with pytest.raises(RunError, match="do not match"):
-        work(fork, derive._CopyTask(2, exam, 1, ("msme/t2",)))
+        work(fork, derive._CopyTask(2, exam, 1, exam, ("msme/t2",)))
     gone = derive._CopyExam(str(tmp_path / "gone.lake"), lake.snapshot)
     with pytest.raises(RunError, match="the source cannot be opened"):
-        gone(fork, derive._CopyTask(2, exam, 2, ("msme/t2",)))
+        gone(fork, derive._CopyTask(2, exam, 2, exam, ("msme/t2",)))
 
 
 def test_derive__a_cohort_of_another_snapshot_is_refused(tmp_path: Path) -> None:
