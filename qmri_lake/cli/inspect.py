@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -14,9 +14,7 @@ from qmri_lake.cli._options import (
     RequireOption,
     choose_exams,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
+from qmri_lake.cli._results import print_table
 
 __all__ = ["cohort", "failures", "info"]
 
@@ -40,12 +38,14 @@ def info(
     console.print(f"{opened.url}{at}: {size}", style="bold")
     if opened.origin is not None:
         console.print(f"  derived from {opened.origin}", style="dim")
+    if opened.deidentification is not None:
+        console.print("  pseudonymised: new patient numbers, shifted dates", style="dim")
     console.print(f"  {storage(opened)}", style="dim")
     for group, shape in array_sizes(opened).items():
         console.print(f"  {group:<6} {shape}", style="dim")
     if len(opened):
         visits = exams_by_visit(opened.exams).rename_axis(index="months")
-        _print_table(visits.reset_index(), "Exams by timepoint and knee")
+        print_table(visits.reset_index(), "Exams by timepoint and knee")
     status = opened.status()
     if len(status):
         rows = opened.cohort().rows
@@ -53,11 +53,11 @@ def info(
             count_imported(opened.root, str(step), rows, len(opened)) for step in status.index
         ]
         shown = status.loc[:, (status != 0).any()]
-        _print_table(shown.rename_axis(index="step").reset_index(), "Steps")
+        print_table(shown.rename_axis(index="step").reset_index(), "Steps")
     history = opened.history(commits)
     when = [ago(row["time"].to_pydatetime()) for row in history.to_dict("records")]
     history = history.assign(time=when, snapshot=history["snapshot"].str[:8])
-    _print_table(history, "Last commits")
+    print_table(history, "Last commits")
 
 
 def cohort(
@@ -92,12 +92,12 @@ def cohort(
     opened = open_lake(lake, ref=ref, mode="r")
     chosen = opened.resolve(choose_exams(opened, query)).require(*(require or []))
     size = f"{counted(len(chosen), 'exam')} of {counted(chosen.patients, 'patient')}"
-    _print_table(chosen.flow(), size)
+    print_table(chosen.flow(), size)
     if csv is not None:
         chosen.table().to_csv(csv, index=False)
         console.print(f"wrote {csv}")
     elif len(chosen):
-        _print_table(chosen.exams.head(10), "First exams")
+        print_table(chosen.exams.head(10), "First exams")
 
 
 def failures(
@@ -114,24 +114,5 @@ def failures(
         console.print("no failures")
         return 0
     exams, steps = (counted(table[name].nunique(), name) for name in ("exam", "step"))
-    _print_table(table, f"{exams} in {steps}")
+    print_table(table, f"{exams} in {steps}")
     return int((table["state"] == "failed").any())
-
-
-def _print_table(frame: pd.DataFrame, title: str) -> None:
-    """Print a DataFrame under a title; numbers are right-aligned, text is left-aligned."""
-    import pandas as pd
-    from rich import box
-    from rich.table import Table
-
-    from qmri_lake.cli._progress import console
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for name in frame.columns:
-        is_number = pd.api.types.is_numeric_dtype(frame[name])
-        table.add_column(str(name), justify="right" if is_number else "left", overflow="fold")
-    for row in frame.itertuples(index=False):
-        table.add_row(*map(str, row))
-    console.print()
-    console.print(title, style="bold")
-    console.print(table)

@@ -65,15 +65,40 @@ def doctor(
             help="Restore an earlier commit, if the newest one is damaged.",
         ),
     ] = None,
+    privacy: Annotated[
+        bool,
+        typer.Option(
+            "--privacy", help="List where patients could be identified, and change nothing."
+        ),
+    ] = False,
+    models: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="With --privacy: folder of models (repeatable)."),
+    ] = None,
+    catalog: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="With --privacy: catalog of a lake (repeatable)."),
+    ] = None,
 ) -> int:
     """Find interrupted runs and failed exams, and orphaned chunks or locks of killed runs.
 
     Committed data are never changed. --restore adds a commit with the content of an earlier one and
-    removes nothing.
+    removes nothing. --privacy lists the places of patient numbers, dates, UIDs, paths, host names
+    and free texts, and never the values.
     """
     from qmri_lake.cli._progress import console
+    from qmri_lake.cli._results import print_table
     from qmri_lake.lake.lake import open_lake
 
+    if privacy:
+        if repair or restore:
+            raise typer.BadParameter("--privacy changes nothing: omit --repair and --restore")
+        opened = open_lake(lake, mode="r")
+        found = opened.identifiers(models=models or (), catalogs=catalog or ())
+        print_table(found, "Identifiers" if len(found) else "no identifiers")
+        return 0
+    if models or catalog:
+        raise typer.BadParameter("--models and --catalog need --privacy")
     if restore is not None:
         from qmri_lake.store.recovery import restore_commit
 

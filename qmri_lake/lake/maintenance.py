@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Self
 
@@ -128,3 +130,36 @@ class MaintainedLake(Snapshot):
         from qmri_lake.lake.doctor import diagnose
 
         return diagnose(self, repair=repair, older_than=older_than)
+
+    def identifiers(
+        self,
+        *,
+        models: Sequence[str | os.PathLike[str]] = (),
+        catalogs: Sequence[str | os.PathLike[str]] = (),
+    ) -> pd.DataFrame:
+        """List where this lake stores what can identify a patient, without the values themselves.
+
+        Arrays are listed by the declared privacy kind of their variable. Texts (messages, records
+        of runs, lineage, attributes, commits) are searched for patient numbers of the lake, exam
+        keys, UIDs, dates, paths and the name of this host.
+
+        Parameters
+        ----------
+        models : sequence of path
+            Folders of models, whose text files are searched too: cards, splits, logs.
+        catalogs : sequence of path
+            Catalogs of lakes, which may contain paths.
+
+        Returns
+        -------
+        DataFrame
+            Columns place, kind, count and "needed for".
+
+        Raises
+        ------
+        NotFoundError
+            If there is no such folder or file.
+        """
+        from qmri_lake.lake.identifiers import find_identifiers
+
+        return find_identifiers(self, models, catalogs)
