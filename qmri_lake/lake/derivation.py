@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import icechunk
 import numpy as np
 import pandas as pd
 
-from qmri_lake.core.disk_full import disk_full
 from qmri_lake.core.text import counted
 from qmri_lake.core.version import __version__
 from qmri_lake.errors import InputError, Reason, RunError
-from qmri_lake.execution.run import TaskResult, execute
+from qmri_lake.execution.run import execute
 from qmri_lake.execution.step import load_steps
 from qmri_lake.lake.cohort import Cohort
 from qmri_lake.lake.copy_rules import CopyRules
@@ -28,6 +25,7 @@ from qmri_lake.lake.derived_products import (
     product_steps,
     status_of,
 )
+from qmri_lake.lake.exam_copy import CopyExam, CopyTask
 from qmri_lake.lake.history import list_commits
 from qmri_lake.lake.lineage import Origin, origin_of, origin_record
 from qmri_lake.lake.pseudonyms import draw_pseudonyms
@@ -310,63 +308,6 @@ def _add_columns(root: Node, cohort: Cohort) -> None:
         group[name][...] = column.values
 
 
-@dataclass(frozen=True, slots=True)
-class _CopyTask:
-    row: int
-    exam: str
-    source_row: int
-    source_exam: str
-    paths: tuple[str, ...]
-    """Paths of the volumes and maps that the exam has."""
-    steps: tuple[str, ...] = (STEP,)
-    replaced: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _CopyExam:
-    """Function that copies one exam on a worker."""
-
-    location: str
-    snapshot: str
-
-    def __call__(self, fork: icechunk.ForkSession, task: _CopyTask) -> TaskResult:
-        """Copy an exam's volumes and maps as whole shards."""
-        source, root = _opened(self.location, self.snapshot), open_root(fork.store, "r+")
-        old, new = source["exam"][task.source_row], root["exam"][task.row]
-        if old != task.source_exam or new != task.exam:
-            raise RunError(
-                f"the rows of {task.exam} do not match",
-                expected="exams in the order in which the derivation began",
-                where=STEP,
-                todo="Derive into another folder.",
-            )
-        path = ""
-        try:
-            for path in task.paths:
-                root[path][task.row] = source[path][task.source_row]
-        except Exception as error:  # a missing or damaged chunk must not stop the other exams
-            full = disk_full(error, task.exam)
-            if full is not None:
-                raise full from error
-            # The message omits the text of the error, which would reveal the folder of the source.
-            message = f"unreadable chunk of {path} ({type(error).__name__})"
-            return TaskResult(task.row, task.exam, {STEP: ("failed", message)})
-        return TaskResult(task.row, task.exam, {STEP: ("done", "")}, fork)
-
-
-@functools.lru_cache(maxsize=2)
-def _opened(location: str, snapshot: str) -> Node:
-    """Open the source, once in each worker."""
-    try:
-        return open_snapshot(location, snapshot).root
-    except Exception as error:  # end the run; otherwise, every exam would fail with this error
-        raise RunError(
-            f"the source cannot be opened: {type(error).__name__}",
-            expected=f"the lake at {snapshot}, accessible from each worker",
-            where=STEP,
-        ) from error
-
-
 def _copy(
     target: Snapshot,
     lake: Snapshot,
@@ -388,7 +329,7 @@ def _copy(
     done = read_status(target.root, STEP, len(target)).usable
     names = zip(rules.keys(cohort.exams)["exam"], cohort.exams["exam"], cohort.rows, strict=True)
     tasks = [
-        _CopyTask(
+        CopyTask(
             row,
             str(exam),
             int(at),
@@ -406,7 +347,7 @@ def _copy(
             "code": f"qmri_lake {__version__}",
             "snapshot": lake.snapshot,
         }
-        copy_exam = _CopyExam(lake.location, lake.snapshot)
+        copy_exam = CopyExam(lake.location, lake.snapshot)
         with running(cluster) as client:
             execute(target, STEP, record, None, copy_exam, tasks, cluster=client, **options)
     lost = np.flatnonzero(~read_status(target.root, STEP, len(target)).usable)

@@ -13,7 +13,7 @@ import qmri_lake as ql
 from qmri_lake.cli import main
 from qmri_lake.errors import InputError, NotFoundError, RunError, VariableError
 from qmri_lake.execution.run import Committed
-from qmri_lake.lake import derivation as derive
+from qmri_lake.lake.exam_copy import CopyExam, CopyTask
 from qmri_lake.schema.variable import with_variant
 from qmri_lake.steps.t2 import t2
 from qmri_lake.store.arrays import open_root
@@ -280,16 +280,16 @@ def test_derive__checks_the_key_of_each_row(lake: ql.Lake, tmp_path: Path) -> No
         lambda session: append_exams(session, lake.exams[["patient", "timepoint", "knee"]]),
         "Add exams",
     )
-    work = derive._CopyExam(lake.location, lake.snapshot)
+    work = CopyExam(lake.location, lake.snapshot)
     fork = target.repo.writable_session("main").fork()
     exam = str(lake.exams["exam"][2])
     with pytest.raises(RunError, match=f"the rows of {exam} do not match"):
-        work(fork, derive._CopyTask(1, exam, 2, exam, ("msme/t2",)))
+        work(fork, CopyTask(1, exam, 2, exam, ("msme/t2",)))
     with pytest.raises(RunError, match="do not match"):
-        work(fork, derive._CopyTask(2, exam, 1, exam, ("msme/t2",)))
-    gone = derive._CopyExam(str(tmp_path / "gone.lake"), lake.snapshot)
+        work(fork, CopyTask(2, exam, 1, exam, ("msme/t2",)))
+    gone = CopyExam(str(tmp_path / "gone.lake"), lake.snapshot)
     with pytest.raises(RunError, match="the source cannot be opened"):
-        gone(fork, derive._CopyTask(2, exam, 2, exam, ("msme/t2",)))
+        gone(fork, CopyTask(2, exam, 2, exam, ("msme/t2",)))
 
 
 def test_derive__a_cohort_of_another_snapshot_is_refused(tmp_path: Path) -> None:
