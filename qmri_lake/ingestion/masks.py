@@ -20,7 +20,15 @@ from numpy.typing import NDArray
 
 from qmri_lake.core.disk_full import disk_full
 from qmri_lake.core.text import counted
-from qmri_lake.errors import InputError, Problem, QmriLakeError, Reason, RunError, problem_table
+from qmri_lake.errors import (
+    InputError,
+    Problem,
+    QmriLakeError,
+    Reason,
+    RunError,
+    printable,
+    problem_table,
+)
 from qmri_lake.execution.cluster import running
 from qmri_lake.execution.exam_io import write_exam
 from qmri_lake.execution.run import Listener, TaskResult, execute
@@ -240,7 +248,7 @@ class _ImportPlan:
             self._files[exam] = where
             self._add(path, where, exam, row)
         except InputError as error:
-            self.problems.append(error.problem(error.where.replace(path, where), exam))
+            self.problems.append(error.problem(error.where.replace(printable(path), where), exam))
 
     def _add(self, path: str, where: str, exam: str, row: int | None) -> None:
         steps = tuple(s for s in self.variables if row is None or not self.usable[s][row])
@@ -348,7 +356,9 @@ def _import_file(fork: icechunk.ForkSession, task: _FileTask) -> TaskResult:
     try:
         mask = read_mask(task.file, task.source, like=task.grid, form=task.form)
     except InputError as error:
-        result.problems.append(error.problem(error.where.replace(task.file, task.where), task.exam))
+        result.problems.append(
+            error.problem(error.where.replace(printable(task.file), task.where), task.exam)
+        )
         return result
     for step in task.steps:
         name = task.variables[step]
