@@ -30,8 +30,8 @@ __all__ = ["Pseudonyms", "draw_pseudonyms"]
 FORMAT = 1
 """Version of the key file."""
 
-NUMBERS = (1_000_000, 9_999_999)
-"""Smallest and largest new number: 7 digits, as in the OAI."""
+NUMBERS = (1_000_000, 8_999_999)
+"""Smallest and largest new number: 7 digits, as in the OAI, whose own numbers begin with 9."""
 
 OFFSET_DAYS = (-3650, -30)
 """Smallest and largest offset [days] of the dates of a patient. [assumption]"""
