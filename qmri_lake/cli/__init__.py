@@ -101,6 +101,12 @@ def _run(words: list[str], *, debug: bool) -> int:
     except Exception as error:
         if debug:
             raise
+        if _is_damage(error):
+            _print_error(
+                f"error: the lake cannot be read ({_one_line(error).lstrip(' x')[:200]}). "
+                "`qmri-lake doctor LAKE` lists damaged files. Keep the folder."
+            )
+            return NOT_DONE
         _print_error(
             f"error: {type(error).__name__}: {_one_line(error)}. This is a bug in qmri_lake; "
             "--debug prints the traceback."
@@ -109,6 +115,12 @@ def _run(words: list[str], *, debug: bool) -> int:
     if code == STOPPED:  # typer also returns this code after Ctrl-C
         _print_error("stopped; committed results are safe. Resume: run the same command again")
     return int(code or FINISHED)
+
+
+def _is_damage(error: Exception) -> bool:
+    """Return whether an error is Icechunk's, or that of a checksum of a chunk."""
+    names = {kind.__name__ for kind in type(error).__mro__}  # Icechunk is slow to import
+    return "IcechunkError" in names or "computed checksum" in str(error)
 
 
 def _verbosity(word: str) -> int:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from qmri_lake.cli._exit import FINISHED, SOME_FAILED
 from qmri_lake.cli._options import LakeArgument, LakeOption
 
 __all__ = ["catalog", "doctor", "prune", "tag", "upgrade", "validate"]
@@ -44,10 +45,17 @@ def validate(
     from qmri_lake.cli._progress import console
     from qmri_lake.core.text import counted
     from qmri_lake.lake.lake import open_lake
+    from qmri_lake.store.file_checksums import unlisted_files
 
-    faults = open_lake(lake, mode="r").validate(deep=deep)
+    opened = open_lake(lake, mode="r")
+    faults = opened.validate(deep=deep)
     for fault in faults:
         console.print(str(fault))
+    if deep and (unlisted := unlisted_files(opened.location)):
+        console.print(
+            f"note: {counted(unlisted, 'file')} of Icechunk without a checksum, not checked; the "
+            "next writer adds the checksums"
+        )
     console.print(counted(len(faults), "fault") if faults else "no faults")
     return int(bool(faults))
 
@@ -61,8 +69,8 @@ def doctor(
         str | None,
         typer.Option(
             "--restore",
-            metavar="SNAPSHOT",
-            help="Restore an earlier commit, if the newest one is damaged.",
+            metavar="SNAPSHOT|newest",
+            help="Return to this sound commit, or to the newest one, if the lake is damaged.",
         ),
     ] = None,
     privacy: Annotated[
@@ -80,11 +88,11 @@ def doctor(
         typer.Option(metavar="FILE", help="With --privacy: catalog of a lake (repeatable)."),
     ] = None,
 ) -> int:
-    """Find interrupted runs and failed exams, and orphaned chunks or locks of killed runs.
+    """Find damaged files, interrupted runs, failed exams, and files of killed runs.
 
-    Committed data are never changed. --restore adds a commit with the content of an earlier one and
-    removes nothing. --privacy lists the places of patient numbers, dates, UIDs, paths, host names
-    and free texts, and never the values.
+    The exit code is 1 if a file is damaged. Committed data are never changed. --restore adds a
+    commit with the content of an earlier one and removes nothing. --privacy lists the places of
+    patient numbers, dates, UIDs, paths, host names and free texts, and never the values.
     """
     from qmri_lake.cli._progress import console
     from qmri_lake.cli._results import print_table
@@ -102,10 +110,11 @@ def doctor(
     if restore is not None:
         from qmri_lake.store.recovery import restore_commit
 
-        console.print(f"{lake}: {restore_commit(lake, restore)} has the content of {restore}")
+        restored = restore_commit(lake, restore)
+        console.print(f"{lake}: {restored} has the content of the commit {restore}")
     findings = open_lake(lake).doctor(repair=repair)
     console.print(str(findings))
-    return 0
+    return SOME_FAILED if findings.damaged else FINISHED
 
 
 def prune(

@@ -42,6 +42,7 @@ from qmri_lake.execution.task import (
 from qmri_lake.execution.task_queue import map_tasks
 from qmri_lake.schema.variable import with_variant
 from qmri_lake.store.arrays import open_root
+from qmri_lake.store.file_checksums import FileRecorder
 from qmri_lake.store.repository import BRANCH, commit, translated_errors
 from qmri_lake.store.runs import next_run
 from qmri_lake.store.status import State, declare_status
@@ -206,6 +207,7 @@ def execute(
         metadata = {"run": run, "step": name, "exams": event.exams}
         with translated_errors(lake.url):
             event = replace(event, snapshot=commit(repo, batch, message, metadata))
+        recorder.record_if_due()
         if batch.rewritten:
             base.renew()
         batch, last_commit = Transaction(), time.monotonic()  # before a listener can raise an error
@@ -213,7 +215,7 @@ def execute(
             listener(event)
         return event.snapshot
 
-    base = _Base(repo)
+    base, recorder = _Base(repo), FileRecorder(lake.location)
     try:
         with translated_errors(lake.url):
             for arrived in map_tasks(work, base, tasks, cluster=cluster, lost=lost_task, gpu=gpu):

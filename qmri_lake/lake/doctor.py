@@ -1,4 +1,4 @@
-"""Diagnosis of a lake: interrupted runs, failed exams and files left by killed writers.
+"""Diagnosis of a lake: damaged files, interrupted runs, failed exams and files of killed writers.
 
 Committed data needs no repair: readers see the last commit, even if a writer was killed. A killed
 run leaves pending exams, a record in ``writer.json``, and files that no snapshot refers to.
@@ -17,7 +17,9 @@ import numpy as np
 from qmri_lake.core.json_types import JsonMapping
 from qmri_lake.core.text import counted, format_bytes
 from qmri_lake.lake.status_table import count_states
+from qmri_lake.store.file_checksums import damaged_files, rewriting_files
 from qmri_lake.store.lock import is_locked, lock_owner
+from qmri_lake.store.recovery import advice, is_sound
 from qmri_lake.store.repository import first_line, partial_files
 from qmri_lake.store.runs import canonical, read_runs
 from qmri_lake.store.status import read_status, status_steps
@@ -76,6 +78,10 @@ class Diagnosis:
     failed: Mapping[str, int]
     """Number of failed exams by step."""
     orphans: Orphans
+    damaged: tuple[str, ...]
+    """Files of Icechunk that have changed since they were written, with the advice for each."""
+    advice: str
+    """The sound commits, if the newest commit needs a damaged file; else empty."""
     repaired: bool
     """Whether the `orphans` and the record of a writer that has ended were removed."""
 
@@ -89,6 +95,9 @@ class Diagnosis:
         return list(self._findings()) or ["nothing to do"]
 
     def _findings(self) -> Iterator[str]:
+        yield from self.damaged
+        if self.advice:
+            yield f"the newest commit needs damaged files. {self.advice}"
         for run in self.interrupted:
             name = f"run {run.run} ({run.step}, started {run.started})"
             if run.running:
@@ -128,22 +137,35 @@ def diagnose(
     lake.root  # noqa: B018  # an error lists the sound commits if the newest one is damaged
     writer, writing = lock_owner(lake.location), is_locked(lake.location)
     if repair:
-        with lake.writing():  # this removes the record of a writer that has ended
+        with (
+            lake.writing(),
+            rewriting_files(lake.location),
+        ):  # this removes the record of a writer that has ended
             orphans = _orphans(lake, older_than, remove=True)
     else:
         orphans = _orphans(lake, older_than, remove=False)
-    states = count_states(lake.root, np.arange(len(lake)), len(lake))
-    failed = {str(step): int(n) for step, n in states["failed"].items() if n}
+    damaged = tuple(damaged_files(lake.location))
+    todo = ""
+    if damaged and not is_sound(lake.repo, lake.snapshot, lake.location):
+        todo = advice(lake.repo, lake.location)
     return Diagnosis(
         url=lake.url,
         older_than=older_than,
         writer=writer,
         writing=writing,
-        interrupted=tuple(_interrupted(lake, writer if writing else None)),
-        failed=failed,
+        # The states may depend on the damaged files.
+        interrupted=() if todo else tuple(_interrupted(lake, writer if writing else None)),
+        failed={} if todo else _failed(lake),
         orphans=orphans,
+        damaged=damaged,
+        advice=todo,
         repaired=repair,
     )
+
+
+def _failed(lake: Snapshot) -> dict[str, int]:
+    states = count_states(lake.root, np.arange(len(lake)), len(lake))
+    return {str(step): int(n) for step, n in states["failed"].items() if n}
 
 
 def _interrupted(lake: Snapshot, writer: JsonMapping | None) -> Iterator[InterruptedRun]:

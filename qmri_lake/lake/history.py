@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+from datetime import datetime
 
 import icechunk
 import pandas as pd
 
 from qmri_lake.store.arrays import Node
+from qmri_lake.store.repository import first_line
 from qmri_lake.store.runs import read_runs
 
 __all__ = ["list_commits", "list_runs"]
@@ -21,12 +24,21 @@ def list_runs(root: Node) -> pd.DataFrame:
 
 
 def list_commits(repo: icechunk.Repository, snapshot: str, limit: int | None) -> pd.DataFrame:
-    """List commits up to a snapshot, newest first, with their id, time, message and tags."""
+    """List commits up to a snapshot, newest first, with their id, time, message and tags.
+
+    If an earlier commit is damaged, the last row says so, with the time of the commit after it.
+    """
     tags: dict[str, list[str]] = {}
     for name in sorted(repo.list_tags()):
-        tags.setdefault(repo.lookup_tag(name), []).append(name)
-    found = [
-        (info.id, info.written_at, info.message, ", ".join(tags.get(info.id, [])))
-        for info in itertools.islice(repo.ancestry(snapshot_id=snapshot), limit)
-    ]
+        with contextlib.suppress(icechunk.IcechunkError):  # the reference of this tag is damaged
+            tags.setdefault(repo.lookup_tag(name), []).append(name)
+    found: list[tuple[str, datetime, str, str]] = []
+    try:
+        for info in itertools.islice(repo.ancestry(snapshot_id=snapshot), limit):
+            names = ", ".join(tags.get(info.id, []))
+            found.append((info.id, info.written_at, info.message, names))
+    except icechunk.IcechunkError as error:
+        if not found:
+            raise
+        found.append(("", found[-1][1], f"the commit before is damaged ({first_line(error)})", ""))
     return pd.DataFrame(found, columns=["snapshot", "time", "message", "tags"])

@@ -18,6 +18,7 @@ from qmri_lake.lake.reading import load_tree
 from qmri_lake.lake.status_table import count_states, list_failures
 from qmri_lake.lake.tables import add_table
 from qmri_lake.schema.groups import PROFILES
+from qmri_lake.store.file_checksums import record_files
 from qmri_lake.store.repository import (
     BRANCH,
     commit,
@@ -86,6 +87,7 @@ def create_lake(url: str, *, profile: str | None = None) -> Lake:
             "Create the lake",
             {"qmri_lake": __version__},
         )
+    record_files(str(url))
     return Lake(str(url), repo, None, "r+")
 
 

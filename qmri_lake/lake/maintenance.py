@@ -11,6 +11,7 @@ import pandas as pd
 
 from qmri_lake.errors import UnknownRefError
 from qmri_lake.lake.history import list_commits, list_runs
+from qmri_lake.store.file_checksums import record_files, rewriting_files
 from qmri_lake.store.repository import translated_errors, upgrade_repository
 from qmri_lake.store.snapshot import Snapshot
 
@@ -48,6 +49,7 @@ class MaintainedLake(Snapshot):
             )
         with translated_errors(self.url):
             self.repo.create_tag(name, self.snapshot)
+        record_files(self.location)
         return self.snapshot
 
     def upgrade(self) -> Self:
@@ -62,7 +64,7 @@ class MaintainedLake(Snapshot):
         RunError
             If the installed Icechunk supports format 1 only.
         """
-        with self.writing():
+        with self.writing(), rewriting_files(self.location):
             self.repo = upgrade_repository(self.repo, self.url)
             self.refresh()
         return self
@@ -111,7 +113,7 @@ class MaintainedLake(Snapshot):
     def doctor(
         self, *, repair: bool = False, older_than: timedelta = timedelta(days=1)
     ) -> Diagnosis:
-        """Find interrupted runs, failed exams and files left by killed writers, and give advice.
+        """Find damaged files, interrupted runs, failed exams and files left by killed writers.
 
         Parameters
         ----------

@@ -13,6 +13,7 @@ import icechunk
 
 from qmri_lake.core.text import counted, format_bytes
 from qmri_lake.errors import RunError
+from qmri_lake.store.file_checksums import rewriting_files
 from qmri_lake.store.repository import BRANCH, is_local, local_path
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def prune_lake(lake: Snapshot, older_than: timedelta, *, dry_run: bool) -> Pruni
         )
     if dry_run:
         return _prune(lake, older_than, dry_run=True)
-    with lake.writing():
+    with lake.writing(), rewriting_files(lake.location):
         return _prune(lake, older_than, dry_run=False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import icechunk
 import numpy as np
 import pandas as pd
 
@@ -12,6 +13,8 @@ from qmri_lake.lake.history import list_commits
 from qmri_lake.lake.lineage import origin_of
 from qmri_lake.lake.status_table import count_states
 from qmri_lake.store.arrays import has_checksum
+from qmri_lake.store.file_checksums import has_file_checksums
+from qmri_lake.store.repository import first_line
 
 if TYPE_CHECKING:
     from qmri_lake.store.snapshot import Snapshot
@@ -66,16 +69,20 @@ def array_sizes(lake: Snapshot) -> dict[str, str]:
 
 def storage(lake: Snapshot) -> str:
     """Return the size of the stored chunks, their checksums, and the format of the lake."""
-    size = f"{format_bytes(stored_bytes(lake))} of chunks"
+    try:
+        size = f"{format_bytes(stored_bytes(lake))} of chunks"
+    except icechunk.IcechunkError as error:
+        size = f"chunks of unknown size: a commit is damaged ({first_line(error)})"
     return f"{size}, {_checksums(lake)}, Icechunk format {lake.storage_format}"
 
 
 def _checksums(lake: Snapshot) -> str:
-    """Return how many arrays have checksums: ``with checksums`` if all of them do."""
+    """Return which content has checksums: ``with checksums`` if all has."""
     arrays = [lake.root[path] for path in lake.variables()]
     count = sum(has_checksum(array) for array in arrays)
     if count == len(arrays):
-        return "with checksums"
+        listed = has_file_checksums(lake.location)
+        return "with checksums" if listed else "with checksums of chunks, but not of other files"
     return f"{count} of {len(arrays)} arrays with checksums" if count else "without checksums"
 
 

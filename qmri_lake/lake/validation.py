@@ -10,6 +10,7 @@ import numpy as np
 from qmri_lake.schema.exam_index import KEYS, exam_key
 from qmri_lake.schema.groups import GROUPS
 from qmri_lake.schema.variable import Variable
+from qmri_lake.store.file_checksums import damaged_files
 from qmri_lake.store.repository import first_line
 from qmri_lake.store.runs import read_runs
 from qmri_lake.store.status import STATE, read_status, status_steps
@@ -25,6 +26,8 @@ _SMALLEST_VOXEL_MM3 = 1e-9
 
 def faults(lake: Snapshot, *, deep: bool = False) -> Iterator[str]:
     """Yield one line for each fault, with its location, the finding and the expectation."""
+    if deep:
+        yield from damaged_files(lake.location)
     yield from _catch_unreadable("exam", _key_faults(lake))
     yield from _catch_unreadable("status", _status_faults(lake))
     # The store lists arrays in arbitrary order.

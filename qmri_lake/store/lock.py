@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from qmri_lake.core.atomic_write import atomic_write_text
 from qmri_lake.errors import LakeLockedError
 from qmri_lake.store.chunk_errors import check_folder
+from qmri_lake.store.file_checksums import record_files
 from qmri_lake.store.repository import is_local, local_path, translated_errors
 
 __all__ = ["is_locked", "lock_owner", "writer_lock"]
@@ -88,6 +89,7 @@ def writer_lock(url: str, shown: str | None = None) -> Iterator[None]:
         _log.debug("locked %s", where)
         yield
     finally:
+        record_files(url)
         owner.unlink(missing_ok=True)
         lock.release()
 

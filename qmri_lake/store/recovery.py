@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,6 +13,8 @@ import icechunk
 
 from qmri_lake.errors import NotALakeError, Reason, UnknownRefError
 from qmri_lake.store.arrays import open_root
+from qmri_lake.store.file_checksums import accept_damage, damaged_files
+from qmri_lake.store.head_files import open_damaged_repository
 from qmri_lake.store.lock import writer_lock
 from qmri_lake.store.repository import (
     BRANCH,
@@ -18,12 +22,21 @@ from qmri_lake.store.repository import (
     first_line,
     is_local,
     local_path,
-    open_repository,
     resolve,
 )
 
-__all__ = ["SoundCommit", "damaged_commit", "restore_commit", "sound_commits"]
+__all__ = [
+    "SoundCommit",
+    "advice",
+    "damaged_commit",
+    "is_sound",
+    "restore_commit",
+    "sound_commits",
+    "unreadable_commit",
+]
 
+NEWEST = "newest"
+"""Name of the newest sound commit for `restore_commit`."""
 _SHOWN = 3
 """Number of sound commits in a message."""
 
@@ -40,10 +53,10 @@ class SoundCommit:
         return f"{self.snapshot} of {self.written:%Y-%m-%d %H:%M} ({self.message})"
 
 
-def damaged_commit(
+def unreadable_commit(
     repo: icechunk.Repository, snapshot: str, url: str, cause: Exception
 ) -> NotALakeError | None:
-    """Return the error of a commit that cannot be read, with the newest sound ones.
+    """Return the error of a commit that cannot be read; see `damaged_commit`.
 
     `cause` is the error of reading it. None is returned if the commit is sound but has no root
     group, or if an object store cannot be read at all: then the commit may be sound.
@@ -55,22 +68,30 @@ def damaged_commit(
             return None
         except icechunk.IcechunkError as error:
             cause = error
-    sound = [str(found) for found, _ in zip(sound_commits(repo, url), range(_SHOWN), strict=False)]
-    if sound:
-        todo = (
-            f"Sound commits: {'; '.join(sound)}. Read one with ref=..., or go back to it with "
-            "`qmri-lake doctor LAKE --restore SNAPSHOT`. Keep the folder."
-        )
-    elif is_local(url):
-        todo = "Restore the files of the lake from a copy. Keep the folder."
-    else:
+    if not is_local(url) and next(sound_commits(repo, url), None) is None:
         return None
+    return damaged_commit(repo, snapshot, url, first_line(cause))
+
+
+def damaged_commit(repo: icechunk.Repository, snapshot: str, url: str, found: str) -> NotALakeError:
+    """Return the error of a damaged commit, with the newest sound ones."""
     return NotALakeError(
-        f"the commit {snapshot} is damaged ({first_line(cause)})",
+        f"the commit {snapshot} is damaged ({found})",
         expected="a commit that can be read",
         where=url,
-        todo=todo,
+        todo=advice(repo, url),
         reason=Reason.NOT_A_LAKE,
+    )
+
+
+def advice(repo: icechunk.Repository, url: str) -> str:
+    """Return what to do about a damaged commit: the newest sound commits and how to use them."""
+    sound = [str(found) for found in itertools.islice(sound_commits(repo, url), _SHOWN)]
+    if not sound:
+        return "Restore the files of the lake from a copy. Keep the folder."
+    return (
+        f"Sound commits: {'; '.join(sound)}. Read one with ref=..., or go back to it with "
+        "`qmri-lake doctor LAKE --restore SNAPSHOT`. Keep the folder."
     )
 
 
@@ -85,7 +106,7 @@ def sound_commits(repo: icechunk.Repository, url: str) -> Iterator[SoundCommit]:
         with contextlib.suppress(icechunk.IcechunkError):
             infos.append(repo.lookup_snapshot(snapshot))
     for info in sorted(infos, key=lambda info: info.written_at, reverse=True):
-        if _is_sound(repo, info.id):
+        if is_sound(repo, info.id, url):
             yield SoundCommit(info.id, info.written_at, info.message)
 
 
@@ -101,8 +122,11 @@ def _known_snapshots(repo: icechunk.Repository, url: str) -> set[str]:
     return known
 
 
-def _is_sound(repo: icechunk.Repository, snapshot: str) -> bool:
+def is_sound(repo: icechunk.Repository, snapshot: str, url: str) -> bool:
+    """Return whether the exams of a commit can be read, and its files have their checksums."""
     try:
+        if damaged_files(url, _files_of(repo, snapshot)):
+            return False
         root = open_root(repo.readonly_session(snapshot_id=snapshot).store)
         root["exam"][:]
     except Exception:  # Zarr, its codecs and Icechunk have their own error classes
@@ -110,11 +134,22 @@ def _is_sound(repo: icechunk.Repository, snapshot: str) -> bool:
     return "qmri_lake" in root.attrs
 
 
+def _files_of(repo: icechunk.Repository, snapshot: str) -> list[str]:
+    """Return the paths of the files that list the content of a commit."""
+    found = repo.inspect_snapshot(snapshot)
+    about = json.loads(found) if isinstance(found, str) else found  # since Icechunk 2, a dict
+    return [
+        f"snapshots/{snapshot}",
+        *(f"manifests/{manifest['id']}" for manifest in about["manifests"]),
+    ]
+
+
 def restore_commit(url: str, snapshot: str) -> str:
     """Make a sound commit the newest one, and return the id of the new commit.
 
-    The new commit has the content of `snapshot`; its message and the attribute ``restored`` of the
-    lake name the commit that it replaces. No file is removed.
+    `snapshot` is the id of a sound commit, or ``"newest"`` for the newest one. The new commit has
+    its content; the message and the attribute ``restored`` of the lake name the commit that it
+    replaces. No file is removed.
 
     Raises
     ------
@@ -124,12 +159,15 @@ def restore_commit(url: str, snapshot: str) -> str:
         If `snapshot` is not a sound commit.
     """
     with writer_lock(resolve(url), url):
-        return _restore(open_repository(url), snapshot, url)
+        return _restore(open_damaged_repository(url), snapshot, url)
 
 
 def _restore(repo: icechunk.Repository, snapshot: str, url: str) -> str:
     before = repo.lookup_branch(BRANCH)
-    if not _is_sound(repo, snapshot):
+    if snapshot == NEWEST:
+        newest = next(sound_commits(repo, url), None)
+        snapshot = snapshot if newest is None else newest.snapshot
+    if not is_sound(repo, snapshot, url):
         listed = [str(found) for found in sound_commits(repo, url)]
         raise UnknownRefError(
             f"{snapshot!r} is not a sound commit",
@@ -145,4 +183,18 @@ def _restore(repo: icechunk.Repository, snapshot: str, url: str) -> str:
         entry = {"snapshot": snapshot, "instead_of": before, "date": now}
         attributes["restored"] = [*attributes.get("restored", []), entry]
 
-    return commit(repo, note, f"Restore {snapshot} instead of {before}")
+    restored = commit(repo, note, f"Restore {snapshot} instead of {before}")
+    with contextlib.suppress(icechunk.IcechunkError):  # if an earlier commit is damaged too
+        accept_damage(url, _needed_files(repo))
+    return restored
+
+
+def _needed_files(repo: icechunk.Repository) -> set[str]:
+    """Return the paths of the files that the history and the tags need."""
+    commits = [info.id for info in repo.ancestry(branch=BRANCH)]
+    for tag in repo.list_tags():
+        commits += [info.id for info in repo.ancestry(tag=tag)]
+    needed = {f"transactions/{snapshot}" for snapshot in commits}
+    for snapshot in set(commits):
+        needed.update(_files_of(repo, snapshot))
+    return needed

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import icechunk
 
@@ -30,6 +30,8 @@ from qmri_lake.errors import (
     UnknownRefError,
 )
 from qmri_lake.schema.variable import EXAM_CHUNK
+from qmri_lake.store.file_checksums import damaged_files
+from qmri_lake.store.location import is_local, local_path, resolve
 from qmri_lake.store.process import check_process
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "open_repository",
     "partial_files",
     "readonly_session",
+    "repository_config",
     "resolve",
     "storage_format",
     "translated_errors",
@@ -54,36 +57,12 @@ BRANCH = "main"
 _log = logging.getLogger(__name__)
 
 _COMMIT_TRIES = 20
+_SHOWN = 3
+"""Number of damaged files in a message."""
 _ABSENT = re.compile("repository doesn't exist")
 """Icechunk's message for a missing repository. The class is not enough to identify this error,
 because Icechunk 1 has one class for all errors."""
 _SNAPSHOT_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{20}")  # Crockford base 32
-
-
-def is_local(url: str) -> bool:
-    """Return whether `url` is a path on this machine."""
-    return urlsplit(url).scheme in ("", "file")
-
-
-def local_path(url: str) -> Path:
-    """Return the absolute path of a local `url`, which does not depend on the working folder."""
-    if not url.startswith("file://"):
-        return Path(url).expanduser().resolve()
-    host, slash, path = url.removeprefix("file://").partition("/")
-    if host not in ("", "localhost"):
-        raise NotALakeError(
-            f"a file URL with the host {host!r}",
-            expected="file:///folder/name.lake, with three slashes",
-            where=url,
-            todo="Write a relative path without file://.",
-            reason=Reason.NOT_A_LAKE,
-        )
-    return Path(unquote(slash + path))
-
-
-def resolve(url: str) -> str:
-    """Return the absolute form of `url`, which does not depend on the working folder."""
-    return str(local_path(url)) if is_local(url) else url
 
 
 def _storage(url: str) -> icechunk.Storage:
@@ -122,10 +101,7 @@ def _storage(url: str) -> icechunk.Storage:
 
 
 def create_repository(url: str) -> icechunk.Repository:
-    """Create an empty repository with manifests split along the exam axis.
-
-    Without the split, each commit would rewrite the manifest of all exams, and commits would become
-    slower as the lake grows.
+    """Create an empty repository.
 
     Raises
     ------
@@ -144,6 +120,16 @@ def create_repository(url: str) -> icechunk.Repository:
                 reason=Reason.NOT_A_LAKE,
             )
         _make_folder(path, url)
+    with translated_errors(url):
+        return icechunk.Repository.create(_storage(url), repository_config())
+
+
+def repository_config() -> icechunk.RepositoryConfig:
+    """Return the configuration of new repositories, with manifests split along the exam axis.
+
+    Without the split, each commit would rewrite the manifest of all exams, and commits would become
+    slower as the lake grows.
+    """
     by_exam = icechunk.ManifestSplittingConfig.from_dict(
         {
             icechunk.ManifestSplitCondition.AnyArray(): {
@@ -153,8 +139,7 @@ def create_repository(url: str) -> icechunk.Repository:
     )
     config = icechunk.RepositoryConfig.default()
     config.manifest = icechunk.ManifestConfig(splitting=by_exam)
-    with translated_errors(url):
-        return icechunk.Repository.create(_storage(url), config)
+    return config
 
 
 def _make_folder(path: Path, url: str) -> None:
@@ -189,6 +174,8 @@ def open_repository(url: str) -> icechunk.Repository:
     try:
         return icechunk.Repository.open(_storage(url))
     except icechunk.IcechunkError as error:
+        if is_local(url) and _is_damaged(url):
+            raise _damaged(url, error) from error
         if is_local(url) and _ABSENT.search(str(error)):
             raise _no_lake("the folder contains no lake", url) from None
         newer = NEWER_FORMAT.search(str(error))
@@ -208,6 +195,26 @@ def open_repository(url: str) -> icechunk.Repository:
             todo="Check the URL and the credentials.",
             reason=Reason.NOT_A_LAKE,
         ) from error
+
+
+def _is_damaged(url: str) -> bool:
+    """Return whether a local folder that cannot be opened contains commits or damaged files."""
+    return bool(damaged_files(url)) or any((local_path(url) / "snapshots").glob("*"))
+
+
+def _damaged(url: str, error: icechunk.IcechunkError) -> NotALakeError:
+    names = [line.partition(":")[0] for line in damaged_files(url)]
+    more = ", ..." if len(names) > _SHOWN else ""
+    files = f": {', '.join(names[:_SHOWN])}{more}" if names else ""
+    return NotALakeError(
+        f"the lake cannot be opened ({first_line(error)})",
+        expected="undamaged files",
+        where=url,
+        todo=f"Restore the damaged files from a copy of the lake{files}. Without a copy, "
+        "`qmri-lake doctor LAKE --restore newest` returns to the newest sound commit. Keep "
+        "the folder.",
+        reason=Reason.NOT_A_LAKE,
+    )
 
 
 def _no_lake(found: str, url: str, todo: str = "Check the path.") -> NotALakeError:
@@ -340,7 +347,8 @@ _PARTIAL = re.compile(
 )
 """Names of the temporary files of Icechunk: it writes a local object to such a file and then
 renames the file. Icechunk has no function that lists them. Files with other names are never
-touched. No other code depends on names inside a repository."""
+touched. Apart from the damage of local lakes (`file_checksums`, `recovery`), no other code depends
+on names inside a repository."""
 
 
 def partial_files(url: str, before: datetime) -> Iterator[Path]:

@@ -19,11 +19,12 @@ from qmri_lake.schema.exam_index import KEYS
 from qmri_lake.schema.groups import GROUPS
 from qmri_lake.schema.variable import Variable
 from qmri_lake.store.arrays import Node, open_root
-from qmri_lake.store.chunk_errors import check_folder
+from qmri_lake.store.chunk_errors import check_folder, named_chunk_errors
 from qmri_lake.store.columns import Column, column_names, read_column, unknown_column
+from qmri_lake.store.file_checksums import damaged_snapshot
 from qmri_lake.store.lock import writer_lock
 from qmri_lake.store.process import check_process
-from qmri_lake.store.recovery import damaged_commit
+from qmri_lake.store.recovery import damaged_commit, unreadable_commit
 from qmri_lake.store.repository import (
     open_repository,
     readonly_session,
@@ -76,10 +77,12 @@ class Snapshot:
 
     @cached_property
     def _root(self) -> Node:
+        if (fault := damaged_snapshot(self.location, self.snapshot)) is not None:
+            raise damaged_commit(self.repo, self.snapshot, self.url, fault)
         try:
             root: Node | None = open_root(self.store)
         except (FileNotFoundError, icechunk.IcechunkError) as error:
-            damaged = damaged_commit(self.repo, self.snapshot, self.url, error)
+            damaged = unreadable_commit(self.repo, self.snapshot, self.url, error)
             if damaged is not None:
                 raise damaged from None
             if not isinstance(error, FileNotFoundError):
@@ -90,7 +93,9 @@ class Snapshot:
     @cached_property
     def exams(self) -> pd.DataFrame:
         """Keys of all exams, in the lake's order. Columns: exam, patient, timepoint, knee."""
-        return pd.DataFrame({name: self.root[name][:] for name in ("exam", *KEYS)})
+        root = self.root
+        with named_chunk_errors("the keys", lambda: "all exams", self.url):
+            return pd.DataFrame({name: root[name][:] for name in ("exam", *KEYS)})
 
     @cached_property
     def patients(self) -> NDArray[np.int64]:
