@@ -16,6 +16,7 @@ from qmri_lake.store.repository import translated_errors, upgrade_repository
 from qmri_lake.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    from qmri_lake.lake.deep_validation import Faults, Progress
     from qmri_lake.lake.doctor import Diagnosis
     from qmri_lake.lake.pruning import Pruning
 
@@ -101,14 +102,50 @@ class MaintainedLake(Snapshot):
 
         return prune_lake(self, older_than, dry_run=dry_run)
 
-    def validate(self, *, deep: bool = False) -> list[str]:
+    def validate(
+        self,
+        *,
+        deep: bool = False,
+        sample: float | None = None,
+        seed: int = 0,
+        resume: bool = False,
+        progress: Progress | None = None,
+    ) -> Faults:
         """List all faults of the lake; an empty list means that there are none.
 
-        By default, only small arrays are checked; with `deep`, every volume is also read.
-        """
-        from qmri_lake.lake.validation import faults
+        Parameters
+        ----------
+        deep : bool
+            Also read every volume, and check Icechunk's files against their checksums. By default,
+            only small arrays are checked.
+        sample : float, optional
+            Read the volumes of a random sample only: a number of exams, or a share below 1. Implies
+            `deep`.
+        seed : int
+            Seed of the sample. With the same seed, a larger sample contains the smaller one.
+        resume : bool
+            Continue an interrupted deep validation of this snapshot with this seed. Its state is in
+            the user's cache folder; nothing is written into the lake.
+        progress : callable, optional
+            Called with the number of checked exams and the number to check.
 
-        return list(faults(self, deep=deep))
+        Returns
+        -------
+        Faults
+            A list of lines. Its ``coverage`` states how many exams were read and, for a sample, the
+            largest share of faulty exams at 95 % confidence.
+
+        Raises
+        ------
+        RunError
+            If `sample` is neither a number of exams nor a share, or if `resume` is given without
+            `deep` or `sample`.
+        """
+        from qmri_lake.lake.deep_validation import validate_lake
+
+        return validate_lake(
+            self, deep=deep, sample=sample, seed=seed, resume=resume, progress=progress
+        )
 
     def doctor(
         self, *, repair: bool = False, older_than: timedelta = timedelta(days=1)

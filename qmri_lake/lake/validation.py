@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qmri_lake.schema.exam_index import KEYS, exam_key
 from qmri_lake.schema.groups import GROUPS
 from qmri_lake.schema.variable import Variable
-from qmri_lake.store.file_checksums import damaged_files
 from qmri_lake.store.repository import first_line
 from qmri_lake.store.runs import read_runs
 from qmri_lake.store.status import STATE, read_status, status_steps
@@ -19,20 +19,18 @@ from qmri_lake.store.transaction import OWN_AXIS
 if TYPE_CHECKING:
     from qmri_lake.store.snapshot import Snapshot
 
-__all__ = ["faults"]
+__all__ = ["exam_faults", "shallow_faults"]
 
 _SMALLEST_VOXEL_MM3 = 1e-9
 
 
-def faults(lake: Snapshot, *, deep: bool = False) -> Iterator[str]:
-    """Yield one line for each fault, with its location, the finding and the expectation."""
-    if deep:
-        yield from damaged_files(lake.location)
+def shallow_faults(lake: Snapshot) -> Iterator[str]:
+    """Yield the faults of all small arrays: location, finding and expectation in a line."""
     yield from _catch_unreadable("exam", _key_faults(lake))
     yield from _catch_unreadable("status", _status_faults(lake))
     # The store lists arrays in arbitrary order.
     for path, variable in sorted(lake.variables().items()):
-        yield from _catch_unreadable(path, _array_faults(lake, path, variable, deep))
+        yield from _catch_unreadable(path, _array_faults(lake, path, variable))
     yield from _catch_unreadable("images", _image_faults(lake))
 
 
@@ -71,7 +69,40 @@ def _status_faults(lake: Snapshot) -> Iterator[str]:
             yield f"status/{step}: run {number} without a record (expected a record in runs)"
 
 
-def _array_faults(lake: Snapshot, path: str, variable: Variable, deep: bool) -> Iterator[str]:
+def exam_faults(lake: Snapshot) -> Callable[[int], Iterator[str]]:
+    """Return a function that reads all volumes of the exam at a row, and yields their faults."""
+    exams = lake.exams["exam"].to_numpy()
+    volumes = [
+        (path, variable, lake.root[path], _done(lake, path, variable))
+        for path, variable in sorted(lake.variables().items())
+        if variable.bulk and variable.group not in OWN_AXIS
+    ]
+
+    def check(row: int) -> Iterator[str]:
+        for path, variable, array, done in volumes:
+            if row >= array.shape[0]:
+                continue  # a fault of the small arrays
+            place = f"{path} of {exams[row]}"
+            try:
+                values = array[row]
+            except Exception as error:  # this array is unreadable; read the others too
+                yield _unreadable(place, error)
+                continue
+            for fault in variable.faults(values):
+                yield f"{place}: {fault} (expected {variable.expectation})"
+            if done[row] and np.isnan(values).all():
+                yield f"{place}: all values are NaN (expected an image: its state is done)"
+
+    return check
+
+
+def _done(lake: Snapshot, path: str, variable: Variable) -> NDArray[np.bool_]:
+    """Return whether each exam must have a value: an image that was ingested."""
+    ingested = path in {f"{group}/image" for group in GROUPS.series()}
+    return np.asarray(read_status(lake.root, variable.step, len(lake)).usable & ingested)
+
+
+def _array_faults(lake: Snapshot, path: str, variable: Variable) -> Iterator[str]:
     array = lake.root[path]
     if variable.group not in OWN_AXIS and array.shape[0] != len(lake.exams):
         yield f"{path}: {array.shape[0]} exams (expected {len(lake.exams)})"
@@ -79,19 +110,6 @@ def _array_faults(lake: Snapshot, path: str, variable: Variable, deep: bool) -> 
     if not variable.bulk:
         for fault in variable.faults(array[:]):
             yield f"{path}: {fault} (expected {variable.expectation})"
-    elif deep:
-        ingested = path in {f"{group}/image" for group in GROUPS.series()}
-        done = read_status(lake.root, variable.step, len(lake)).usable & ingested
-        for row, exam in enumerate(lake.exams["exam"]):
-            try:
-                values = array[row]
-            except Exception as error:  # this exam is unreadable; read the others too
-                yield _unreadable(f"{path} of {exam}", error)
-                continue
-            for fault in variable.faults(values):
-                yield f"{path} of {exam}: {fault} (expected {variable.expectation})"
-            if done[row] and np.isnan(values).all():
-                yield f"{path} of {exam}: all values are NaN (expected an image: its state is done)"
 
 
 def _image_faults(lake: Snapshot) -> Iterator[str]:

@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qmri_lake.cli import main
+from qmri_lake.errors import RunError
 from qmri_lake.lake import Lake, open_lake
+from qmri_lake.lake.deep_validation import Faults
 from qmri_lake.schema.builtin import REGISTRY
 from qmri_lake.store.arrays import open_root
 from qmri_lake.store.repository import commit
@@ -174,3 +177,86 @@ def test_validate__deep(lake: Lake) -> None:
         + REGISTRY["msme/t2"].expectation
         + ")",
     ]
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "qmri_lake"
+
+
+def test_sample__reads_only_its_exams_and_states_the_coverage(lake: Lake, cache: Path) -> None:
+    corrupt(lake, put("msme/t2", (4, 0, 3, 3), -1.0))
+    seen: list[tuple[int, int]] = []
+    for seed in range(20):
+        found = lake.validate(sample=3, seed=seed, progress=lambda *at: seen.append(at))
+        chosen = np.random.default_rng(seed).permutation(6)[:3]
+        assert len(found) == found.faulty == int(4 in chosen)
+        assert (found.checked, found.exams) == (3, 6)
+        # The limit solves (1 - p)^3 = 0.05, or P(at most 1 of 3) = 0.05.
+        limit = "63 %" if not found else "86 %"
+        assert found.coverage == (
+            f"checked the volumes of 3 of 6 exams (seed {seed}): {found.faulty} with faults; at "
+            f"95 % confidence, at most {limit} of all exams are faulty"
+        )
+    assert seen[:4] == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert len(lake.validate(sample=0.5)) == len(lake.validate(sample=3))
+    assert lake.validate(deep=True).coverage == "checked the volumes of 6 of 6 exams: 1 with faults"
+
+
+def test_sample__limit_by_the_rule_of_three() -> None:
+    coverage = Faults([], 47_078, 500, 0, 0).coverage
+    assert coverage == (
+        "checked the volumes of 500 of 47,078 exams (seed 0): 0 with faults; at 95 % confidence, "
+        "at most 0.6 % of all exams are faulty"
+    )
+
+
+@pytest.mark.parametrize("sample", [0, -1, 2.5, float("nan")])
+def test_sample__refuses_impossible_sizes(lake: Lake, sample: float) -> None:
+    with pytest.raises(RunError, match="a number of exams, such as 500, or a share below 1"):
+        lake.validate(sample=sample)
+
+
+def test_resume__continues_after_an_interruption(lake: Lake, cache: Path) -> None:
+    corrupt(lake, put("msme/t2", (1, 0, 3, 3), -1.0))
+    files = {path: path.stat().st_mtime_ns for path in Path(lake.url).rglob("*")}
+
+    def stop(done: int, total: int) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lake.validate(deep=True, progress=stop)
+    rest: list[tuple[int, int]] = []
+    found = lake.validate(deep=True, resume=True, progress=lambda *at: rest.append(at))
+    assert rest == [(4, 6), (5, 6), (6, 6)]
+    assert (found.checked, found.faulty, len(found)) == (6, 1, 1)
+    assert found == lake.validate(deep=True)
+    assert files == {path: path.stat().st_mtime_ns for path in Path(lake.url).rglob("*")}
+    # Another commit has its own state.
+    corrupt(lake, put("msme/t2", (1, 0, 3, 3), 1.0))
+    assert lake.validate(deep=True, resume=True) == []
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_resume__larger_sample_contains_the_smaller_one(lake: Lake, cache: Path) -> None:
+    lake.validate(sample=2, seed=7)
+    seen: list[int] = []
+    found = lake.validate(sample=5, seed=7, resume=True, progress=lambda *at: seen.append(at[0]))
+    assert seen == [2, 3, 4, 5]
+    assert found.checked == 5
+    (state,) = cache.iterdir()
+    state.write_text("{")
+    with pytest.raises(RunError, match="Validate without resume to start again"):
+        lake.validate(sample=5, seed=7, resume=True)
+
+
+def test_command__sample_and_resume(
+    lake: Lake, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["validate", lake.url, "--sample", "4", "--seed", "3"]) == 0
+    assert main(["validate", lake.url, "--sample", "0.5", "--seed", "3", "--resume"]) == 0
+    first, _, second, _ = capsys.readouterr().out.splitlines()[-4:]
+    assert first.startswith("checked the volumes of 4 of 6 exams (seed 3): 0 with faults; at 95 %")
+    assert second.startswith("checked the volumes of 3 of 6 exams (seed 3)")
