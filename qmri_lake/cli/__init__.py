@@ -98,6 +98,14 @@ def _run(words: list[str], *, debug: bool) -> int:
             raise
         _print_error(f"error: {_one_line(error)}")
         return NOT_DONE
+    except MemoryError as error:
+        if debug:
+            raise
+        _print_error(
+            f"error: too little memory ({_one_line(error) or 'an allocation failed'}). Committed "
+            "results are safe. Use fewer workers, or a machine with more memory."
+        )
+        return NOT_DONE
     except Exception as error:
         if debug:
             raise

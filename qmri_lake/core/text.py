@@ -24,10 +24,15 @@ _LONGEST_MESSAGE = 1000
 
 
 def one_line(error: BaseException) -> str:
-    """Return an exception as one line, with its class name unless it is a `QmriLakeError`."""
+    """Return an exception as one line, with its class name unless it is a `QmriLakeError`.
+
+    A `MemoryError`, which often has no text, is described.
+    """
     name, text = type(error).__name__, in_one_line(error)
     if isinstance(error, QmriLakeError):
         return text
+    if isinstance(error, MemoryError):
+        return f"too little memory ({text})" if text else "too little memory"
     return f"{name}: {text or name}"
 
 

@@ -112,7 +112,7 @@ def _size(sample: float | None, exams: int) -> int:
     """
     if sample is None:
         return exams
-    if sample <= 0 or (sample > 1 and sample != int(sample)):
+    if not sample > 0 or (sample > 1 and sample != int(sample)):
         raise RunError(
             f"sample = {sample}",
             expected="a number of exams, such as 500, or a share below 1, such as 0.01",

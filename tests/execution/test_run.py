@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 from pathlib import Path
@@ -135,6 +136,50 @@ def test_run__worker_dies(tmp_path: Path) -> None:
     assert (result.counts["done"], result.failed) == (5, 1)
     assert states(lake) == [1, 1, 2, 1, 1, 1]
     assert lake.failures("t2")["message"].item().startswith("its worker died on each attempt")
+
+
+def deadly_each_time(msme: Any) -> dict[str, Any]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+@pytest.mark.accept
+def test_run__each_worker_dies(tmp_path: Path, judge: Any) -> None:
+    """The local cluster may fail to close its workers in time, since they are being restarted."""
+    import dask
+
+    lake = array_lake(tmp_path / "a.lake", 3)
+    step = Step("t2", deadly_each_time, {"msme": ["image"]}, t2.writes, "1")
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
+        result = lake.run(step, cluster="cpu")
+    messages = set(lake.refresh().failures("t2")["message"])
+    judge(
+        "run / each of 3 tasks kills its worker",
+        required="the run ends with its result: 3 failed, each with its reason in a line",
+        measured=f"{result.failed} failed: {'; '.join(messages)}",
+        passed=result.failed == 3
+        and messages == {"its worker died on each attempt: too little memory, or a crash"},
+    )
+
+
+def without_memory(msme: Any, *, bytes_needed: int) -> dict[str, Any]:
+    if bytes_needed:
+        np.zeros(bytes_needed, np.uint8)
+    raise MemoryError
+
+
+@pytest.mark.parametrize(
+    ("needed", "message"),
+    [
+        (0, "too little memory"),
+        (1 << 60, r"too little memory \(Unable to allocate 1.00 EiB for an array with .*\)"),
+    ],
+)
+def test_run__too_little_memory(tmp_path: Path, needed: int, message: str) -> None:
+    lake = array_lake(tmp_path / "a.lake", 1)
+    step = Step("t2", without_memory, {"msme": ["image"]}, t2.writes, "1")
+    assert lake.run(step, bytes_needed=needed).failed == 1
+    assert re.fullmatch(message, lake.refresh().failures("t2")["message"].item())
 
 
 # -- resuming, variants, parameters ----------------------------------------------------------------
