@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from qmri_lake.core.array_api import Values
+from qmri_lake.core.json_types import JsonObject
 from qmri_lake.errors import NotALakeError, NotFoundError, Reason, printable
 from qmri_lake.schema.exam_index import KEYS, exam_key
 from qmri_lake.schema.groups import GROUPS
@@ -171,6 +172,7 @@ def declare(
     """Create the missing arrays of `variables`, which all belong to one group.
 
     `sizes` sets the sizes of the dimensions of a new group; those of an existing group are kept.
+    The declaration of an existing array is extended by values that a later version has added.
     """
     group = root.require_group(variables[0].group)
     if sizes and "sizes" not in group.attrs:
@@ -181,9 +183,35 @@ def declare(
         if name not in group:
             length = _own_length(group) if variable.group in OWN_AXIS else exam_count(root)
             create_array(group, variable, name, length, fixed)
+        else:
+            _extend_declaration(group[name], variable)
         for coordinate in variable.coordinates:
             if coordinate.name not in group:
                 create_coordinate(group, coordinate)
+
+
+def _extend_declaration(array: Node, variable: Variable) -> None:
+    """Store the names of values, or the wider range, that a later version has declared.
+
+    Otherwise the results of a later run would be invalid in this lake. No name is removed or gets
+    another value, and the range does not become narrower.
+    """
+    new, old = variable.attributes(), dict(array.attrs)
+    changed: JsonObject = {}
+    if variable.flags is not None and "flag_values" in old:
+        stored = dict(zip(old["flag_meanings"].split(), old["flag_values"], strict=True))
+        if stored != variable.flags and stored.items() <= variable.flags.items():
+            changed |= {name: new[name] for name in ("flag_values", "flag_meanings")}
+    if variable.valid_range is not None and "valid_min" in old:
+        low, high = variable.valid_range
+        if (
+            low <= old["valid_min"]
+            and old["valid_max"] <= high
+            and (low < old["valid_min"] or old["valid_max"] < high)
+        ):
+            changed |= {name: new[name] for name in ("valid_min", "valid_max")}
+    if changed:
+        array.attrs.update(changed | {"long_name": new["long_name"]})
 
 
 def _own_length(group: Node) -> int:
