@@ -77,7 +77,8 @@ def run(
     coordinates only), mask=half (default) or nearest.
 
     t2: fits T2 to the multi-echo images. Parameters: within=cartilage (default) or all,
-    model=mono (default) or epg, skip_first_echo=true, bounds=0,100 (ms), r2_min=0.8.
+    model=mono (default) or epg, skip_first_echo=true, bounds=0,100 (ms), r2_min=0.8,
+    pulse=hard (default) or, with model=epg, sinc (slice profile of windowed sinc pulses).
 
     sphere: maps bone shape, cartilage thickness and T2 of each bone onto a sphere. Parameters:
     with_t2=true (false: shape and thickness only), method=normal (default) or nearest, closing=5.0

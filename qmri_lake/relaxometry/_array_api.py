@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmri_lake.core.array_api import Array, Values, namespace
+from qmri_lake.relaxometry._checks import shortest_t2
 from qmri_lake.relaxometry._constants import (
     GRID,
     HIGHEST,
@@ -57,7 +58,7 @@ def fit_arrays(
         stop = min(start + BLOCK, voxels)
         block = xp.astype(flat[:, start:stop], xp.float64)
         kept = None if inside is None else inside[start:stop]
-        parts.append(_Block(xp, block, times).fit(kept, low, high, r2_min))
+        parts.append(_Block(xp, block, times, low, high).fit(kept, r2_min))
     if not parts:
         parts = [(xp.astype(flat[0, :], xp.float64),) * 5]
     joined = [xp.concat([part[i] for part in parts]) for i in range(5)]
@@ -71,8 +72,9 @@ def fit_arrays(
 class _Block:
     """Voxels that are fitted together: `y` is (echo, voxel) float64."""
 
-    def __init__(self, xp: ModuleType, y: Array, times: Values) -> None:
-        self.xp, self.y = xp, y
+    def __init__(self, xp: ModuleType, y: Array, times: Values, low: float, high: float) -> None:
+        self.xp, self.y, self.low, self.high = xp, y, low, high
+        self.shortest = shortest_t2(times, low)
         self.first = float(times[0])
         self.spacing = float(times[-1] - times[0]) / (len(times) - 1)
         self.tau = [float(t - times[0]) / self.spacing for t in times]
@@ -170,9 +172,7 @@ class _Block:
         code = xp.where(settled, fitted, float(FitStatus.NOT_CONVERGED))
         return u, xp.where(rising, float(FitStatus.RISING), code)
 
-    def fit(
-        self, inside: Array | None, low: float, high: float, r2_min: float
-    ) -> tuple[Array, ...]:
+    def fit(self, inside: Array | None, r2_min: float) -> tuple[Array, ...]:
         """Return t2, t2_error, s0, r2, status as float64, each (voxel,)."""
         xp = self.xp
         total = xp.sum(self.y * self.y, axis=0)
@@ -206,8 +206,10 @@ class _Block:
         t2 = -self.spacing / u
         s0 = s * xp.exp(self.first / t2)
         fitted = code == float(FitStatus.FITTED)
+        unresolved = fitted & (t2 < self.shortest)
+        code = xp.where(unresolved, float(FitStatus.BELOW_RESOLUTION), code)
         code = xp.where(fitted & (r2 < r2_min), float(FitStatus.POOR_FIT), code)
-        outside = (t2 <= low) | (t2 > high)
+        outside = (t2 <= self.low) | (t2 > self.high)
         code = xp.where(fitted & outside, float(FitStatus.OUT_OF_BOUNDS), code)
         code = xp.where(constant, float(FitStatus.CONSTANT), code)
         code = xp.where(total == 0, float(FitStatus.ZERO), code)
@@ -215,6 +217,7 @@ class _Block:
         if inside is not None:
             code = xp.where(inside, code, float(FitStatus.OUTSIDE))
         kept = fitted & finite & ~constant & (total > 0)
+        kept = kept & (code != float(FitStatus.BELOW_RESOLUTION))
         if inside is not None:
             kept = kept & inside
         nan = xp.full_like(u, math.nan)

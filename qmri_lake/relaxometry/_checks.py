@@ -10,7 +10,7 @@ from qmri_lake.errors import InputError, Reason
 from qmri_lake.relaxometry.echo_times import ms_per_unit
 from qmri_lake.tissues import NO_MASK
 
-__all__ = ["check_limits", "check_mask", "check_times"]
+__all__ = ["check_limits", "check_mask", "check_times", "shortest_t2"]
 
 
 def check_limits(
@@ -26,6 +26,15 @@ def check_limits(
     if np.isnan(limit):
         raise InputError("r2_min=nan", expected="a number, or None for no limit", where=where)
     return low, high, limit
+
+
+def shortest_t2(times: NDArray[np.float64], low: float) -> float:
+    """Return the shortest T2 [ms] that echoes at these times [ms] resolve.
+
+    It is half the first echo time: a signal of shorter T2 has lost 86 % before the first echo.
+    [assumption] A lower bound above 0, which the user has chosen, replaces it; it is then 0.
+    """
+    return 0.5 * float(times[0]) if low <= 0 else 0.0
 
 
 def check_mask(signal: Array, mask: Array | None, where: str) -> tuple[Array, Array | None]:

@@ -15,18 +15,25 @@ Concepts Magn Reson 1991; Weigel, JMRI 2015.)
 The k-th echo is therefore a polynomial of degree k in `p`, and also in :math:`q =
 \exp(-\Delta/T_2)` for an echo spacing :math:`\Delta`. The echo is the same for :math:`180° -
 \delta` and :math:`180° + \delta`.
+
+With sinc pulses, the leakage varies across the slice. The train is then the weighted sum of the
+trains of sub-slices (Lebel and Wilman, Magn Reson Med 2010), and the second coordinate is the
+transmit field `b` instead of `p`. The sum is a polynomial in `q`, and a smooth function of `b`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["LOWEST_B1", "T2_RANGE", "Dictionary", "dictionary", "echo_train"]
+from qmri_lake.relaxometry.slice_profile import SincPulse, subslices
+
+__all__ = ["B1_RANGE", "LOWEST_B1", "T2_RANGE", "Dictionary", "dictionary", "echo_train"]
 
 Floats = NDArray[np.float64]
 
@@ -36,9 +43,12 @@ T2_RANGE = (5.0, 500.0)
 LOWEST_B1 = 0.4
 """Smallest refocusing angle in the dictionary, relative to 180 degrees."""
 
-STEPS_T2, STEPS_LEAKAGE = 46, 13
-"""Numbers of steps of the dictionary. The steps are 10 % of T2 and 0.05 of the leakage, which is
-enough to find the right optimum."""
+B1_RANGE = (LOWEST_B1, 1.4)
+"""Range of the transmit field in the dictionary of sinc pulses, relative to the nominal field."""
+
+STEPS_T2, STEPS_LEAKAGE, STEPS_B1 = 46, 13, 20
+"""Numbers of steps of the dictionary. The steps are 10 % of T2, 0.05 of the leakage and 0.05 of the
+transmit field, which is enough to find the right optimum."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +60,22 @@ class Dictionary:
     q: tuple[float, float]
     """Range of exp(-spacing / T2), from `T2_RANGE`."""
     p: tuple[float, float]
-    """Range of the leakage."""
+    """Range of the second coordinate: the leakage of hard pulses, or the transmit field."""
     atoms: NDArray[np.float32]
     """(echo, atom) trains, normalised to norm 1."""
     places: Floats
     """(2, atom): q and p of the atoms."""
     polynomial: Floats
-    """(echo, term) factors of T_i(x) T_j(y), with term ``i (degree + 1) + j``. T are Chebyshev's
-    polynomials. x and y are q and p, scaled from their ranges to -1 to 1."""
-    degree: int
-    """Degree in q and in p, which is the number of the last echo."""
+    """(echo, term) factors of T_i(x) T_j(y), with term ``i (degree of p + 1) + j``. T are
+    Chebyshev's polynomials. x and y are q and p, scaled from their ranges to -1 to 1."""
+    degrees: tuple[int, int]
+    """Degrees in q and in p. The degree in q, and that in the leakage, is the number of the last
+    echo."""
+    starts: tuple[slice, ...]
+    """Parts of the atoms. The search starts at the best atom of each part, since trains of sinc
+    pulses have one optimum on either side of the nominal field."""
+    hard: bool
+    """Whether the pulses are hard, so that p is the leakage."""
 
 
 def echo_train(
@@ -95,33 +111,60 @@ def echo_train(
 
 
 @lru_cache(maxsize=8)
-def dictionary(spacing: float, first: int, last: int, t1: float) -> Dictionary:
-    """Return the trains of the echoes `first` to `last`, counted from 1. Times are in ms."""
+def dictionary(
+    spacing: float, first: int, last: int, t1: float, pulse: SincPulse | None = None
+) -> Dictionary:
+    """Return the trains of the echoes `first` to `last`, counted from 1. Times are in ms.
+
+    `pulse` describes the pulses; None: hard pulses.
+    """
 
     def trains(q: Floats, p: Floats) -> Floats:
-        t2 = -spacing / np.log(q)
-        train = echo_train(t2[:, None], p, spacing=spacing, echoes=last, t1=t1)
-        return train[..., first - 1 :]
+        t2 = (-spacing / np.log(q))[:, None]
+        if pulse is None:
+            return echo_train(t2, p, spacing=spacing, echoes=last, t1=t1)[..., first - 1 :]
+        parts = [
+            weight @ echo_train(t2, leakage, spacing=spacing, echoes=last, t1=t1)
+            for weight, leakage in zip(*subslices(pulse, p), strict=True)
+        ]
+        return np.stack(parts, axis=1)[..., first - 1 :]
 
     low, high = (float(np.exp(-spacing / t2)) for t2 in T2_RANGE)
-    most = float(np.cos(LOWEST_B1 * np.pi / 2) ** 2)
     q = np.exp(-spacing / np.geomspace(*T2_RANGE, STEPS_T2 + 1))
-    p = np.linspace(0.0, most, STEPS_LEAKAGE + 1)
-    atoms = trains(q, p).reshape(q.size * p.size, -1)
+    if pulse is None:
+        least, most = 0.0, float(np.cos(LOWEST_B1 * np.pi / 2) ** 2)
+        p = np.linspace(0.0, most, STEPS_LEAKAGE + 1)
+        degree, splits = last, [0, p.size * q.size]
+    else:
+        least, most = B1_RANGE
+        p = np.linspace(least, most, STEPS_B1 + 1)
+        # The polynomial deviates from the trains by less than 1e-8.
+        degree = 2 * last + 10
+        splits = [0, int((p < 0.975).sum()) * q.size, p.size * q.size]
+    atoms = trains(q, p)
+    places = np.stack(np.meshgrid(q, p, indexing="ij"))
+    if pulse is not None:  # the parts of the atoms are intervals of p
+        atoms, places = atoms.swapaxes(0, 1), places.swapaxes(1, 2)
+    atoms = atoms.reshape(q.size * p.size, -1)
     atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
-    places = np.stack([v.ravel() for v in np.meshgrid(q, p, indexing="ij")])
 
-    # A polynomial of this degree is determined by its values at degree + 1 nodes.
-    nodes = chebyshev.chebpts1(last + 1)
-    values = trains(low + (high - low) * (nodes + 1) / 2, most * (nodes + 1) / 2)
-    inverse = np.linalg.inv(chebyshev.chebvander(nodes, last))
-    factors = np.einsum("iq,jp,qpe->eij", inverse, inverse, values)
+    # A polynomial of degree n is determined by its values at n + 1 nodes.
+    nodes, more = chebyshev.chebpts1(last + 1), chebyshev.chebpts1(degree + 1)
+    values = trains(low + (high - low) * (nodes + 1) / 2, least + (most - least) * (more + 1) / 2)
+    factors = np.einsum(
+        "iq,jp,qpe->eij",
+        np.linalg.inv(chebyshev.chebvander(nodes, last)),
+        np.linalg.inv(chebyshev.chebvander(more, degree)),
+        values,
+    )
     return Dictionary(
         spacing,
         (low, high),
-        (0.0, most),
+        (least, most),
         np.ascontiguousarray(atoms.T, np.float32),
-        places,
+        places.reshape(2, -1),
         factors.reshape(len(factors), -1),
-        last,
+        (last, degree),
+        tuple(slice(*ends) for ends in pairwise(splits)),
+        pulse is None,
     )

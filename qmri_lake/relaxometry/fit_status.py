@@ -27,3 +27,6 @@ class FitStatus(IntEnum):
     """r2 is below the limit."""
     NOT_CONVERGED = 8
     """The search did not converge. This has not occurred in tests."""
+    BELOW_RESOLUTION = 9
+    """T2 is below half the first echo time, so that the signal has lost 86 % before the first echo.
+    T2 is not determined, and all values are NaN. See `bounds` of the fits."""

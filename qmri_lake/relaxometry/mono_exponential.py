@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmri_lake.core.array_api import Array, Values
-from qmri_lake.relaxometry._checks import check_limits, check_mask, check_times
+from qmri_lake.relaxometry._checks import check_limits, check_mask, check_times, shortest_t2
 from qmri_lake.relaxometry.fit_status import FitStatus
 
 __all__ = ["MonoExponentialFit", "fit_mono_exponential"]
@@ -71,7 +71,8 @@ def fit_mono_exponential(
         Voxels to fit; default: all voxels. If `signal` is a NumPy masked array, voxels that are
         masked in any echo are not fitted.
     bounds : (low, high)
-        Accept a T2 in (low, high] ms; all other fits have the status OUT_OF_BOUNDS.
+        Accept a T2 in (low, high] ms; all other fits have the status OUT_OF_BOUNDS. If `low` is 0,
+        a T2 within the bounds, but below half the first echo time, has the status BELOW_RESOLUTION.
     r2_min : float, optional
         Accept fits with at least this centred r2; all other fits have the status POOR_FIT.
 
@@ -93,9 +94,10 @@ def fit_mono_exponential(
     The result is the least-squares optimum. Like every least-squares fit of this model, it is
     biased by the noise of magnitude images and by stimulated echoes.
 
-    A signal that is 0 from the second echo on, as in a background of mostly zeros, has its optimum
-    at T2 = 0. Its fitted T2 is the smallest value of the search, 0.04 echo spacings, with an r2
-    near 1. A lower bound of one millisecond rejects such voxels.
+    If T2 is below half the first echo time, the signal has lost 86 % before the first echo. An
+    example is a signal that is 0 from the second echo on, as in a background of mostly zeros. Its
+    optimum is at T2 = 0, with an r2 near 1. To fit tissue of short T2, give a lower bound above 0,
+    such as ``bounds=(1, 100)``: it replaces the limit of half the first echo time.
 
     Examples
     --------
@@ -133,7 +135,7 @@ def _fit_numpy(
     inside = np.ones(flat.shape[1], bool) if mask is None else np.asarray(mask, bool).reshape(-1)
     maps = np.full((4, flat.shape[1]), np.nan, dtype=signal.dtype)
     status = np.full(flat.shape[1], FitStatus.OUTSIDE, dtype=np.uint8)
-    fit_voxels(flat, times, inside, low, high, r2_min, maps, status)
+    fit_voxels(flat, times, inside, low, high, shortest_t2(times, low), r2_min, maps, status)
     maps[2][np.isinf(maps[2])] = np.nan  # for a very short T2, the signal at time 0 overflows
     t2, t2_error, s0, r2 = (values.reshape(shape) for values in maps)
     return MonoExponentialFit(t2, t2_error, s0, r2, status.reshape(shape))

@@ -24,7 +24,17 @@ from qmri_lake.relaxometry._constants import (
 from qmri_lake.relaxometry.fit_status import FitStatus
 
 # numba takes integers, not enums.
-FITTED, ZERO, CONSTANT, RISING, NOT_FINITE, OUT_OF_BOUNDS, POOR_FIT, NOT_CONVERGED = (
+(
+    FITTED,
+    ZERO,
+    CONSTANT,
+    RISING,
+    NOT_FINITE,
+    OUT_OF_BOUNDS,
+    POOR_FIT,
+    NOT_CONVERGED,
+    BELOW_RESOLUTION,
+) = (
     int(FitStatus.FITTED),
     int(FitStatus.ZERO),
     int(FitStatus.CONSTANT),
@@ -33,6 +43,7 @@ FITTED, ZERO, CONSTANT, RISING, NOT_FINITE, OUT_OF_BOUNDS, POOR_FIT, NOT_CONVERG
     int(FitStatus.OUT_OF_BOUNDS),
     int(FitStatus.POOR_FIT),
     int(FitStatus.NOT_CONVERGED),
+    int(FitStatus.BELOW_RESOLUTION),
 )
 
 LANES = 128
@@ -271,10 +282,10 @@ def search(y, tau, uniform, start, points, powers, weights, explained):  # type:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def fit_voxels(signal, times, inside, low, high, r2_min, maps, status):  # type: ignore[no-untyped-def]
+def fit_voxels(signal, times, inside, low, high, shortest, r2_min, maps, status):  # type: ignore[no-untyped-def]
     """Fill `maps` (t2, t2_error, s0, r2; voxel) and `status` (voxel) where `inside` is True.
 
-    `signal` is (echo, voxel).
+    `signal` is (echo, voxel). A T2 within the bounds, but below `shortest`, is not resolved.
     """
     n = times.size
     spacing = (times[-1] - times[0]) / (n - 1)
@@ -332,9 +343,13 @@ def fit_voxels(signal, times, inside, low, high, r2_min, maps, status):  # type:
                 continue
             t2 = -spacing / u[w]
             r2 = 1.0 - sse[w] / centred[w]
+            bounded = low < t2 <= high
+            if bounded and not r2 < r2_min and t2 < shortest:
+                status[v] = BELOW_RESOLUTION
+                continue
             maps[2, v] = s[w] * math.exp(times[0] / t2)
             maps[3, v] = r2
-            if not low < t2 <= high:
+            if not bounded:
                 status[v] = OUT_OF_BOUNDS
             elif r2 < r2_min:
                 status[v] = POOR_FIT

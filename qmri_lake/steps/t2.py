@@ -18,6 +18,7 @@ from qmri_lake.relaxometry.echo_times import check_range, ms_per_unit
 from qmri_lake.relaxometry.epg import fit_epg
 from qmri_lake.relaxometry.fit_status import FitStatus
 from qmri_lake.relaxometry.mono_exponential import fit_mono_exponential
+from qmri_lake.relaxometry.slice_profile import Pulse, as_pulse
 from qmri_lake.schema.variable import VOLUME_DIMS, Variable
 from qmri_lake.tissues import NO_MASK
 
@@ -76,10 +77,10 @@ VARIABLES = (
         "t2_b1",
         VOLUME_DIMS,
         "float32",
-        "Refocusing flip angle relative to 180 degrees; 180 + x reads as 180 - x",
+        "Transmit field relative to nominal; of hard pulses 1 + x reads as 1 - x",
         "",
         "as t2, or fitted by model='mono', which has none",
-        valid_range=(0.4, 1),
+        valid_range=(0.4, 1.4),
     ),
 )
 
@@ -103,6 +104,17 @@ def _skips(model: Model, skip_first_echo: bool | None, where: str) -> bool:
     return model == "mono" if skip_first_echo is None else bool(skip_first_echo)
 
 
+def _checked_pulse(model: Model, pulse: Pulse, where: str) -> None:
+    """Raise an error for an invalid pulse, and for sinc pulses of a model that has no pulses."""
+    if as_pulse(pulse) is not None and model != "epg":
+        raise InputError(
+            f"pulse={pulse!r} with model={model!r}",
+            expected="pulse='hard', since an exponential has no pulses",
+            where=where,
+            todo="Use model='epg', or omit pulse.",
+        )
+
+
 def _reads(*, within: Within, **_: object) -> dict[str, tuple[str, ...]]:
     # Without a mask, the fit does not depend on a registration.
     extra = ("cartilage",) if within == "cartilage" else ()
@@ -119,6 +131,7 @@ def _fit_exam(
     skip_first_echo: bool,
     bounds: tuple[float, float],
     r2_min: float | None,
+    pulse: Pulse,
 ) -> tuple[Array, ...]:
     """Fit one exam: image (echo, slice, row, column), echo_time (echo,), labels or None.
 
@@ -163,12 +176,18 @@ def _fit_exam(
     echoes = [times[k] for k in used]
     if model == "mono":
         return fit_mono_exponential(signal, echoes, mask, bounds=bounds, r2_min=r2_min)
-    fit = fit_epg(signal, echoes, mask, bounds=bounds, r2_min=r2_min)
+    fit = fit_epg(signal, echoes, mask, bounds=bounds, r2_min=r2_min, pulse=pulse)
     return fit.t2, fit.t2_error, fit.s0, fit.r2, fit.status, fit.b1
 
 
 def _check_parameters(
-    *, within: object, model: Any, skip_first_echo: Any, bounds: Any, r2_min: object
+    *,
+    within: object,
+    model: Any,
+    skip_first_echo: Any,
+    bounds: Any,
+    r2_min: object,
+    pulse: Any,
 ) -> dict[str, object]:
     """Check the parameters when a run is planned, before any exam is fitted."""
     pair = isinstance(bounds, (tuple, list, np.ndarray)) and len(bounds) == 2
@@ -196,6 +215,7 @@ def _check_parameters(
     ):
         if not right:
             raise RunError(f"{name}={value!r}", expected=expected, where="step t2")
+    _checked_pulse(model, pulse, "step t2")
     return {"skip_first_echo": _skips(model, skip_first_echo, "step t2")}
 
 
@@ -205,7 +225,23 @@ def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not np.isnan(float(value))
 
 
-@step(reads=_reads, writes=VARIABLES, name="t2", memory_factor=2.5, validate=_check_parameters)
+def _recorded(*, pulse: Pulse, **parameters: object) -> dict[str, object]:
+    """Return the parameters that a run records: those of sinc pulses in full.
+
+    Hard pulses are not recorded, so that results of earlier versions stay up to date.
+    """
+    sinc = as_pulse(pulse)
+    return parameters if sinc is None else {**parameters, "pulse": sinc.as_mapping()}
+
+
+@step(
+    reads=_reads,
+    writes=VARIABLES,
+    name="t2",
+    memory_factor=2.5,
+    validate=_check_parameters,
+    recorded_parameters=_recorded,
+)
 def t2(
     msme: xr.Dataset,
     *,
@@ -214,6 +250,7 @@ def t2(
     skip_first_echo: bool | None = None,
     bounds: tuple[float, float] = T2_BOUNDS,
     r2_min: float | None = 0.8,
+    pulse: Pulse = "hard",
 ) -> dict[str, Array]:
     """Fit T2 to one exam; the parameters are those of `fit_t2`."""
     labels = _labels(msme, within)
@@ -230,6 +267,7 @@ def t2(
         skip_first_echo=_skips(model, skip_first_echo, "t2"),
         bounds=(float(bounds[0]), float(bounds[1])),
         r2_min=r2_min,
+        pulse=pulse,
     )
     return dict(zip((v.name for v in _made(model)), maps, strict=True))
 
@@ -254,6 +292,7 @@ def fit_t2(
     skip_first_echo: bool | None = None,
     bounds: tuple[float, float] = T2_BOUNDS,
     r2_min: float | None = 0.8,
+    pulse: Pulse = "hard",
 ) -> xr.Dataset:
     """Add T2 maps to a Dataset of multi-echo images, lazily.
 
@@ -269,16 +308,19 @@ def fit_t2(
         ``cartilage`` if `ds` has labels, otherwise ``all``.
     model : {"mono", "epg"}
         ``mono``: one exponential. ``epg``: simulated echo trains by extended phase graphs (beyond
-        the paper), which also estimate the refocusing flip angle: see
-        `qmri_lake.relaxometry.fit_epg`.
+        the paper), which also estimate the transmit field: see `qmri_lake.relaxometry.fit_epg`.
     skip_first_echo : bool, optional
         Whether to skip the first echo. It is too dark relative to the other echoes, since they
         contain stimulated echoes. Default: True for ``mono``; ``epg`` needs all echoes.
         [assumption]
     bounds : (low, high)
-        Accept low < T2 <= high [ms]. [assumption]
+        Accept low < T2 <= high [ms]. If `low` is 0, T2 must also be at least half the first echo
+        time of the fit; otherwise its status is ``below_resolution``. [assumption]
     r2_min : float or None
         Accept fits with at least this centred r2. None: no limit. [assumption]
+    pulse : {"hard", "sinc"} or mapping
+        Pulses of ``epg``: hard pulses, or the slice profile of sinc pulses. A mapping gives
+        parameters of `qmri_lake.relaxometry.SincPulse`. [assumption]
 
     Returns
     -------
@@ -293,7 +335,8 @@ def fit_t2(
         If `image`, `echo_time` or `cartilage` is missing.
     InputError
         If dimensions are named otherwise, echo times have no unit or exceed the range of a scanner,
-        `within` or `model` is unknown, or the first echo is skipped with ``epg``. When computed:
+        `within`, `model` or `pulse` is invalid, or the first echo is skipped with ``epg``, or
+        `pulse` is not ``hard`` with ``mono``. When computed:
         if an exam was never segmented or has too few echoes. ``mono`` needs at least two echoes,
         ``epg`` at least three that are evenly spaced.
     """
@@ -308,6 +351,7 @@ def fit_t2(
     if chosen not in ("cartilage", "all"):
         raise InputError(f"within={within!r}", expected="cartilage or all", where="fit_t2")
     skip = _skips(model, skip_first_echo, "fit_t2")
+    _checked_pulse(model, pulse, "fit_t2")
     needed = ["image", "echo_time", *(["cartilage"] if chosen == "cartilage" else [])]
     for name in needed:
         if name not in ds:
@@ -329,6 +373,7 @@ def fit_t2(
         skip_first_echo=skip,
         bounds=(float(bounds[0]), float(bounds[1])),
         r2_min=r2_min,
+        pulse=pulse,
     )
     return ds.assign(map_exams(kernel, inputs, t2.writes[: len(_made(model))]))
 

@@ -13,6 +13,9 @@ from qmri_lake.relaxometry import FitStatus, fit_epg, fit_mono_exponential
 from qmri_lake.relaxometry._constants import HIGHEST, LOWEST
 from tests.relaxometry.signals import EVEN, LONG, UNEVEN, decay, rician, six_classes, words
 
+ANY = (1e-3, np.inf)
+"""Bounds, ms, that keep each optimum: a positive lower bound replaces the limit of the echoes."""
+
 
 def model(t, s0, t2):
     return s0 * np.exp(-t / t2)
@@ -32,7 +35,7 @@ def grid_squares(signal, echo_time):
 
 def worse_than_grid(signal, echo_time):
     """Voxels that are worse than the grid, or without a T2 although a decay fits them best."""
-    fit = fit_mono_exponential(signal, echo_time)
+    fit = fit_mono_exponential(signal, echo_time, bounds=ANY)
     energy = (signal**2).sum(axis=0)
     constant = ((signal - signal.mean(axis=0)) ** 2).sum(axis=0)
     ours = squares(signal, echo_time, fit.s0, fit.t2)
@@ -76,7 +79,7 @@ def test_fit_mono_exponential__equals_tight_curve_fit(times, judge):
 def test_fit_mono_exponential__without_noise_is_exact():
     t2 = np.geomspace(2.0, 2000.0, 500)
     for times in (EVEN, UNEVEN, LONG):
-        fit = fit_mono_exponential(700 * decay(times, t2), times)
+        fit = fit_mono_exponential(700 * decay(times, t2), times, bounds=ANY)
         np.testing.assert_allclose(fit.t2, t2, rtol=1e-7)
         np.testing.assert_allclose(fit.s0, 700, rtol=1e-6)
         np.testing.assert_allclose(fit.r2, 1)
@@ -162,6 +165,7 @@ def test_fit_mono_exponential__status_is_each_its_own(judge):
     found = {name: int(one(voxel)["status"]) for name, (voxel, _) in NO_VALUE.items()}
     found["outside"] = int(fit_mono_exponential(GOOD[:, None], EVEN, np.array([False])).status[0])
     found["above the bounds"] = int(one(GOOD, bounds=(0, 30))["status"])
+    found["below half the first echo time"] = int(one(900 * np.exp(-EVEN / 8))["status"])
     noisy = six_classes(EVEN, 500, seed=4)["noise"].astype(np.float64)
     poor = fit_mono_exponential(noisy, EVEN, r2_min=0.8)
     rejected = poor.status == FitStatus.POOR_FIT
@@ -170,6 +174,7 @@ def test_fit_mono_exponential__status_is_each_its_own(judge):
         "outside": 1,
         "above the bounds": 6,
         "poor fit": 7,
+        "below half the first echo time": 9,
     }
     assert np.isnan(poor.t2[rejected]).all()
     assert (poor.r2[rejected] < 0.8).all()
@@ -200,15 +205,39 @@ def test_fit_mono_exponential__ends_of_the_search(times):
     highest = spacing * HIGHEST
     assert one(900 * np.exp(-times / (0.8 * highest)), times)["status"] == FitStatus.FITTED
     assert one(900 * np.exp(-times / (5 * highest)), times)["status"] == FitStatus.RISING
-    short = one(900 * np.exp(-times / (0.08 * spacing)), times)
+    short = one(900 * np.exp(-times / (0.08 * spacing)), times, bounds=ANY)
     assert short["t2"] == pytest.approx(0.08 * spacing, rel=1e-6)
 
 
 @pytest.mark.parametrize("times", [EVEN, UNEVEN], ids=["even", "uneven"])
 def test_fit_mono_exponential__gone_at_the_second_echo(times):
     voxel = [3.0, 0, 0, 0, 0, 0]
-    assert one(voxel, times)["t2"] == pytest.approx(LOWEST * np.diff(times).mean())
+    assert one(voxel, times, bounds=ANY)["t2"] == pytest.approx(LOWEST * np.diff(times).mean())
     assert one(voxel, times, bounds=(1, 100))["status"] == FitStatus.OUT_OF_BOUNDS
+    fit = one(voxel, times, bounds=(0, 100), r2_min=0.8)
+    assert fit.pop("status") == FitStatus.BELOW_RESOLUTION
+    assert all(np.isnan(value) for value in fit.values())
+
+
+@pytest.mark.parametrize("times", [EVEN, UNEVEN], ids=["even", "uneven"])
+def test_fit_mono_exponential__below_half_the_first_echo_time(times):
+    shortest = times[0] / 2
+
+    def status(t2, **options):
+        return one(900 * np.exp(-times / t2), times, **options)["status"]
+
+    assert status(1.001 * shortest) == FitStatus.FITTED
+    assert status(0.999 * shortest) == FitStatus.BELOW_RESOLUTION
+    assert status(0.999 * shortest, bounds=(-1, 100)) == FitStatus.BELOW_RESOLUTION
+    # A lower bound above 0 replaces the limit, and another reason comes first.
+    assert status(0.999 * shortest, bounds=(1, 100)) == FitStatus.FITTED
+    assert status(0.5 * shortest, bounds=(0, 3)) == FitStatus.OUT_OF_BOUNDS
+    poor = [3.0, 0.3, 0.9, 0, 0.6, 0]
+    assert one(poor, times, r2_min=0.99)["status"] == FitStatus.POOR_FIT
+    assert one(poor, times, r2_min=0.5)["status"] == FitStatus.BELOW_RESOLUTION
+    # Without a delay before the first echo, there is no limit.
+    start = one(900 * np.exp(-(times - times[0]) / 5), times - times[0])
+    assert start["t2"] == pytest.approx(5)
 
 
 # -- r2 and the standard error -------------------------------------------------------------------
@@ -338,6 +367,6 @@ def test_fit_mono_exponential__complex_signal():
 
 def test_fit_mono_exponential__a_signal_at_time_0_beyond_all_numbers_is_nan():
     times = np.array([100.0, 110.0, 120.0, 130.0])
-    fit = fit_mono_exponential(np.array([[1], [0], [0], [0]], np.float32), times)
+    fit = fit_mono_exponential(np.array([[1], [0], [0], [0]], np.float32), times, bounds=ANY)
     assert fit.status.tolist() == [FitStatus.FITTED]
     assert np.isnan(fit.s0).all()

@@ -63,7 +63,8 @@ def test_fit_mono_exponential__published_in_vivo_map(real_data, judge):
     t2 = t2 * 145.2
     echo_time = np.linspace(26.4, 145.2, 10)[:, None, None]
     signal = np.moveaxis(image / image.max(), -1, 0)
-    fit = fit_mono_exponential(signal, echo_time.ravel())
+    # The first echo is late: a positive bound keeps also T2 below half its time.
+    fit = fit_mono_exponential(signal, echo_time.ravel(), bounds=(1e-3, np.inf))
     clear = (fit.r2 >= 0.8) & (fit.t2 > 5) & (fit.t2 < 100)
     worst = float(np.abs(fit.t2[clear] / t2[clear] - 1).max())
 
@@ -91,13 +92,16 @@ def test_fit_t2__real_knee(real_data, judge):
     assert fitted.r2.values[accepted].min() >= 0.8
     assert t2[accepted].max() <= 100
     median = float(np.median(t2[accepted]))
+    below = int((fitted.t2_status.values == FitStatus.BELOW_RESOLUTION).sum())
+    assert t2[accepted].min() >= ds.echo_time.values[1] / 2
     judge(
         "T2 / real knee, DICOM to map: voxels, spacing, median of accepted T2",
-        required="24 x 256 x 256, 4.000 x 0.625 x 0.625 mm, 35.5 +- 0.3 ms of 496,000 +- 1,000",
+        required="24 x 256 x 256, 4.000 x 0.625 x 0.625 mm, 35.5 +- 0.3 ms; 496,000 +- 1,000 "
+        "accepted or below resolution",
         measured=f"{' x '.join(map(str, t2.shape))}, {' x '.join(f'{s:.3f}' for s in spacing)} mm, "
-        f"{median:.2f} ms of {accepted.sum():,}",
+        f"{median:.2f} ms of {accepted.sum():,} accepted; {below:,} below resolution",
         passed=t2.shape == (24, 256, 256)
         and bool(np.allclose(spacing, (4.0, 0.625, 0.625), atol=5e-4))
         and abs(median - 35.5) <= 0.3
-        and abs(int(accepted.sum()) - 496_000) <= 1000,
+        and abs(int(accepted.sum()) + below - 496_000) <= 1000,
     )

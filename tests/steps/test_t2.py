@@ -453,6 +453,71 @@ def test_t2__epg_run_equals_session(tmp_path, judge):
     assert not lake.validate(deep=True)
 
 
+def test_fit_t2__epg_of_sinc_pulses_equals_the_kernel(msme):
+    pulse = {"window": "hann", "refocusing_width": 1.2}
+    with dask.config.set(scheduler=refuse):
+        lazy = ql.fit_t2(msme.isel(exam=[0]), model="epg", pulse=pulse)
+    fitted = lazy.compute()
+    signal, _ = msme_signal(0, (5, 12, 10))
+    mask = msme.cartilage[0].values != 0
+    fit = fit_epg(signal, ECHO_TIME, mask, bounds=(0, 100), r2_min=0.8, pulse=pulse)
+    for name, maps in fit._asdict().items():
+        stored = fitted[{"b1": "t2_b1", "status": "t2_status"}.get(name, name)]
+        np.testing.assert_allclose(stored[0], maps, rtol=1e-5)
+    hard = ql.fit_t2(msme.isel(exam=[0]), model="epg").compute()
+    assert np.nanmax(np.abs(hard.t2 - fitted.t2)) > 1
+
+
+@pytest.mark.slow
+def test_t2__sinc_pulses_are_recorded_and_hard_pulses_are_not(tmp_path):
+    lake = array_lake(tmp_path / "sinc.lake", count=1)
+    assert lake.run("t2", model="epg", variant="epg").counts["done"] == 1
+    parameters = list(lake.runs()["parameters"])[-1]
+    # As recorded by versions without this parameter, whose results therefore stay up to date.
+    assert set(parameters) == {"within", "model", "skip_first_echo", "bounds", "r2_min"}
+    assert lake.run("t2", model="epg", variant="epg", pulse="hard").up_to_date == 1
+    assert lake.run("t2", model="epg", variant="sinc", pulse="sinc").counts["done"] == 1
+    recorded = {"time_bandwidth": 4.0, "window": "hamming", "refocusing_width": 1.0}
+    assert list(lake.runs()["parameters"])[-1]["pulse"] == recorded
+    # The same pulse in other words is the same; another pulse is stale.
+    again = lake.run("t2", model="epg", variant="sinc", pulse={"time_bandwidth": np.int64(4)})
+    assert again.up_to_date == 1
+    wider = {"refocusing_width": 1.5}
+    assert lake.run("t2", model="epg", variant="sinc", pulse=wider).counts["done"] == 1
+    msme = lake.load("msme")
+    plain = msme[["image", "echo_time", "cartilage", "extent"]]
+    session = ql.fit_t2(plain, model="epg", pulse=wider)
+    for name in [*MAPS, "t2_b1"]:
+        np.testing.assert_array_equal(msme[f"{name}__sinc"], session[name])
+    assert not lake.validate(deep=True)
+
+
+def test_t2__pulses_are_of_epg_alone(msme, tmp_path):
+    with pytest.raises(InputError, match=r"fit_t2: pulse='sinc' with model='mono' .*model='epg'"):
+        ql.fit_t2(msme, pulse="sinc")
+    with pytest.raises(InputError, match=r"pulse='block' \(expected hard, sinc, or a mapping"):
+        ql.fit_t2(msme, model="epg", pulse="block")
+    lake = array_lake(tmp_path / "refused.lake", count=1)
+    with pytest.raises(InputError, match=r"step t2: pulse=\{'window': 'hann'\} with model='mono'"):
+        lake.run("t2", pulse={"window": "hann"})
+    with pytest.raises(InputError, match=r"window='kaiser' \(expected one of hamming, hann, none"):
+        lake.run("t2", model="epg", pulse={"window": "kaiser"})
+
+
+def test_t2__below_resolution(msme):
+    exam = msme.isel(exam=0).compute()
+    exam.image[:, 0, 0, 0] = 1000 * np.exp(-ECHO_TIME / 9)
+    exam.image[1:, 0, 0, 1] = [300, 0, 0, 0, 0, 0]
+    maps = t2(exam, within="all")
+    for column in (0, 1):
+        assert maps["t2_status"][0, 0, column] == FitStatus.BELOW_RESOLUTION
+        assert all(np.isnan(maps[name][0, 0, column]) for name in MAPS[:4])
+    # The limit is half the first echo time of the fit: 10 ms, or 5 ms with the first echo.
+    assert t2(exam, within="all", skip_first_echo=False)["t2_status"][0, 0, 0] == FitStatus.FITTED
+    assert t2(exam, within="all", model="epg")["t2_status"][0, 0, 0] == FitStatus.FITTED
+    assert t2(exam, within="all", bounds=(1, 100))["t2"][0, 0, 0] == pytest.approx(9, rel=1e-5)
+
+
 def test_t2__epg_refuses_what_it_cannot_fit(msme, tmp_path):
     with pytest.raises(InputError, match=r"fit_t2: model='bloch' \(expected mono or epg"):
         ql.fit_t2(msme, model="bloch")

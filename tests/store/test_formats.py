@@ -8,6 +8,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import qmri_lake as ql
@@ -15,6 +16,7 @@ from qmri_lake.cli import main
 from qmri_lake.core.repository_format import is_repository
 from qmri_lake.errors import NotALakeError, RunError
 from qmri_lake.oai.walk import walk
+from qmri_lake.relaxometry import FitStatus
 from qmri_lake.store.repository import newest_format
 from tests.store.fixtures.make import FOLDER, digest
 
@@ -61,6 +63,29 @@ def test_archive__read_written_and_read_again(archive: Path, tmp_path: Path) -> 
     assert before
     assert lake.run("t2", variant="wide", bounds=[0, 90]).counts.get("done", 0) == before
     assert ql.open_lake(url).storage_format == kind
+
+
+@pytest.mark.parametrize("archive", READABLE, ids=lambda path: path.name)
+def test_archive__gains_the_values_of_a_later_version(archive: Path, tmp_path: Path) -> None:
+    url, _ = unpacked(archive, tmp_path)
+    lake = ql.open_lake(url)
+    status = lake.root["msme/t2_status__epg"]
+    assert "below_resolution" not in status.attrs["flag_meanings"]
+    assert lake.root["msme/t2_b1__epg"].attrs["valid_max"] == 1
+    before = lake.root["msme/t2__epg"][:]
+    # Hard pulses are not recorded: the result of the earlier version is up to date.
+    assert lake.run("t2", variant="epg", model="epg").counts.get("done", 0) == 0
+    done = lake.run("t2", variant="epg", model="epg", pulse="sinc", r2_min=None).counts["done"]
+    assert done == lake.status().loc["t2", "done"]
+    assert not np.array_equal(lake.root["msme/t2__epg"][:], before, equal_nan=True)
+    status = lake.root["msme/t2_status__epg"].attrs
+    assert dict(zip(status["flag_meanings"].split(), status["flag_values"], strict=True)) == {
+        kind.name.lower(): int(kind) for kind in FitStatus
+    }
+    assert lake.root["msme/t2_b1__epg"].attrs["valid_max"] == 1.4
+    assert lake.validate(deep=True) == []
+    # Arrays that the run does not write keep their declaration.
+    assert "below_resolution" not in lake.root["msme/t2_status"].attrs["flag_meanings"]
 
 
 @pytest.mark.parametrize("archive", ARCHIVES, ids=lambda path: path.name)
