@@ -6,6 +6,7 @@ Usage: python pipelines/segment.py LAKE BONE_NETWORKS CARTILAGE_NETWORKS
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import qmri_lake as ql
 from qmri_lake.report import write_report
@@ -36,7 +37,9 @@ def main(url: str, bones: str, cartilage: str) -> None:
     # 5. List failed and flagged exams, print the snapshot to cite, and write a report.
     print(lake.failures().to_string(index=False))
     print(f"snapshot {lake.snapshot}")
-    print(write_report(lake, f"{url}.report.html", cohort))
+    # Masks are compared with references only on exams that the networks were not trained on.
+    ensembles = [folder for folder in (bones, cartilage) if (Path(folder) / "split.json").is_file()]
+    print(write_report(lake, f"{url}.report.html", cohort, models=ensembles))
 
 
 # Workers import this file: without this guard, each would start another cluster.

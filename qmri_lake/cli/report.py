@@ -22,7 +22,7 @@ def report(
         typer.Option(
             metavar="MODELS",
             help="Folder of the ensemble that computed the masks (repeatable). Only its test exams "
-            "are compared with reference masks.",
+            "are compared with reference masks; its training exams are excluded and counted.",
         ),
     ] = None,
     ref: RefOption = None,

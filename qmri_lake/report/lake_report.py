@@ -60,8 +60,9 @@ def write_report(
         Title of the page. Default: the name of the lake.
     models : sequence of paths
         Folders of the ensembles that made the masks. Only the test exams of these ensembles are
-        compared with references, because their networks were trained on the other exams. Default:
-        all exams are compared. The page warns if masks of the lake were not made by these
+        compared with references; their training and validation exams are excluded, and the page
+        states their number. Default: all exams are compared, and the page warns that it is unknown
+        whether they are held out. The page also warns if masks of the lake were not made by these
         ensembles.
     progress : callable, optional
         Called with the numbers of completed exams and of all exams.

@@ -50,11 +50,12 @@ class SegmentationResults:
     figures: Mapping[str, Figure]
     """Panels of Figure S2 by caption."""
     exams: str
-    """Numbers of compared exams, as text."""
+    """Numbers of compared exams, and of excluded exams with the reasons, as text."""
     may_include_training_exams: bool
     """Whether the networks may have been trained on compared exams, since no ensemble was named."""
     warnings: tuple[str, ...]
-    """Warnings of masks that the named ensembles did not make, and of test exams without masks."""
+    """Warnings of masks whose origin is unknown, of masks that the named ensembles did not make,
+    and of test exams without masks."""
 
 
 def table_s1(scores: Mapping[Kind, pd.DataFrame]) -> pd.DataFrame:
@@ -137,8 +138,10 @@ def segmentation_results(
     progress : callable, optional
         Called with the numbers of completed masks and of all masks.
     models : sequence of paths, optional
-        Folders of ensembles. Only the test exams of these ensembles are compared, because their
-        networks were trained on the other exams. Default: all exams with a mask and a reference.
+        Folders of ensembles. Only the test exams of these ensembles are compared. Their training
+        and validation exams, and exams in none of their sets, are excluded and counted. Default:
+        all exams with a mask and a reference, with a warning that it is unknown whether they are
+        held out.
 
     Returns
     -------
@@ -150,12 +153,18 @@ def segmentation_results(
     descriptions, warnings = [], []
     for kind in _KINDS:
         unseen = test.get(kind)
-        exams = scored(lake, _test_exams(cohort, unseen), kind)
+        available = scored(lake, cohort, kind)
+        exams = _test_exams(available, unseen)
         if len(exams):
             chosen[kind] = exams
-            warning = _foreign_masks_warning(lake, exams, kind, unseen)
+            warning = (
+                _unknown_origin_warning(lake, exams, kind)
+                if unseen is None
+                else _foreign_masks_warning(lake, exams, kind, unseen)
+            )
             held_out = unseen is not None and not warning
-            descriptions.append(_describe_exams(exams, kind, held_out=held_out))
+            text = _describe_exams(exams, kind, held_out=held_out)
+            descriptions.append(text + _describe_excluded(available, unseen))
             warnings += [warning] if warning else []
         elif unseen is not None:
             warnings.append(
@@ -205,9 +214,33 @@ def _describe_exams(exams: Cohort, kind: Kind, *, held_out: bool) -> str:
     return f"{_TITLES[kind].lower()}: {text}" + ", held out from training" * held_out
 
 
-def _foreign_masks_warning(lake: Lake, exams: Cohort, kind: Kind, test: HeldOut | None) -> str:
+def _describe_excluded(available: Cohort, test: HeldOut | None) -> str:
+    """Return the numbers of exams that are excluded since they are not test exams."""
+    if test is None:
+        return ""
+    others = set(available.exams["exam"]) - set(test.exams)
+    used = len(others & test.used)
+    parts = [f"{counted(used, 'training or validation exam')} of the networks"] if used else []
+    if rest := len(others) - used:
+        parts.append(f"{counted(rest, 'exam')} in no set of the networks")
+    return f" (excluded: {', '.join(parts)})" if parts else ""
+
+
+def _unknown_origin_warning(lake: Lake, exams: Cohort, kind: Kind) -> str:
+    """Return a warning that masks may be those of training exams, with the origin of the masks."""
+    makers = count_other_sources(lake, exams, kind, frozenset())
+    names = {"by other networks": "by networks that were not named"}
+    text = ", ".join(f"{count:,} {names.get(maker, maker)}" for maker, count in makers.items())
+    return (
+        f"{_TITLES[kind]}: it is unknown whether {counted(len(exams), 'exam')} of the comparison "
+        f"(masks: {text}) are held out from training. They may include training exams, so the "
+        "values may be too optimistic. Name the ensemble to compare its held-out exams only."
+    )
+
+
+def _foreign_masks_warning(lake: Lake, exams: Cohort, kind: Kind, test: HeldOut) -> str:
     """Return a warning if the named ensemble did not make all masks of its test exams."""
-    makers = {} if test is None else count_other_sources(lake, exams, kind, test.networks)
+    makers = count_other_sources(lake, exams, kind, test.networks)
     if not makers:
         return ""
     text = ", ".join(f"{count:,} {maker}" for maker, count in makers.items())

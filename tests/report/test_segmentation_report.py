@@ -175,11 +175,13 @@ def test_write_report__without_references_has_no_section(tmp_path: Path) -> None
 # -- test exams of ensembles ---------------------------------------------------------------------
 
 
-def _ensemble(folder: Path, seeds: tuple[int, ...], test: list[str]) -> Path:
+def _ensemble(
+    folder: Path, seeds: tuple[int, ...], test: list[str], train: tuple[str, ...] = ()
+) -> Path:
     """Write untrained networks for bones, and their split."""
     for seed in seeds:
         write_network(folder / f"bone_3d-{seed}", tiny(), seed)
-    split = {"train": [], "validation": [], "test": test}
+    split = {"train": [*train], "validation": [], "test": test}
     members = {f"bone_3d-{seed}": split for seed in seeds}
     (folder / "split.json").write_text(json.dumps({"task": "bones", "members": members}))
     return folder
@@ -196,21 +198,42 @@ def test_segmentation_results__held_out_only_if_the_named_networks_made_the_mask
     lake = lake_of(tmp_path / "l.lake", 3, ("bone",), each=1, with_masks=False)
     test = lake.exams["exam"].tolist()[1:]  # the last one has no reference
     ours = _ensemble(tmp_path / "ours", (1, 2), test)
-    unseen = "bones: 1 exam of 1 patient, held out from training"
+    others = " (excluded: 1 exam in no set of the networks)"
+    unseen = f"bones: 1 exam of 1 patient, held out from training{others}"
     # One member in another precision, and all.
     dtype = "bfloat16" if HAS_BFLOAT16 else "float32"
     for options in ({"models": ours / "bone_3d-2", "dtype": dtype}, {"models": ours}):
         assert lake.run("segment_bones", **options).failed == 0
         assert _compared(lake, ours) == (unseen, False, [])
-    assert _compared(lake) == ("bones: 2 exams of 2 patients", True, [])
+    exams, may_include_training, (warning,) = _compared(lake)
+    assert (exams, may_include_training) == ("bones: 2 exams of 2 patients", True)
+    assert warning.startswith(
+        "Bones: it is unknown whether 2 exams of the comparison (masks: 2 by networks that were "
+        "not named) are held out from training."
+    )
     # Networks of another training, though they have the same test exams.
-    others = _ensemble(tmp_path / "others", (3,), test)
-    exams, may_include_training, (warning,) = _compared(lake, others)
-    assert (exams, may_include_training) == ("bones: 1 exam of 1 patient", False)
+    theirs = _ensemble(tmp_path / "others", (3,), test)
+    exams, may_include_training, (warning,) = _compared(lake, theirs)
+    assert (exams, may_include_training) == (f"bones: 1 exam of 1 patient{others}", False)
     assert warning.startswith(
         "Bones: 1 of 1 mask not made by the named ensemble (1 by other networks). "
     )
-    assert _compared(lake, ours, others) == (unseen, False, [])
+    assert _compared(lake, ours, theirs) == (unseen, False, [])
+
+
+def test_segmentation_results__excludes_and_counts_training_exams(tmp_path: Path) -> None:
+    lake = lake_of(tmp_path / "l.lake", 5, ("bone",), each=1, with_masks=False)
+    keys = lake.exams["exam"].tolist()
+    folder = _ensemble(tmp_path / "models", (1,), keys[:2], (keys[1], keys[2]))
+    assert lake.run("segment_bones", models=folder).failed == 0
+    # The second exam is in the training set of a member, so it is not held out.
+    assert _compared(lake, folder)[0] == (
+        "bones: 1 exam of 1 patient, held out from training (excluded: 2 training or validation "
+        "exams of the networks, 1 exam in no set of the networks)"
+    )
+    results = segmentation_results(lake, lake.cohort(), models=[folder])
+    assert results is not None
+    assert set(results.per_exam["exam"]) == {keys[0]}
 
 
 def _compared(lake: ql.Lake, *models: Path) -> tuple[str, bool, list[str]]:
@@ -223,8 +246,10 @@ def test_write_report__warns_of_imported_masks(lake: ql.Lake, tmp_path: Path) ->
     folder = _ensemble(tmp_path / "models", (1,), lake.exams["exam"].tolist()[:3])
     text = _words(write_report(lake, tmp_path / "r.html", models=[folder]))
     assert "Bones: 3 of 3 masks not made by the named ensemble (3 imported)" in text
-    assert "held out from training" not in text
-    assert "bones: 3 exams of 2 patients; cartilage and menisci: 4 exams" in text
+    assert "patients, held out from training" not in text
+    assert "bones: 3 exams of 2 patients (excluded: 1 exam in no set of the networks); " in text
+    assert "cartilage and menisci: 4 exams of 2 patients. Paper" in text
+    assert "Cartilage and menisci: it is unknown whether 4 exams of the comparison" in text
 
 
 def test_write_report__warns_of_test_exams_without_masks(tmp_path: Path) -> None:

@@ -63,18 +63,12 @@ def segmentation_section(
         "reference. Green: true positive. Cyan: false positive. Magenta: false negative, or "
         "another structure in the mask."
     )
-    warnings = results.warnings
-    if results.may_include_training_exams:
-        warnings += (
-            "These exams may include training exams of the networks, so the values may be too "
-            "optimistic. Name the folders of the networks to compare held-out exams only.",
-        )
     tables = {"table_s1": TitledTable(WordTable(results.table))} if len(results.table) else {}
     figures = {
         f"figure_s2_{k}": (caption, figure)
         for k, (caption, figure) in enumerate(results.figures.items(), 1)
     }
-    return Section(note, tables, figures, warnings)
+    return Section(note, tables, figures, results.warnings)
 
 
 def agreement_section(lake: Lake, cohort: Cohort) -> Section:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from qmri_lake.segmentation.models.members import DTYPES
 from qmri_lake.segmentation.models.network import find_networks
 from qmri_lake.segmentation.models.recipes import MASK_NAMES
-from qmri_lake.segmentation.training.ensemble import held_out_exams
+from qmri_lake.segmentation.training.ensemble import held_out_exams, used_in_training
 from qmri_lake.store.runs import read_runs
 from qmri_lake.store.status import read_status
 
@@ -28,6 +28,8 @@ class HeldOut:
 
     exams: tuple[str, ...]
     """Exam keys."""
+    used: frozenset[str]
+    """Keys of the exams on which a network was trained or validated."""
     networks: frozenset[str]
     """Identities of the networks as recorded by a run; each network has one for each dtype."""
 
@@ -57,14 +59,17 @@ def find_held_out(models: Sequence[str | os.PathLike[str]]) -> dict[str, HeldOut
     for folder in models:
         task, keys = held_out_exams(folder)
         kind = MASK_NAMES[task]
-        before = held_out.get(kind, HeldOut(tuple(keys), frozenset()))
+        before = held_out.get(kind, HeldOut(tuple(keys), frozenset(), frozenset()))
+        used = before.used | used_in_training(folder)
         networks = {
             replace(network, dtype=dtype).identity
             for network in find_networks(folder, task=task)
             for dtype in DTYPES.values()
         }
         held_out[kind] = HeldOut(
-            tuple(key for key in keys if key in before.exams), before.networks | networks
+            tuple(key for key in keys if key in before.exams and key not in used),
+            used,
+            before.networks | networks,
         )
     return held_out
 

@@ -31,7 +31,14 @@ if TYPE_CHECKING:
     from qmri_lake.lake.lake import Lake
     from qmri_lake.segmentation.training.worker import DaskCluster
 
-__all__ = ["SPLIT", "TABLE", "first_sets", "held_out_exams", "train_ensemble"]
+__all__ = [
+    "SPLIT",
+    "TABLE",
+    "first_sets",
+    "held_out_exams",
+    "train_ensemble",
+    "used_in_training",
+]
 
 SPLIT = "split.json"
 TABLE = "split.csv"
@@ -217,6 +224,25 @@ def first_sets(models: str | os.PathLike[str]) -> tuple[Task, dict[str, list[str
     InputError
         If the folder has no ``split.json``, or if this file cannot be read.
     """
+    record = _split_of(models)
+    first = next(iter(record["members"].values()))
+    return record["task"], {name: list(first[name]) for name in SPLITS}
+
+
+def used_in_training(models: str | os.PathLike[str]) -> set[str]:
+    """Return the exams on which any member of an ensemble was trained or validated.
+
+    Raises
+    ------
+    InputError
+        If the folder has no ``split.json``, or if this file cannot be read.
+    """
+    members = _split_of(models)["members"].values()
+    return {exam for sets in members for name in ("train", "validation") for exam in sets[name]}
+
+
+def _split_of(models: str | os.PathLike[str]) -> JsonObject:
+    """Read the split of an ensemble; raise an error if its folder has none."""
     path = Path(models) / SPLIT
     if not path.is_file():
         raise InputError(
@@ -225,9 +251,7 @@ def first_sets(models: str | os.PathLike[str]) -> tuple[Task, dict[str, list[str
             where=os.fspath(models),
             reason=Reason.UNREADABLE_FILE,
         )
-    record = _read_split(path)
-    first = next(iter(record["members"].values()))
-    return record["task"], {name: list(first[name]) for name in SPLITS}
+    return _read_split(path)
 
 
 def _named(members: list[Recipe]) -> dict[str, Recipe]:
