@@ -112,7 +112,7 @@ def calibration_figure(
     total = np.asarray(label).size
     text = f"{round(share * total):,} cases of {total:,}"
     if lacking:
-        text += "; no intervals in bins of fewer than five patients"
+        text += "\nno intervals in bins of fewer than five patients"
     set_title(ax, title, text)
     # Error bars may cover any part of the panel, so the legend is outside.
     fig.legend(
