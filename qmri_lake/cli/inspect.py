@@ -30,6 +30,7 @@ def info(
     from qmri_lake.lake.lake import open_lake
     from qmri_lake.lake.status_table import count_imported
     from qmri_lake.lake.summary import array_sizes, exams_by_visit, storage
+    from qmri_lake.lake.synthetic_exams import describe_synthetic
 
     opened = open_lake(lake, ref=ref, mode="r")
     patients = opened.exams["patient"].nunique()
@@ -40,6 +41,8 @@ def info(
         console.print(f"  derived from {opened.origin}", style="dim")
     if opened.deidentification is not None:
         console.print("  pseudonymised: new patient numbers, shifted dates", style="dim")
+    if text := describe_synthetic(opened):
+        console.print(f"  {text}")
     console.print(f"  {storage(opened)}", style="dim")
     for group, shape in array_sizes(opened).items():
         console.print(f"  {group:<6} {shape}", style="dim")

@@ -28,6 +28,7 @@ from qmri_lake.ingestion.known_series import check_replaced, compare_series
 from qmri_lake.ingestion.series_tasks import write_series
 from qmri_lake.ingestion.tables import refuse_own_tables
 from qmri_lake.lake.lake import Lake, create_lake, existing_lake
+from qmri_lake.lake.synthetic_exams import mark_synthetic
 from qmri_lake.oai.table_names import find_tables
 from qmri_lake.schema.builtin import REGISTRY
 from qmri_lake.schema.groups import GROUPS
@@ -190,6 +191,8 @@ def ingest(
             target, compared, cluster=cluster, commit_every=commit_every, listeners=listeners
         )
         problems += written.problems
+        # Series that were already present may be of a lake without marks.
+        mark_synthetic(target, [item.exam for item in found.series if item.synthetic])
         offers = sum(problem.reason == Reason.MORE_COMPLETE for problem in problems)
         visits, notes = 0, tuple[str, ...]()
         if Path(source).is_dir():

@@ -20,6 +20,7 @@ from qmri_lake.execution.exam_io import write_exam
 from qmri_lake.execution.run import Listener, TaskResult, execute
 from qmri_lake.ingestion.known_series import Comparison
 from qmri_lake.lake.lake import Lake
+from qmri_lake.lake.synthetic_exams import mark_exams
 from qmri_lake.schema.builtin import REGISTRY
 from qmri_lake.schema.exam_index import KEYS
 from qmri_lake.schema.groups import GROUPS
@@ -160,8 +161,16 @@ def write_series(
         [tuple(getattr(items[0], name) for name in KEYS) for items in by_exam.values()],
         columns=list(KEYS),
     )
+    synthetic = [
+        exam for exam, items in by_exam.items() if any(series.synthetic for series in items)
+    ]
+
+    def add(session: icechunk.Session) -> None:
+        append_exams(session, keys)
+        mark_exams(session, synthetic)
+
     with translated_errors(lake.url):
-        commit(lake.repo, lambda session: append_exams(session, keys), f"Add {len(keys)} exams")
+        commit(lake.repo, add, f"Add {len(keys)} exams")
     lake.refresh()
     row_of = {key: row for row, key in enumerate(lake.exams["exam"])}
     over: dict[str, set[str]] = {}

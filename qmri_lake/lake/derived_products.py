@@ -48,8 +48,8 @@ def product_arrays(lake: Snapshot, names: Sequence[str]) -> dict[str, Variable]:
     status of the step applies to all of them.
     """
     stored = lake.variables()
-    # Outcomes and matched sets of a study are always copied.
-    chosen = {path: v for path, v in stored.items() if v.step == STEP}
+    # Outcomes, matched sets and the mark of synthetic exams are always copied.
+    chosen = {p: v for p, v in stored.items() if v.step == STEP or p == "clinical/synthetic"}
     for name in names:
         if name in stored:
             step = status_of(name, stored[name])

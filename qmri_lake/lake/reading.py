@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from qmri_lake.errors import NotFoundError, QueryError
+from qmri_lake.lake.synthetic_exams import is_synthetic
 from qmri_lake.schema.builtin import REGISTRY
 from qmri_lake.schema.exam_dataset import Dataset
 from qmri_lake.schema.exam_index import KEYS, attach_index
@@ -21,10 +22,14 @@ from qmri_lake.store.transaction import OWN_AXIS
 if TYPE_CHECKING:
     from qmri_lake.store.snapshot import Snapshot
 
-__all__ = ["load_group", "load_groups", "load_tree", "visits_of"]
+__all__ = ["SYNTHETIC_EXAMS", "load_group", "load_groups", "load_tree", "visits_of"]
 
 Rows = NDArray[np.intp]
 """Positions on the exam axis."""
+
+SYNTHETIC_EXAMS = "synthetic_exams"
+"""Attribute of a Dataset with the keys of its synthetic exams, separated by blanks; absent if none
+of its exams is marked as synthetic."""
 
 _MAP_BLOCK = 64
 """Number of exams in one Dask block of spherical maps. Blocks of volumes have one exam."""
@@ -61,6 +66,8 @@ def load_group(lake: Snapshot, group: str, rows: Rows, *, all_visits: bool = Fal
         {n: lazy_variable(lake, f"{group}/{n}", v, exams, _chunks(v)) for n, v in bulk.items()}
     )
     ds.attrs["lake"] = f"{lake.url} at {lake.snapshot}"
+    if (synthetic := is_synthetic(lake)[rows]).any():
+        ds.attrs[SYNTHETIC_EXAMS] = " ".join(keys["exam"].to_numpy()[synthetic])
     return Dataset.of(attach_index(ds))
 
 

@@ -12,6 +12,7 @@ from qmri_lake.core.text import ago, counted, format_bytes, format_shape
 from qmri_lake.lake.history import list_commits
 from qmri_lake.lake.lineage import origin_of
 from qmri_lake.lake.status_table import count_states
+from qmri_lake.lake.synthetic_exams import describe_synthetic
 from qmri_lake.store.arrays import has_checksum
 from qmri_lake.store.file_checksums import has_file_checksums
 from qmri_lake.store.repository import first_line
@@ -37,6 +38,8 @@ def describe(lake: Snapshot) -> str:
     ]
     if (origin := origin_of(lake.root)) is not None:
         lines.append(f"  derived from {origin}")
+    if synthetic := describe_synthetic(lake):
+        lines.append(f"  {synthetic}")
     lines += _section("exams by timepoint [months] and knee", exams_by_visit(exams))
     status = count_states(lake.root, np.arange(len(lake)), len(lake))
     lines += _section("steps", status.loc[:, (status != 0).any()] if len(status) else status)

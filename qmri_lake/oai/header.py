@@ -30,12 +30,13 @@ from qmri_lake.oai.enhanced import (
 from qmri_lake.oai.header_values import Values, parse_number
 from qmri_lake.oai.pixels import PixelFormat, explain_damage, find_pixels
 
-__all__ = ["Header", "is_dicom", "read_header"]
+__all__ = ["PHANTOM_MANUFACTURER", "Header", "is_dicom", "read_header"]
 
 _TAGS: dict[str, BaseTag] = {
     "sop_class": Tag(0x0008, 0x0016),
     "sop_uid": Tag(0x0008, 0x0018),
     "image_type": Tag(0x0008, 0x0008),
+    "synthetic_data": Tag(0x0008, 0x001C),
     "manufacturer": Tag(0x0008, 0x0070),
     "study_date": Tag(0x0008, 0x0020),
     "series_time": Tag(0x0008, 0x0031),
@@ -83,6 +84,8 @@ _TAGS: dict[str, BaseTag] = {
 _KEYS = {int(tag): key for key, tag in _TAGS.items()}
 _WANTED = [*_KEYS, *map(int, (*FRAME_TAGS.values(), *GROUPS))]
 _UID = re.compile(r"[0-9.]{1,64}")
+PHANTOM_MANUFACTURER = "qmri_lake phantom"
+"""Manufacturer of all synthetic images of this package; the first ones have no SyntheticData."""
 _LARGEST_RESCALING = 1e28
 """Largest slope or intercept, and inverse of the smallest slope: its product with any 32-bit pixel
 is a finite float32, and not 0."""
@@ -145,6 +148,8 @@ class Header:
     """Headers of the images of a file of several frames; empty for other files."""
     fault: InputError | None
     """Error if the header is usable but the pixels are not, for example if they are truncated."""
+    synthetic: bool = False
+    """Whether the header states that the image is synthetic. No header states that it is real."""
 
     @property
     def images(self) -> tuple[Header, ...]:
@@ -323,6 +328,8 @@ def _make_header(values: Values, pixels: PixelFormat, fault: InputError | None) 
         facets=(*(values.texts[key] for key in FACETS), image_type) if component else (),
         frames=(),
         fault=next((found for found in faults if found is not None), None),
+        synthetic=values["synthetic_data"].upper() == "YES"
+        or values["manufacturer"] == PHANTOM_MANUFACTURER,
     )
 
 

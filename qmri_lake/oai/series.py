@@ -54,6 +54,8 @@ class Series:
     scan_order: tuple[str, str, float, float] = field(repr=False)
     """Sort key of repeated scans, later scans last: study date, time, series number and acquisition
     number."""
+    synthetic: bool = field(default=False, repr=False)
+    """Whether the headers state that the images are synthetic."""
 
     @property
     def uid(self) -> str:

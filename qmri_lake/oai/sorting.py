@@ -306,4 +306,5 @@ def _make_series(scan: Scan, identity: Identity, group: str) -> Series:
         parts=parts,
         sequence=sequence,
         scan_order=scan.scan_order,
+        synthetic=any(found.candidate.header.synthetic for found in scan.parts),
     )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from qmri_lake.diagnosis.labels import CHRONIC_MONTHS
 from qmri_lake.errors import InputError, Reason
+from qmri_lake.oai.header import PHANTOM_MANUFACTURER
 from qmri_lake.phantom.dicom_files import Series, uid, write_series
 from qmri_lake.phantom.exam_truth import Exam, Setup, Truth, knee, set_up
 from qmri_lake.phantom.exam_truth import exams as first_exams
@@ -266,6 +267,10 @@ def _header(exam: Exam, name: str, number: int, minute: int) -> dict[str, object
     born = datetime.date.fromordinal(exam.patient.enrolled - int(exam.patient.age * 365.25))
     return {
         "SOPClassUID": "1.2.840.10008.5.1.4.1.1.4",
+        # ImageType stays ORIGINAL: DERIVED images are computed from other images (PS3.3 C.7.6.1).
+        "SyntheticData": "YES",
+        "ContentQualification": "RESEARCH",
+        "ImageComments": "Synthetic image of a knee that does not exist",
         "StudyDate": date,
         "SeriesDate": date,
         "AcquisitionDate": date,
@@ -274,7 +279,7 @@ def _header(exam: Exam, name: str, number: int, minute: int) -> dict[str, object
         "AcquisitionTime": clock,
         "AccessionNumber": "",
         "Modality": "MR",
-        "Manufacturer": "qmri_lake phantom",
+        "Manufacturer": PHANTOM_MANUFACTURER,
         "InstitutionName": "qmri_lake phantom: no such patient",
         "ReferringPhysicianName": "",
         "StudyDescription": _study(exam),

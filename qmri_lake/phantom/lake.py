@@ -27,6 +27,7 @@ from qmri_lake.execution.run import Listener, TaskResult, execute
 from qmri_lake.execution.step import load_steps
 from qmri_lake.ingestion.clinical import store_visits
 from qmri_lake.lake.lake import Lake, create_lake, existing_lake
+from qmri_lake.lake.synthetic_exams import mark_exams
 from qmri_lake.phantom.exam_truth import Exam, sample_dess, sample_msme, set_up
 from qmri_lake.phantom.exam_truth import exams as exams_from
 from qmri_lake.phantom.grid import MSME_SLICES
@@ -295,6 +296,7 @@ def _append(lake: Lake, chosen: Sequence[Exam], shape: tuple[int, int, int]) -> 
         marks = np.full(stop - start, _TRUTH, np.uint8)
         change.set_column(_MADE_FROM.path, range(start, stop), marks)
         change(session)
+        mark_exams(session, [exam.key for exam in new])
 
     with translated_errors(lake.url):
         commit(lake.repo, build, f"Add {counted(len(new), 'exam')} to be made from truth")

@@ -27,10 +27,14 @@ _IMAGES = "3: Yes, Knee MR and knee xray"
 
 
 def _write(path: Path, head: list[str], rows: list[list[str]]) -> None:
-    """Write a table; none of a visit that nobody attended, since a table without rows is damage."""
+    """Write a table; none of a visit that nobody attended, since a table without rows is damage.
+
+    The last column marks all rows as synthetic.
+    """
     if not rows:
         return
-    lines = ["|".join(head)] + ["|".join(row) for row in rows]
+    name = "SYNTHETIC" if head[0].isupper() else "synthetic"
+    lines = ["|".join([*head, name])] + ["|".join([*row, _YES[True]]) for row in rows]
     path.write_text("\r\n".join(lines) + "\r\n", encoding="utf-8", newline="")
 
 

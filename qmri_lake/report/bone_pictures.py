@@ -27,6 +27,7 @@ from qmri_lake.report.map_atlases import (
     one_exam,
     title_of,
 )
+from qmri_lake.report.synthetic_mark import mark_figure, mark_of_dataset
 from qmri_lake.surface.articular_area import SURFACE_STATUS
 from qmri_lake.surface.mesh import Mesh
 from qmri_lake.surface.mesh_export import map_mesh
@@ -99,7 +100,7 @@ def painted_bones(sphere: xr.Dataset, biomarker: str = "thickness") -> Figure:
         names = {name: COLOURS[name] for name in keys}
         colour_legend(fig, {**names, "not articular": COLOURS["bone"]})
     fig.suptitle(f"{title_of(exam)}: {style.name}", fontsize=12)
-    return fig
+    return mark_figure(fig, mark_of_dataset(exam))
 
 
 def screen_axes(view: Vector, up: Vector) -> NDArray[np.float64]:

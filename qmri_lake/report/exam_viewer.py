@@ -18,6 +18,7 @@ from PIL import Image
 
 from qmri_lake.core.json_types import JsonObject
 from qmri_lake.errors import NotFoundError, Reason
+from qmri_lake.lake.synthetic_exams import describe_synthetic
 from qmri_lake.report.bone_pictures import CAMERA, screen_axes
 from qmri_lake.report.map_atlases import (
     AZIMUTH_LABELS,
@@ -99,7 +100,14 @@ def write_view(lake: Lake, exam: str, out: str | os.PathLike[str]) -> Path:
         "t2_range": T2_RANGE,
         "front": screen_axes((0.0, -1.0, 0.0), (0.0, 0.0, 1.0)).tolist(),
     }
-    return write_page("viewer.html", out, exam=exam, data=data, order=BONE_ORDER)
+    return write_page(
+        "viewer.html",
+        out,
+        exam=exam,
+        data=data,
+        order=BONE_ORDER,
+        synthetic=bool(describe_synthetic(lake, chosen.rows)),
+    )
 
 
 def _read(lake: Lake, cohort: Cohort, group: str, names: tuple[str, ...]) -> xr.Dataset | None:

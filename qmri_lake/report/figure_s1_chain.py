@@ -19,6 +19,7 @@ from qmri_lake.fusion import STRATEGIES, merge, strategy_title
 from qmri_lake.published import CHAIN, OA_EXAMS
 from qmri_lake.report.map_atlases import BONE_ORDER, MAP_STYLES, draw_map, one_exam
 from qmri_lake.report.slice_figures import draw_dess, draw_t2, fullest_slice, t2_box
+from qmri_lake.report.synthetic_mark import mark_figure, mark_of_cohort
 
 if TYPE_CHECKING:
     from qmri_lake.lake.cohort import Cohort
@@ -141,7 +142,7 @@ def figure_s1(lake: Lake, exam: str, counts: ChainCounts) -> Figure:
     _draw_merged(d, sphere)
     e.suptitle("e  Classifiers", fontsize=11, fontweight="bold", x=0.02, ha="left", color=_INK)
     _draw_boxes(e.subplots(), _box_texts(counts))
-    return fig
+    return mark_figure(fig, mark_of_cohort(chosen))
 
 
 def _subfigures(

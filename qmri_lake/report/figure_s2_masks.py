@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from qmri_lake.execution.exam_io import read_exam
 from qmri_lake.report.slice_figures import label_directions, pixel_extent
+from qmri_lake.report.synthetic_mark import mark_figure, mark_of_cohort
 from qmri_lake.segmentation.evaluation.scores import TISSUES, Kind
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def figure_s2(lake: Lake, exams: Mapping[str, str], kind: Kind, scores: pd.DataF
         fontsize=8,
         frameon=False,
     )
-    return fig
+    return mark_figure(fig, mark_of_cohort(lake.cohort().of_exams(list(exams), "shown")))
 
 
 def _format_distances(scores: pd.DataFrame) -> str:

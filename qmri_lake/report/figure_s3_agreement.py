@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qmri_lake.errors import NotFoundError
+from qmri_lake.report.synthetic_mark import mark_figure, mark_of_dataset
 from qmri_lake.statistics.agreement import bland_altman
 from qmri_lake.surface.articular_area import SURFACE_STATUS
 
@@ -102,7 +103,9 @@ def map_agreement(sphere: xr.Dataset, region: xr.Dataset) -> pd.DataFrame:
                 rows.append(
                     (exam, bone, biomarker, value, float(mean["plain"][k]), float(mean["area"][k]))
                 )
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    table.attrs["synthetic"] = mark_of_dataset(sphere)
+    return table
 
 
 def figure_s3(table: pd.DataFrame) -> Figure:
@@ -144,7 +147,7 @@ def figure_s3(table: pd.DataFrame) -> Figure:
     handles, labels = axes[0, 0].get_legend_handles_labels()
     if handles:
         fig.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=9, frameon=False)
-    return fig
+    return mark_figure(fig, table.attrs.get("synthetic", ""))
 
 
 def _draw_panel(ax: Axes, table: pd.DataFrame, unit: str) -> None:
@@ -179,7 +182,7 @@ def _draw_panel(ax: Axes, table: pd.DataFrame, unit: str) -> None:
         limits = (
             f"limits {_format_signed(result.lower)} to {_format_signed(result.upper)}"
             if has_limits
-            else "no limits below five patients"
+            else "no limits (< 5 patients)"
         )
         lines.append(f"{name}: {_format_signed(result.bias)} {unit}, {limits}, n = {result.n:,}")
         if column == "plain":

@@ -18,6 +18,7 @@ from qmri_lake.core.text import counted, format_bytes
 from qmri_lake.lake.summary import array_sizes, exams_by_visit, stored_bytes
 from qmri_lake.published import CITATION
 from qmri_lake.report.page import page_header, write_page
+from qmri_lake.report.synthetic_mark import mark_figure, mark_of_cohort
 from qmri_lake.report.t2_summary import T2Summary, summarise_t2
 
 if TYPE_CHECKING:
@@ -206,11 +207,14 @@ def _plots(lake: Lake, summary: T2Summary) -> list[dict[str, str]]:
 
     exams = summary.table["exam"].nunique()
     figure = histogram_figure(summary.histograms, exams)
-    plots = [{"alt": "Histogram of T2 by tissue", "png": _png(figure)}]
+    shown = lake.cohort().of_exams(list(dict.fromkeys(summary.table["exam"])), "with T2")
+    mark = mark_of_cohort(shown)
+    plots = [{"alt": "Histogram of T2 by tissue", "png": _png(mark_figure(figure, mark))}]
     graded = _graded(lake, summary.table, "femoral")
     if len(graded):
         alt = "Mean T2 of femoral cartilage by KL grade"
-        plots.append({"alt": alt, "png": _png(kl_figure(graded, "femoral"))})
+        figure = mark_figure(kl_figure(graded, "femoral"), mark)
+        plots.append({"alt": alt, "png": _png(figure)})
     return plots
 
 

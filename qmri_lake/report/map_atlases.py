@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from qmri_lake.errors import InputError, NotFoundError, Reason
 from qmri_lake.fusion import BIOMARKER_TABLE
+from qmri_lake.report.synthetic_mark import mark_figure, mark_of_dataset
 from qmri_lake.surface.articular_area import SURFACE_STATUS
 from qmri_lake.surface.spherical_grid import POLAR_MAX
 
@@ -111,7 +112,7 @@ def map_atlas(sphere: xr.Dataset) -> Figure:
     status = exam["surface_status"].values
     fig = _draw_atlas(exam["map"].values, status, list(exam["bone"].values))
     fig.suptitle(title_of(exam), fontsize=12)
-    return fig
+    return mark_figure(fig, mark_of_dataset(exam))
 
 
 def cohort_mean(sphere: xr.Dataset, *, least: float = _MIN_SHARE) -> xr.Dataset:
@@ -160,7 +161,8 @@ def cohort_mean(sphere: xr.Dataset, *, least: float = _MIN_SHARE) -> xr.Dataset:
             .sum("exam")
             .assign_attrs(long_name="Exams with denuded bone"),
             "exams": exams.drop_vars("biomarker").assign_attrs(long_name="Exams with a map"),
-        }
+        },
+        attrs={"synthetic": mark} if (mark := mark_of_dataset(sphere)) else {},
     )
 
 
@@ -184,7 +186,7 @@ def cohort_atlas(mean: xr.Dataset) -> Figure:
         f"Grey: fewer than {100 * least:.0f} % of the exams have a value",
         fontsize=11,
     )
-    return fig
+    return mark_figure(fig, computed.attrs.get("synthetic", ""))
 
 
 def one_bone(exam: xr.Dataset, bone: str) -> xr.Dataset:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qmri_lake.core.json_types import JsonObject
 from qmri_lake.core.version import __version__
+from qmri_lake.lake.synthetic_exams import describe_synthetic
 
 if TYPE_CHECKING:
     from qmri_lake.lake.cohort import Cohort
@@ -28,6 +29,7 @@ def page_header(lake: Lake, cohort: Cohort, title: str) -> JsonObject:
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "exams": len(cohort),
         "patients": cohort.patients,
+        "synthetic": describe_synthetic(lake, cohort.rows),
     }
 
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from qmri_lake.core.text import counted
 from qmri_lake.fusion import BIOMARKER_TABLE
+from qmri_lake.report.synthetic_mark import mark_figure, mark_of_dataset
 from qmri_lake.report.t2_summary import ALL_VOXELS, BINS
 from qmri_lake.tissues import BONE, CARTILAGE, NO_MASK
 
@@ -90,7 +91,7 @@ def exam_figure(dess: xr.Dataset | None, msme: xr.Dataset) -> Figure:
             axes[2].text(0.5, 0.5, "no accepted T2", ha="center", transform=axes[2].transAxes)
     bar = fig.colorbar(shown, ax=axes[2], shrink=0.85, extend="both")
     bar.set_label("T2 [ms]")
-    return fig
+    return mark_figure(fig, mark_of_dataset(msme))
 
 
 def dess_figure(dess: xr.Dataset) -> Figure:
@@ -108,7 +109,7 @@ def dess_figure(dess: xr.Dataset) -> Figure:
         index = int(share * count)
         _draw_slice(ax, dess, index)
         ax.set_title(f"{ax.get_title()}, slice {index + 1} of {count}", fontsize=9)
-    return fig
+    return mark_figure(fig, mark_of_dataset(dess))
 
 
 def t2_box(msme: xr.Dataset, chosen: int) -> Box | None:

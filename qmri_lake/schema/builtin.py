@@ -319,6 +319,15 @@ REGISTRY = Registry(
             flags={"delivered": 0, "truth": 1},
             step="ingest_truth",
         ),
+        Variable(
+            "clinical",
+            "synthetic",
+            (),
+            "uint8",
+            "Whether the exam is synthetic: stated by its DICOM headers, or made from truth",
+            fill_meaning="not stated",
+            flags=_YES_NO,
+        ),
     ]
 )
 """Variables of the package itself. A step adds its variables when the step is declared."""

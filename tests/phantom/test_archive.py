@@ -173,6 +173,18 @@ def test_header__group_lengths_are_right(
     assert groups[-1] == 0x7FE0
 
 
+def test_header__every_file_says_that_it_is_synthetic(small_archive: Archive) -> None:
+    files = [path for path in small_archive.path.rglob("[0-9][0-9][0-9]") if path.is_file()]
+    assert len(files) > 100
+    for path in files:
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+        assert (header.SyntheticData, header.ContentQualification) == ("YES", "RESEARCH")
+        assert header.ImageComments.startswith("Synthetic image")
+        # Readers use these values to recognise a series.
+        assert header.ImageType[:2] == ["ORIGINAL", "PRIMARY"]
+        assert "ynthetic" not in header.SeriesDescription + header.StudyDescription
+
+
 def test_header__affine_and_voxels_come_back(small_archive: Archive) -> None:
     for folder in folders(small_archive, "SAG_3D_DESS"):
         headers = [pydicom.dcmread(f) for f in folder.iterdir()]

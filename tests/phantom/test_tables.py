@@ -18,6 +18,9 @@ def read(path: Path) -> list[dict[str, str]]:
 def test_write_tables__are_like_the_real_ones(tmp_path: Path) -> None:
     patients = [draw_patient(i) for i in range(120)]
     write_tables(tmp_path, patients, 0)
+    for path in tmp_path.iterdir():
+        rows = [{name.upper(): cell for name, cell in row.items()} for row in read(path)]
+        assert {row["SYNTHETIC"] for row in rows} == {"1: Yes"}
     people = read(tmp_path / "Enrollees.txt")
     assert {p["P02SEX"] for p in people} == {"1: Male", "2: Female"}
     clinical = {n: read(tmp_path / f"AllClinical{n}.txt") for n in VISITS.values()}

@@ -146,7 +146,7 @@ def write_paper(
         "Figure S3. Agreement of maps with their sources": lambda: agreement_section(lake, chosen),
         "Table S2. Classification of osteoarthritis": lambda: metrics_section(oa_sets.test, "oa"),
         "Figure S4. Hyperparameter search": lambda: (
-            search_section(search)
+            search_section(search, lake.cohort())
             if search is not None
             else Section(warnings=("Not available: no folder of a search was given.",))
         ),
@@ -169,7 +169,7 @@ def write_paper(
         folder / "report.html",
         **page_header(lake, chosen, title),
         rule=rule,
-        synthetic=_synthetic(chosen),
+        by_origin=_exams_by_origin(chosen),
         sections=sections,
         pictures=pictures,
         classifiers=WordTable(_cards(models)).html(),
@@ -220,8 +220,8 @@ def _svg(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _synthetic(cohort: Cohort) -> str:
-    """Return the numbers of synthetic exams by origin, or "" if no exam was made from truth."""
+def _exams_by_origin(cohort: Cohort) -> str:
+    """Return the numbers of exams by origin, or "" if no exam was made from truth."""
     from qmri_lake.report.paper.classifiers import exams_by_origin
 
     numbers = {

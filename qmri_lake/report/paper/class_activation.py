@@ -22,6 +22,7 @@ from qmri_lake.report.association_tables import association_table
 from qmri_lake.report.cam_figures import cam_figure
 from qmri_lake.report.paper.classifiers import SHOWN_STRATEGY, exams_by_origin
 from qmri_lake.report.paper.section import Section, TitledTable, reason
+from qmri_lake.report.synthetic_mark import mark_figure, mark_of_cohort
 from qmri_lake.surface.spherical_grid import BONES
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def class_activation_section(
         "presence are mostly medial, and CAMs of absence are mostly anterior lateral."
     )
     figure = cam_figure(means, title="Mean Grad-CAM of chronic pain classifiers (thickness)")
+    mark_figure(figure, mark_of_cohort(knees.cohort))
     tables: dict[str, TitledTable] = {}
     missing = []
     try:

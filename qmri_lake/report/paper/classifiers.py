@@ -19,6 +19,7 @@ from qmri_lake.report.calibration_plot import calibration_figure
 from qmri_lake.report.classifier_figures import roc_figure
 from qmri_lake.report.figure_s4_search import figure_s4
 from qmri_lake.report.paper.section import Section, TitledTable, WordTable, reason
+from qmri_lake.report.synthetic_mark import mark_figure, mark_of_cohort
 from qmri_lake.report.table_1_sets import table_1
 from qmri_lake.segmentation.training.ensemble import first_sets
 from qmri_lake.surface.spherical_grid import BONES
@@ -152,17 +153,17 @@ def _curves(evaluation: Evaluation, task: str) -> dict[str, tuple[str, Figure]]:
     }
     patient = tested.exams["patient"].to_numpy()[known]
     title = f"{strategy_title(SHOWN_STRATEGY)}, {counted(len(label), 'exam')}"
+    roc = roc_figure(label, scores, patient=patient, title=title)
+    calibration = calibration_figure(label, scores, patient=patient, title=title)
+    mark = mark_of_cohort(tested)
     return {
-        f"roc_{task}": ("ROC curves", roc_figure(label, scores, patient=patient, title=title)),
-        f"calibration_{task}": (
-            "Calibration",
-            calibration_figure(label, scores, patient=patient, title=title),
-        ),
+        f"roc_{task}": ("ROC curves", mark_figure(roc, mark)),
+        f"calibration_{task}": ("Calibration", mark_figure(calibration, mark)),
     }
 
 
-def search_section(folder: str | os.PathLike[str]) -> Section:
-    """Return Figure S4: the best model per initialisation."""
+def search_section(folder: str | os.PathLike[str], cohort: Cohort) -> Section:
+    """Return Figure S4: the best model per initialisation, trained on exams of a cohort."""
     result = read_search(folder)
     note = (
         f"{result.coverage} models of the complete search were trained. The search varies learning "
@@ -170,4 +171,5 @@ def search_section(folder: str | os.PathLike[str]) -> Section:
         f"{len(STRATEGIES)} strategies and {len(BONES)} bones. The paper does not list its models; "
         "the choice of models is an assumption."
     )
-    return Section(note, figures={"figure_s4": ("", figure_s4(result))})
+    figure = mark_figure(figure_s4(result), mark_of_cohort(cohort))
+    return Section(note, figures={"figure_s4": ("", figure)})
