@@ -29,9 +29,6 @@ from qmri_lake.errors import InputError
 __all__ = ["Pulse", "SincPulse", "as_pulse", "subslices"]
 
 Window = Literal["hamming", "hann", "none"]
-Pulse = Literal["hard", "sinc"] | Mapping[str, object] | "SincPulse"
-"""Pulses of an echo train: hard pulses, sinc pulses, or sinc pulses with other parameters."""
-
 _WINDOW: Mapping[Window, float] = {"hamming": 0.46, "hann": 0.5, "none": 0.0}
 """Factor c of a window 1 - c + c cos(2 pi t), where t is -0.5 to 0.5 during the pulse."""
 
@@ -85,6 +82,10 @@ class SincPulse:
     def as_mapping(self) -> dict[str, object]:
         """Return all parameters by name, as `as_pulse` accepts them."""
         return asdict(self)
+
+
+Pulse = Literal["hard", "sinc"] | Mapping[str, object] | SincPulse
+"""Pulses of an echo train: hard pulses, sinc pulses, or sinc pulses with other parameters."""
 
 
 def as_pulse(pulse: Pulse) -> SincPulse | None:
