@@ -134,8 +134,9 @@ class FileRecorder:
                     self._known[name] = entry
                     lines.append(entry.line(name))
         if lines:
-            with open(folder / LIST_NAME, "ab", buffering=0) as file:
+            with open(folder / LIST_NAME, "ab") as file:
                 file.write(b"".join(lines))
+                file.flush()
                 os.fsync(file.fileno())
 
 
@@ -166,7 +167,10 @@ def rewriting_files(location: str) -> Iterator[None]:
                 entry = damaged[name][0]
             if entry is not None:
                 lines.append(entry.line(name))
-        atomic_write_bytes(folder / LIST_NAME, b"".join(lines))
+        try:
+            atomic_write_bytes(folder / LIST_NAME, b"".join(lines))
+        except OSError as error:  # the next writer makes the list
+            _log.warning("%s: no checksums of the files (%s)", folder, error)
 
 
 def damaged_files(location: str, names: Iterable[str] | None = None) -> list[str]:

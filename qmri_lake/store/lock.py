@@ -89,9 +89,11 @@ def writer_lock(url: str, shown: str | None = None) -> Iterator[None]:
         _log.debug("locked %s", where)
         yield
     finally:
-        record_files(url)
-        owner.unlink(missing_ok=True)
-        lock.release()
+        try:
+            record_files(url)
+        finally:
+            owner.unlink(missing_ok=True)
+            lock.release()
 
 
 def lock_owner(url: str) -> Owner | None:

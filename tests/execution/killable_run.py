@@ -57,7 +57,8 @@ def serve() -> None:
 
     # Once, before the forks. But not Icechunk, nor our modules that import it: Icechunk 2 starts
     # threads when it is imported, and a fork waits for them for ever.
-    for name in ("dask.array", "numba", "pandas", "psutil", "scipy", "xarray", "zarr"):
+    preloaded = os.environ.get("PRELOAD", "").split()
+    for name in ("dask.array", "numba", "pandas", "psutil", "scipy", "xarray", "zarr", *preloaded):
         importlib.import_module(name)
     from qmri_lake.relaxometry import fit_mono_exponential
 
@@ -74,7 +75,11 @@ def serve() -> None:
 
 def _obey(order: dict[str, Any]) -> int:
     try:
-        _run(**order)
+        if "call" in order:
+            module, _, name = order["call"].partition(":")
+            getattr(importlib.import_module(module), name)(*order["arguments"])
+        else:
+            _run(**order)
     except BaseException as error:
         say("error", type(error).__name__, str(error), traceback.format_exc())
         return 1
@@ -156,12 +161,13 @@ class Process:
 class RunServer:
     """A warm server of killable runs; one run at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, *preloaded: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-c", SERVER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
+            env={**os.environ, "PRELOAD": " ".join(preloaded), "KERAS_BACKEND": "torch"},
             start_new_session=True,
         )
         self._buffer = b""
@@ -182,6 +188,13 @@ class RunServer:
             "commit_every": commit_every,
             "parameters": parameters,
         }
+        return self._send(order)
+
+    def call(self, function: str, *arguments: str) -> Process:
+        """Start ``module:function`` with these arguments."""
+        return self._send({"call": function, "arguments": arguments})
+
+    def _send(self, order: dict[str, Any]) -> Process:
         self.process.stdin.write((json.dumps(order) + "\n").encode())
         self.process.stdin.flush()
         first = self.event(60)  # the child may speak before the server does

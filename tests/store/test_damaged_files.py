@@ -80,6 +80,8 @@ def is_reported(path: Path) -> bool:
     """Return whether `validate --deep`, or reading all commits, reports damage."""
     try:
         lake = ql.open_lake(str(path), mode="r")
+        if damaged_files(str(path)):  # which `validate --deep` lists first
+            return True
         if lake.validate(deep=True):
             return True
         for snapshot in lake.history()["snapshot"][:-1]:  # the first one has no content
