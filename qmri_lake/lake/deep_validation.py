@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -26,6 +28,8 @@ __all__ = ["Faults", "Progress", "state_file", "validate_lake"]
 
 Progress = Callable[[int, int], object]
 """Called with the number of checked exams and the number to check."""
+
+_log = logging.getLogger(__name__)
 
 _CONFIDENCE = 0.95
 _INTERVAL = 10.0
@@ -138,8 +142,13 @@ def _read(lake: Snapshot, rows: NDArray[np.intp], state: _State, progress: Progr
             state.write_if_due()
         if progress is not None:
             progress(state.checked, len(rows))
-    finally:
+    except BaseException:
         state.write()
+        raise
+    if len(rows) < len(lake):
+        state.write()  # a larger sample continues it
+    else:
+        state.remove()
 
 
 class _State:
@@ -170,10 +179,19 @@ class _State:
             self.write()
 
     def write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"checked": self.checked, "faults": self.faults})
-        atomic_write_text(self.path, text, unique=True)
+        """Write the state. If the folder is not writable, this is only logged."""
         self._written = time.monotonic()
+        text = json.dumps({"checked": self.checked, "faults": self.faults})
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write_text(self.path, text, unique=True)
+        except OSError as error:
+            _log.warning("%s: the validation cannot be resumed (%s)", self.path, error)
+
+    def remove(self) -> None:
+        """Remove the state of a complete validation."""
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
 
 
 def state_file(snapshot: str, seed: int | None) -> Path:

@@ -237,7 +237,13 @@ def test_resume__continues_after_an_interruption(lake: Lake, cache: Path) -> Non
     # Another commit has its own state.
     corrupt(lake, put("msme/t2", (1, 0, 3, 3), 1.0))
     assert lake.validate(deep=True, resume=True) == []
-    assert len(list(cache.iterdir())) == 2
+    assert list(cache.iterdir()) == []  # complete validations keep no state
+
+
+def test_resume__needs_no_writable_cache(lake: Lake, tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert lake.validate(sample=2) == []
 
 
 def test_resume__larger_sample_contains_the_smaller_one(lake: Lake, cache: Path) -> None:
