@@ -60,7 +60,7 @@ def train_network(source: str, out: str) -> None:
     )
 
 
-def train_network_of_classes(source: str, out: str) -> None:
+def train_one_classifier(source: str, out: str) -> None:
     import torch
 
     from qmri_lake.diagnosis.data.sphere_images import SphereImages
@@ -71,7 +71,7 @@ def train_network_of_classes(source: str, out: str) -> None:
     lake = ql.open_lake(source, mode="r")
     exams = [str(exam) for exam in lake.exams["exam"]]
     labels = {exam: at % 2 for at, exam in enumerate(exams)}
-    half = len(exams) // 2
+    later = (lake.exams["patient"] > lake.exams["patient"].median()).tolist()
     train_set, validation_set = (
         SphereImages(
             lake.cohort().of_exams(chosen, "half"),
@@ -80,7 +80,10 @@ def train_network_of_classes(source: str, out: str) -> None:
             bone="femur",
             size=64,
         )
-        for chosen in (exams[:half], exams[half:])
+        for chosen in (
+            [exam for exam, held in zip(exams, later, strict=True) if not held],
+            [exam for exam, held in zip(exams, later, strict=True) if held],
+        )
     )
     train_classifier(train_set, validation_set, SMALL, out, resume=Path(out).exists())
 
@@ -262,7 +265,5 @@ def test_classifier__killed(torch_server: RunServer, tmp_path: Path, judge: Judg
     from tests.diagnosis.map_lake import make_map_lake
 
     lake = make_map_lake(tmp_path / "oai.lake", 12)
-    killer = Killer(
-        torch_server, "train_network_of_classes", Path(lake.url), tmp_path, None, weights
-    )
+    killer = Killer(torch_server, "train_one_classifier", Path(lake.url), tmp_path, None, weights)
     judge_kills(killer, judge, "training of a classifier")
