@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -58,8 +60,6 @@ def validate(
     For a sample, the command states the largest share of faulty exams at 95 % confidence. The state
     of --deep is kept in the user's cache folder; nothing is written into the lake.
     """
-    from contextlib import nullcontext
-
     from qmri_lake.cli._progress import console, counting
     from qmri_lake.core.text import counted
     from qmri_lake.lake.lake import open_lake
@@ -67,7 +67,9 @@ def validate(
 
     opened = open_lake(lake, mode="r")
     deep = deep or sample is not None
-    with counting("exams") if deep else nullcontext() as progress:
+    bar: AbstractContextManager[Callable[[int, int], None] | None]
+    bar = counting("exams") if deep else nullcontext()
+    with bar as progress:
         faults = opened.validate(
             deep=deep, sample=sample, seed=seed, resume=resume, progress=progress
         )
