@@ -70,7 +70,8 @@ def run(
     parameters are those of segment_bones.
 
     check_masks: flags exams whose masks are implausible or belong to a knee of the other side. The
-    step needs bone and cartilage masks, computed or imported. It has no parameters.
+    step needs bone and cartilage masks, computed or imported. Tissues that the source of a mask
+    cannot have are not judged. It has no parameters.
 
     register: transfers cartilage masks from the DESS to the multi-echo images. Parameters:
     method=mutual_information (default: corrects motion of the knee) or scanner (uses the scanner

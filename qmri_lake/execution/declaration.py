@@ -87,6 +87,11 @@ class Step:
     `memory_factor`."""
     batch_function: Batch | None = None
     """Function that computes up to `EXAMS_PER_BATCH` exams at once, in one task."""
+    with_runs: bool = False
+    """Whether each variable that is read has the attribute ``run``: the step and the parameters of
+    the run that computed it, or nothing if this is not known."""
+    notes: Callable[..., Parameters] | None = None
+    """Function that returns entries for the record of a run, which are not compared."""
 
     def __post_init__(self) -> None:
         for name in self.defaults:
@@ -151,6 +156,10 @@ class Step:
         if self.recorded_parameters is None:
             return dict(parameters)
         return dict(self.recorded_parameters(**parameters))
+
+    def record_notes(self, parameters: Parameters) -> dict[str, object]:
+        """Return the entries that a run adds to its record and does not compare."""
+        return {} if self.notes is None else dict(self.notes(**parameters))
 
     def inputs(self, parameters: Parameters) -> dict[str, tuple[str, ...]]:
         """Return the names of the variables that the step reads with these parameters, by group."""

@@ -11,10 +11,12 @@ from qmri_lake.core.array_api import Values
 from qmri_lake.core.json_types import JsonObject
 from qmri_lake.errors import VariableError
 from qmri_lake.execution.step import Result
+from qmri_lake.schema.builtin import REGISTRY
 from qmri_lake.schema.exam_index import KEYS
 from qmri_lake.schema.variable import VOLUME_DIMS, Variable, with_variant
 from qmri_lake.store.arrays import Node
 from qmri_lake.store.chunk_errors import named_chunk_errors
+from qmri_lake.store.runs import read_run
 from qmri_lake.store.transaction import fill_shape
 
 __all__ = ["read_exam", "write_exam"]
@@ -23,8 +25,13 @@ _VARYING_DIMS = (*VOLUME_DIMS, "echo")
 """Dimensions whose size differs between exams."""
 
 
-def read_exam(root: Node, group: str, names: Sequence[str], row: int) -> xr.Dataset:
+def read_exam(
+    root: Node, group: str, names: Sequence[str], row: int, *, runs: bool = False
+) -> xr.Dataset:
     """Read the variables of one exam into memory, cropped to its true extent.
+
+    With `runs`, each variable has the attribute ``run``: the step and the parameters of the run
+    that computed it, or an empty mapping.
 
     Returns
     -------
@@ -42,8 +49,21 @@ def read_exam(root: Node, group: str, names: Sequence[str], row: int) -> xr.Data
         index = tuple(slice(0, box.get(dim)) for dim in dims)
         with named_chunk_errors(f"{group}/{name}", lambda: coords["exam"]):
             values = np.asarray(array[(row, *index)])
-        arrays[name] = (dims, values, dict(array.attrs))
+        attrs = dict(array.attrs)
+        if runs:
+            attrs["run"] = _run_of(root, f"{group}/{name}", row)
+        arrays[name] = (dims, values, attrs)
     return xr.Dataset(arrays, coords)
+
+
+def _run_of(root: Node, path: str, row: int) -> JsonObject:
+    """Return the step and the parameters of the run that computed a variable of one exam."""
+    step = REGISTRY[path].step if path in REGISTRY else ""
+    status = f"status/{step}/run"
+    if not step or status not in root:
+        return {}
+    record = read_run(root, int(root[status][row]))
+    return {name: record[name] for name in ("step", "parameters") if name in record}
 
 
 def _extent(group: Node, row: int) -> dict[str, int]:

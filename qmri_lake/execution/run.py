@@ -93,6 +93,7 @@ def run_step(
     record = {
         "step": name,
         "parameters": plan.step.record(plan.parameters),
+        **plan.step.record_notes(plan.parameters),
         "code": code_version(plan.step),
         "version": plan.step.version,
         "snapshot": lake.snapshot,

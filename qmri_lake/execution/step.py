@@ -87,6 +87,8 @@ def step(
     recorded_parameters: Callable[..., Parameters] | None = None,
     memory: Callable[..., int] | None = None,
     batch_function: Batch | None = None,
+    with_runs: bool = False,
+    notes: Callable[..., Parameters] | None = None,
     **renamed: object,
 ) -> Callable[[Callable[..., Result]], Step]:
     """Declare a function of one exam as a step (decorator).
@@ -125,6 +127,13 @@ def step(
         network. It receives a list of Datasets per group, and returns a result or a `Skip` for each
         exam, in the order of the exams. The variables must not have the dims of a volume. If it
         raises an error, the exams are computed one by one.
+    with_runs : bool
+        Give each variable that the function reads the attribute ``run``, a mapping with the step
+        and the parameters of the run that computed it. It is empty if there is no such run, and for
+        Datasets that were not read by a run.
+    notes : function of the parameters, optional
+        It returns entries that a run adds to its record, for example about a model. They are not
+        compared: an exam does not become stale if they differ.
     **renamed
         Former names of options: ``copies``, ``check``, ``recorded`` and ``together``. Deprecated.
 
@@ -155,6 +164,8 @@ def step(
                 "recorded_parameters": recorded_parameters,
                 "memory": memory,
                 "batch_function": batch_function,
+                "with_runs": with_runs,
+                "notes": notes,
                 **_new_names(renamed),
             }
         )
@@ -192,6 +203,8 @@ def step(
                 recorded_parameters,
                 memory,
                 batch_function,
+                with_runs,
+                notes,
             )
         )
 

@@ -151,7 +151,8 @@ class StepWork:
 
     def read(self, root: Node, task: StepTask) -> list[xr.Dataset]:
         """Read the inputs of an exam."""
-        return [read_exam(root, g, names, task.row) for g, names in self.inputs.items()]
+        runs = self.step.with_runs
+        return [read_exam(root, g, names, task.row, runs=runs) for g, names in self.inputs.items()]
 
     def write(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,19 @@ from qmri_lake.core.version import __version__
 from qmri_lake.errors import RunError
 from qmri_lake.store.arrays import Node, compressors
 
-__all__ = ["new_record", "new_run", "next_run", "read_runs"]
+__all__ = [
+    "LEARNED_FROM",
+    "keep_patients",
+    "new_record",
+    "new_run",
+    "next_run",
+    "read_run",
+    "read_runs",
+]
+
+LEARNED_FROM = "learned_from"
+"""Entry of the record of a segmentation: ``patients`` of the training and validation sets of its
+networks, and the networks for which they are ``unknown``."""
 
 RUN_CHUNK = 64
 """Number of run records in one chunk. A new record rewrites only its own chunk."""
@@ -28,6 +40,25 @@ def read_runs(root: Node) -> dict[int, JsonObject]:
         return {}
     records = root["status/runs"][:].tolist()
     return {number: json.loads(text) for number, text in enumerate(records) if text}
+
+
+def read_run(root: Node, number: int) -> JsonObject:
+    """Read the record of one run; an empty record if there is none."""
+    if "status" not in root or "runs" not in root["status"]:
+        return {}
+    runs = root["status/runs"]
+    text = str(runs[number]) if 0 <= number < runs.shape[0] else ""
+    record: JsonObject = json.loads(text) if text else {}
+    return record
+
+
+def keep_patients(record: JsonObject, patients: Collection[int]) -> JsonObject:
+    """Return a record that names no patients other than the given ones."""
+    if LEARNED_FROM not in record:
+        return record
+    learned = record[LEARNED_FROM]
+    named = [patient for patient in learned["patients"] if patient in patients]
+    return {**record, LEARNED_FROM: {**learned, "patients": named}}
 
 
 def next_run(root: Node) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 import numpy as np
@@ -57,6 +58,7 @@ def check_mask(
     *,
     bone: Labels | None = None,
     cartilage: Labels | None = None,
+    tissues: Collection[str] | None = None,
 ) -> list[str]:
     """Return the reasons why the masks of an exam are implausible.
 
@@ -68,6 +70,9 @@ def check_mask(
         The side in the exam key. It is compared with the anatomy if both masks are given.
     bone, cartilage : (slice, row, column) uint8, optional
         Labels as in `qmri_lake.tissues`; no voxel may be 255.
+    tissues : collection of str, optional
+        Names of the bones and tissues that the source of the masks can have. Others are not judged,
+        and a side that cannot be inferred without them is no reason. Default: all.
 
     Returns
     -------
@@ -94,14 +99,16 @@ def check_mask(
             )
         boxes = dict(enumerate(ndimage.find_objects(labels), start=1))
         for name, value in names.items():
-            if value:
+            if value and (tissues is None or name in tissues):
                 reasons += _structure(name, labels, value, boxes.get(value), affine, spacing)
     if bone is not None and cartilage is not None and knee is not None:
-        reasons += _side(side_from_anatomy(bone, cartilage, affine), knee)
+        reasons += _side(side_from_anatomy(bone, cartilage, affine, tissues=tissues), knee)
     return reasons
 
 
 def _side(side: Side, knee: str) -> list[str]:
+    if side.knee is None and side.insufficient:
+        return []
     if side.knee is None:
         return [f"side cannot be inferred: {side.reason}"]
     if side.knee != knee:

@@ -7,7 +7,7 @@ plateau (medial to lateral), perpendicular to this axis (front to back), and up.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -35,6 +35,8 @@ _SCALE = {"plateau": 5.5, "trochlea": 6.0, "front": 5.0, "patella": 5.0, "condyl
 """Typical size of each cue, mm: the mean over the synthetic knees, close to that of a real knee."""
 
 _WEIGHT = {"plateau": 1.0, "trochlea": 1.0, "front": 1.0, "patella": 0.5, "condyles": 0.5}
+_NEEDED = {"plateau": "tibial", "trochlea": "femoral", "patella": "patella"}
+"""Structure that a cue needs in addition to the femur and the tibia, which all cues need."""
 _LIMIT = 1.5
 """Each cue is limited to this multiple of its typical size."""
 
@@ -57,9 +59,17 @@ class Side:
     """Reason why the side is undecided; empty if it is not."""
     cues: dict[str, float] = field(default_factory=dict)
     """Cues, mm; positive in a right knee."""
+    insufficient: bool = False
+    """Whether the side is undecided because the source of the masks has too few structures."""
 
 
-def side_from_anatomy(bone: Labels, cartilage: Labels, affine: NDArray[np.float64]) -> Side:
+def side_from_anatomy(
+    bone: Labels,
+    cartilage: Labels,
+    affine: NDArray[np.float64],
+    *,
+    tissues: Collection[str] | None = None,
+) -> Side:
     """Infer the side of a knee from its bones and cartilage.
 
     Parameters
@@ -70,13 +80,17 @@ def side_from_anatomy(bone: Labels, cartilage: Labels, affine: NDArray[np.float6
         Labels of `qmri_lake.tissues.CARTILAGE`.
     affine : (4, 4) float64
         Voxel (slice, row, column, 1) to LPS mm.
+    tissues : collection of str, optional
+        Names of the bones and tissues that the source of the masks can have. Cues that need another
+        structure are not used. Default: all.
 
     Returns
     -------
     Side
-        `knee` is None if a structure is missing, if the positions are implausible (the femur should
-        be above the tibia, and the patella in front of the femur), or if the cues contradict each
-        other.
+        `knee` is None if a structure that the source can have is missing, if the source has no
+        femur or tibia, or neither cartilage of them nor a patella, if the positions are implausible
+        (the femur should be above the tibia, and the patella in front of the femur), or if the cues
+        contradict each other.
 
     Notes
     -----
@@ -92,24 +106,41 @@ def side_from_anatomy(bone: Labels, cartilage: Labels, affine: NDArray[np.float6
         for labels, names in ((bone, BONE), (cartilage, CARTILAGE))
         for name, structure in _structures(labels, names, affine)
     }
+    given = [name for name in _MIN_MM3 if tissues is None or name in tissues]
+    if lacking := _lacking(given):
+        return Side(None, float("nan"), lacking, insufficient=True)
     volume = float(abs(np.linalg.det(affine[:3, :3])))
-    small = [name for name, mm3 in _MIN_MM3.items() if structures[name].count * volume < mm3]
+    small = [name for name in given if structures[name].count * volume < _MIN_MM3[name]]
     if small:
         return Side(None, float("nan"), f"{' and '.join(small)} absent or too small")
-    points = {name: structure.xyz for name, structure in structures.items()}
+    points = {name: structures[name].xyz for name in given}
     if points["femur"][:, 2].mean() < points["tibia"][:, 2].mean() + 10:
         return Side(None, float("nan"), "the femur is not above the tibia")
-    if points["patella"][:, 1].mean() > points["femur"][:, 1].mean():
+    if "patella" in points and points["patella"][:, 1].mean() > points["femur"][:, 1].mean():
         return Side(None, float("nan"), "the patella is not in front of the femur")
     cues = _cues(points)
     total = sum(
         weight * float(np.clip(cues[name] / _SCALE[name], -_LIMIT, _LIMIT))
         for name, weight in _WEIGHT.items()
+        if name in cues
     )
-    score = total / sum(_WEIGHT.values())
+    score = total / sum(weight for name, weight in _WEIGHT.items() if name in cues)
     if not abs(score) >= _MIN_MARGIN:
-        return Side(None, abs(score), "its features contradict each other", cues)
+        reason = "its features contradict each other"
+        fewer = [name for name in _NEEDED.values() if name not in given]
+        if fewer:
+            reason += f", and the masks have no {' and no '.join(fewer)}"
+        return Side(None, abs(score), reason, cues, insufficient=bool(fewer))
     return Side("right" if score > 0 else "left", abs(score), cues=cues)
+
+
+def _lacking(given: Collection[str]) -> str:
+    """Return why the side cannot be inferred from the given structures; "" if it can."""
+    if absent := [name for name in ("femur", "tibia") if name not in given]:
+        return f"the masks have no {' and no '.join(absent)}"
+    if not set(given) & set(_NEEDED.values()):
+        return f"the masks have none of {', '.join(_NEEDED.values())}"
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,21 +174,23 @@ def _cues(points: dict[str, Points]) -> dict[str, float]:
     top = _percentile(points["tibia"][:, 2], 99.5)
     z = points["tibia"][:, 2]
     axes = _leg_axes(points["tibia"][(z > top - 15) & (z < top - 4)])
-    femur, patella, femoral, tibial = (
-        points[name] @ axes for name in ("femur", "patella", "femoral", "tibial")
-    )
+    turned = {name: xyz @ axes for name, xyz in points.items()}
+    femur = turned["femur"]
     bottom = _percentile(femur[:, 2], 0.5)
     condyles = femur[femur[:, 2] < bottom + 30]
     middle = _middle(condyles[:, 0])
-    low, high = _halves(tibial, _middle(tibial[:, 0]))
     behind = [_percentile(half[:, 1], 99.7) for half in _halves(condyles, middle)]
-    return {
-        "plateau": _length(high[:, 1]) - _length(low[:, 1]),
-        "trochlea": middle - _front(femoral, 15),
-        "front": middle - _front(femur[femur[:, 2] < bottom + 40], 8),
-        "patella": middle - float(patella[:, 0].mean()),
-        "condyles": behind[1] - behind[0],
-    }
+    cues = {}
+    if "tibial" in turned:
+        low, high = _halves(turned["tibial"], _middle(turned["tibial"][:, 0]))
+        cues["plateau"] = _length(high[:, 1]) - _length(low[:, 1])
+    if "femoral" in turned:
+        cues["trochlea"] = middle - _front(turned["femoral"], 15)
+    cues["front"] = middle - _front(femur[femur[:, 2] < bottom + 40], 8)
+    if "patella" in turned:
+        cues["patella"] = middle - float(turned["patella"][:, 0].mean())
+    cues["condyles"] = behind[1] - behind[0]
+    return cues
 
 
 def _leg_axes(plateau: Points) -> NDArray[np.float64]:

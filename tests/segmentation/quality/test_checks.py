@@ -14,7 +14,11 @@ from qmri_lake.phantom.exam_truth import set_up
 from qmri_lake.phantom.pose import rotation
 from qmri_lake.phantom.sampling import offsets, sample
 from qmri_lake.segmentation.quality.checks import VOLUME_MM3, check_mask, side_from_anatomy
+from qmri_lake.store.arrays import open_root
+from qmri_lake.store.repository import commit
+from qmri_lake.store.runs import read_runs, write_run
 from qmri_lake.tissues import BONE, CARTILAGE
+from tests.masks.writers import write_nifti
 
 MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
 OTHER = {"left": "right", "right": "left"}
@@ -145,6 +149,105 @@ def test_side_from_anatomy__is_undecided_without_a_structure(truth, name):
     assert np.isnan(side.margin)
 
 
+ZIB = ("femur", "tibia", "femoral", "tibial")
+"""Bones and tissues of OAI-ZIB, which has no patella and no meniscus."""
+
+
+def only(tissues, bone, cartilage):
+    """Return both masks with the given tissues only."""
+    return tuple(
+        np.where(
+            np.isin(labels, [flags[name] for name in tissues if name in flags]), labels, 0
+        ).astype(np.uint8)
+        for labels, flags in ((bone, BONE), (cartilage, CARTILAGE))
+    )
+
+
+DECIDED = (ZIB, ("femur", "tibia", "tibial", "meniscus"), ("femur", "tibia", "patella", "femoral"))
+"""Tissues of sources from which the side of a knee can be inferred."""
+SOMETIMES = (("femur", "tibia", "patella"), ("femur", "tibia", "femoral"))
+"""Tissues of sources from which the side of some knees is undecided."""
+
+
+def judge_sources(judge, count: int) -> None:
+    found = []
+    for exam in exams(count):
+        at = set_up(exam, (64, 144, 144))
+        labels = sample(at.lattice(), at.dess_affine, at.shape, offsets(2, 2, 2))
+        for mirror, side in ((np.eye(4), exam.side), (MIRROR, OTHER[exam.side])):
+            for tissues in (*DECIDED, *SOMETIMES):
+                masks = only(tissues, labels.bone, labels.cartilage)
+                answer = side_from_anatomy(*masks, mirror @ at.dess_affine, tissues=tissues)
+                found.append((tissues in DECIDED, side, answer))
+    wrong = sum(answer.knee not in (None, side) for _, side, answer in found)
+    undecided = [one for one in found if one[2].knee is None]
+    assert all(answer.insufficient for _, _, answer in undecided)
+    of_decided = sum(decided for decided, *_ in undecided)
+    judge(
+        f"Masks / side of {count} synthetic knees of five sources without some tissues, mirrored",
+        required=f"0 of {len(found)} wrong; none undecided with tibial cartilage, or with a patella"
+        " and femoral cartilage",
+        measured=f"{wrong} wrong; {of_decided} undecided; {len(undecided) - of_decided} of "
+        f"{4 * count} with a patella or femoral cartilage only",
+        passed=wrong == 0 and of_decided == 0,
+    )
+
+
+def test_side_from_anatomy__three_knees_of_sources_without_some_tissues(judge):
+    judge_sources(judge, 3)
+
+
+@pytest.mark.accept
+def test_side_from_anatomy__sixty_knees_of_sources_without_some_tissues(judge):
+    judge_sources(judge, 60)
+
+
+def test_check_mask__a_real_knee_as_oai_zib_labels_it(real_knee, judge):
+    bone, cartilage, affine = real_knee
+    masks = only(ZIB, bone, cartilage)
+    named = dict(zip(("bone", "cartilage"), masks, strict=True))
+    all_tissues = check_mask(affine, "right", **named)
+    odd = check_mask(affine, "right", **named, tissues=ZIB)
+    side = side_from_anatomy(*masks, affine, tissues=ZIB)
+    mirrored = check_mask(MIRROR @ affine, "right", **named, tissues=ZIB)
+    judge(
+        "Masks / a real knee with the tissues of OAI-ZIB",
+        required="not flagged; right, margin >= 0.5; flagged when mirrored",
+        measured=f"{len(odd)} flags, {len(all_tissues)} if all tissues are judged; {side.knee}, "
+        f"{side.margin:.2f}; {'; '.join(mirrored)}",
+        passed=not odd
+        and (side.knee, side.margin >= 0.5) == ("right", True)
+        and [reason[:22] for reason in mirrored] == ["anatomy of a left knee"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("tissues", "reason"),
+    [
+        (("femoral", "tibial", "patellar", "meniscus"), "the masks have no femur and no tibia"),
+        (("femur", "femoral", "tibial"), "the masks have no tibia"),
+        (("femur", "tibia"), "the masks have none of tibial, femoral, patella"),
+    ],
+)
+def test_check_mask__too_few_tissues_for_a_side_are_not_implausible(truth, tissues, reason):
+    bone, cartilage = only(tissues, truth.dess_bone, truth.dess_cartilage)
+    side = side_from_anatomy(bone, cartilage, truth.dess_affine, tissues=tissues)
+    assert (side.knee, side.reason, side.insufficient) == (None, reason, True)
+    # Nor is the side of a mirrored knee.
+    for world in (np.eye(4), MIRROR):
+        affine = world @ truth.dess_affine
+        masks = {"bone": bone, "cartilage": cartilage}
+        assert check_mask(affine, "right", **masks, tissues=tissues) == []
+
+
+@pytest.mark.parametrize("name", ZIB)
+def test_check_mask__judges_an_absent_tissue_that_the_source_can_have(truth, name):
+    rest = [other for other in ZIB if other != name]
+    bone, cartilage = only(rest, truth.dess_bone, truth.dess_cartilage)
+    odd = check_mask(truth.dess_affine, "right", bone=bone, cartilage=cartilage, tissues=ZIB)
+    assert odd == [f"no {name}", f"side cannot be inferred: {name} absent or too small"]
+
+
 def test_side_from_anatomy__does_not_depend_on_menisci(truth):
     bare = np.where(truth.dess_cartilage == CARTILAGE["meniscus"], 0, truth.dess_cartilage)
     assert side_from_anatomy(
@@ -269,3 +372,58 @@ def test_check_masks__of_masks_without_an_image(truth, tmp_path):
     assert lake.run("check_masks").up_to_date == 1
     # As of any exam that has no multi-echo series.
     assert lake.run("register", method="scanner").waiting == {"ingest_msme": 1}
+
+
+ALL = "1=femur,2=tibia,3=patella,11=femoral,12=tibial,13=patellar,14=meniscus"
+
+
+def imported(truth, folder, labels, tissues):
+    """Import the masks of a knee with some tissues into a new lake, by a table of labels."""
+    folder.mkdir()
+    bone, cartilage = only(tissues, truth.dess_bone, truth.dess_cartilage)
+    numbers = np.where(cartilage > 0, cartilage + 10, bone).astype(np.uint8)
+    file = write_nifti(folder / "mask.nii.gz", numbers, truth.dess_affine)
+    whose = {"patient": 9000001, "timepoint": 0, "knee": exams(1)[0].side}
+    return ql.ingest_masks(file, folder / "l.lake", labels=labels, into="mask", **whose).lake
+
+
+def test_check_masks__judges_only_tissues_of_the_table_of_labels(truth, tmp_path):
+    lake = imported(truth, tmp_path / "a", "1=femur,2=tibia,11=femoral,12=tibial", ZIB)
+    assert lake.run("check_masks").counts["done"] == 1
+    dess = lake.load("dess")
+    assert dess.checked_tissues.values.tolist() == ["femur, tibia, femoral, tibial"]
+    assert dess.anatomical_knee.values.tolist() == [exams(1)[0].side]
+    assert dess.anatomical_reason.values.tolist() == [""]
+    # The same masks by a table with all tissues: a patella and menisci are missing.
+    whole = imported(truth, tmp_path / "b", ALL, ZIB)
+    assert whole.run("check_masks").counts["flagged"] == 1
+    message = whole.failures("check_masks")["message"].item()
+    assert message.startswith("no patella; no patellar; no meniscus; side cannot be inferred")
+
+
+def test_check_masks__gives_the_reason_of_an_undecided_side(truth, tmp_path):
+    labels = "1=femur,13=patellar"
+    lake = imported(truth, tmp_path / "a", labels, ("femur", "patellar"))
+    assert lake.run("check_masks").counts["done"] == 1
+    dess = lake.load("dess")
+    assert dess.anatomical_knee.values.tolist() == [""]
+    assert dess.anatomical_reason.values.tolist() == ["the masks have no tibia"]
+    assert dess.checked_tissues.values.tolist() == ["femur, patellar"]
+
+
+def test_check_masks__judges_all_tissues_of_an_unknown_source(truth, tmp_path):
+    """Runs of earlier versions do not record the table of labels of imported masks."""
+    lake = imported(truth, tmp_path / "a", "1=femur,2=tibia,11=femoral,12=tibial", ZIB)
+
+    def forget(session):
+        root = open_root(session.store, "r+")
+        (number,) = read_runs(root)
+        write_run(root, number, {**read_runs(root)[number], "parameters": {}})
+
+    commit(lake.repo, forget, "Forget the table of labels")
+    lake.refresh()
+    assert lake.run("check_masks").counts["flagged"] == 1
+    message = lake.failures("check_masks")["message"].item()
+    assert message.startswith("no patella; no patellar; no meniscus; side cannot be inferred")
+    expected = [name for flags in (BONE, CARTILAGE) for name in flags if name != "background"]
+    assert lake.load("dess").checked_tissues.values.tolist() == [", ".join(expected)]
