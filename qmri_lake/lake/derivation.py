@@ -34,7 +34,7 @@ from qmri_lake.schema.exam_index import KEYS
 from qmri_lake.schema.variable import Variable
 from qmri_lake.store.arrays import Node, create_array, open_root
 from qmri_lake.store.repository import commit, resolve, translated_errors
-from qmri_lake.store.runs import read_runs, write_run
+from qmri_lake.store.runs import keep_patients, read_runs, write_run
 from qmri_lake.store.snapshot import DEIDENTIFICATION, Snapshot, open_snapshot
 from qmri_lake.store.status import (
     INPUT_RUNS,
@@ -236,8 +236,9 @@ def _begin(
         _add_columns(root, cohort)
         # Runs keep their numbers, because states refer to them and the detection of stale results
         # depends on them.
+        patients = set(cohort.exams["patient"].tolist())
         for number in sorted(made_by & set(runs)):
-            write_run(root, number, rules.run(runs[number]))
+            write_run(root, number, keep_patients(rules.run(runs[number]), patients))
         declare_status(root, STEP, len(cohort))
 
     message = rules.begin_message(cohort, lake, plain["lake"])

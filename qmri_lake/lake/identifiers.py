@@ -27,7 +27,7 @@ from qmri_lake.schema.builtin import REGISTRY
 from qmri_lake.schema.privacy import Privacy
 from qmri_lake.schema.variable import Variable
 from qmri_lake.store.lock import lock_owner
-from qmri_lake.store.runs import read_runs
+from qmri_lake.store.runs import LEARNED_FROM, read_runs
 from qmri_lake.store.status import read_messages, status_steps
 from qmri_lake.store.transaction import KEY_VARIABLES, OWN_AXIS
 
@@ -63,6 +63,7 @@ _RUN = {
     "process",
     "exams",
     "counts",
+    LEARNED_FROM,
 }
 """Entries of the record of a run that the package writes."""
 _LARGEST_FILE = 2**26
@@ -191,7 +192,13 @@ def _records(lake: Snapshot, places: _Places) -> None:
         why = "says why an exam failed, was skipped or flagged"
         places.add_texts(f"status/{step}/message", free, why, free=True)
     known = {*lake.variables(), *lake.groups()}
-    texts = [t for record in read_runs(lake.root).values() for t in _run_texts(record)]
+    runs = read_runs(lake.root).values()
+    learned = sum(
+        len(record[LEARNED_FROM]["patients"]) for record in runs if LEARNED_FROM in record
+    )
+    why = "finds test patients who were used to train the networks that made their masks"
+    places.add("status/runs", Privacy.PATIENT, learned, why)
+    texts = [t for record in runs for t in _run_texts(record)]
     why = "detects stale results, and documents them"
     places.add_texts("status/runs", (t for t in texts if t not in known), why, free=True)
     origin = dict(lake.root.attrs["qmri_lake"]).get("origin")

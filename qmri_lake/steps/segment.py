@@ -23,6 +23,7 @@ from qmri_lake.segmentation.models.network import Network
 from qmri_lake.segmentation.models.recipes import MASK_NAMES, Task
 from qmri_lake.segmentation.quality.checks import check_mask
 from qmri_lake.segmentation.quality.components import remove_small as without_small
+from qmri_lake.store.runs import LEARNED_FROM
 
 __all__ = ["segment", "segment_bones", "segment_cartilage"]
 
@@ -73,6 +74,21 @@ def _recorded(*, models: Sequence[Member], dtype: str, remove_small: bool) -> di
     return {"models": identities, "remove_small": bool(remove_small)}
 
 
+def _learned_from(*, models: Sequence[Member], **_: object) -> dict[str, object]:
+    """Return the patients from whom the networks learned, as a note of a run.
+
+    ``unknown`` lists the networks whose training patients are not known, such as your own.
+    """
+    patients: set[int] = set()
+    unknown = []
+    for member in models:
+        known = member.learned_from if isinstance(member, Network) else None
+        patients |= known or set()
+        if known is None:
+            unknown.append(member.identity)
+    return {LEARNED_FROM: {"patients": sorted(patients), "unknown": sorted(unknown)}}
+
+
 def _memory(sizes: Mapping[str, int], *, models: Sequence[Member], **_: object) -> int:
     shape = [sizes[dim] for dim in VOLUME_DIMS]
     ours = any(isinstance(member, Network) for member in models)
@@ -120,6 +136,7 @@ def _run(dess: xr.Dataset, models: Sequence[Member], remove_small: bool) -> xr.D
     validate=_checker("bones"),
     recorded_parameters=_recorded,
     memory=_memory,
+    notes=_learned_from,
 )
 def segment_bones(
     dess: xr.Dataset, *, models: ModelsLike, dtype: Dtype = "float32", remove_small: bool = True
@@ -138,6 +155,7 @@ def segment_bones(
     validate=_checker("cartilage"),
     recorded_parameters=_recorded,
     memory=_memory,
+    notes=_learned_from,
 )
 def segment_cartilage(
     dess: xr.Dataset, *, models: ModelsLike, dtype: Dtype = "float32", remove_small: bool = True

@@ -67,6 +67,8 @@ class ClassifierTable:
     is the highest for its metric and predictor; paper, paper_low, paper_high and paper_best: the
     same for the paper, NaN if the paper has no value; paper_repaired: whether the upper end of the
     paper's interval lacked a digit."""
+    remarks: tuple[str, ...] = ()
+    """Sentences on the exams, which are added to the footnotes."""
 
     @property
     def notes(self) -> list[str]:
@@ -93,7 +95,7 @@ class ClassifierTable:
             )
         if shown["mean"].isna().any():
             notes.append(f"{_NONE} No result.")
-        return notes
+        return [*notes, *self.remarks]
 
     def text(self) -> str:
         """Return the table for a terminal, about 140 columns wide."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from qmri_lake.core.text import counted
+from qmri_lake.diagnosis.evaluation.mask_patients import Folders, find_mask_patients
 from qmri_lake.diagnosis.labels import LabelledCohort, PainRule, label_for_task
 from qmri_lake.errors import InputError, Reason
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from qmri_lake.lake.cohort import Cohort
 
 __all__ = ["Evaluation", "evaluate"]
+
+_MaskPatients = Literal["note", "exclude"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,9 @@ class Evaluation:
     prediction."""
     labelled: LabelledCohort
     """The test exams; the flow of their cohort lists the exclusions."""
+    notes: tuple[str, ...] = ()
+    """Notes on the test exams: the number of patients who were used to train the networks that made
+    their masks, and the exams for which this is not known."""
 
     def table(self, *, exams: str = "") -> ClassifierTable:
         """Return Table S2 (OA) or S3 (pain), with the paper's values for comparison.
@@ -50,7 +56,8 @@ class Evaluation:
         description = (
             f"{counted(len(cohort), 'test exam')} of {counted(cohort.patients, 'patient')}"
         )
-        return classifier_table(self.results[list(COLUMNS)], self.task, exams=exams or description)
+        table = classifier_table(self.results[list(COLUMNS)], self.task, exams=exams or description)
+        return replace(table, remarks=self.notes)
 
 
 def evaluate(
@@ -63,6 +70,8 @@ def evaluate(
     n_resamples: int = 100,
     interval: Literal["percentile", "paper"] = "percentile",
     seed: int = 0,
+    networks: Folders = (),
+    mask_patients: _MaskPatients = "note",
 ) -> Evaluation:
     """Compare the predictions of group ``prediction`` with labels.
 
@@ -82,21 +91,36 @@ def evaluate(
         Default: thresholds are 0.5. [assumption]
     n_resamples, interval, seed
         See `qmri_lake.statistics.bootstrap_roc`. Patients are resampled.
+    networks : sequence of paths
+        Folders of the networks that made the masks. They are only needed if the masks were made by
+        an earlier version, whose runs do not record the patients of the training.
+    mask_patients : {"note", "exclude"}
+        What to do with test patients who were used to train the networks that made their masks,
+        since their masks may be better than those of other patients: note their number, or exclude
+        their exams. [assumption]
 
     Returns
     -------
     Evaluation
+        Its `notes` give the number of such patients, and the exams for which this is not known.
 
     Raises
     ------
     NotFoundError
         If the rule is unknown.
     InputError
-        If no exam has a label and a prediction, or all labels are equal.
+        If no exam has a label and a prediction, if all labels are equal, or if `mask_patients` is
+        unknown.
     """
     from qmri_lake.statistics import bootstrap_roc, youden_threshold
 
     labelled = _labelled_and_predicted(cohort, task, rule)
+    if mask_patients not in get_args(_MaskPatients):
+        raise InputError(
+            f"mask_patients={mask_patients!r}", expected="note or exclude", where="evaluate"
+        )
+    if mask_patients == "exclude":
+        labelled = _without_mask_patients(labelled, networks)
     if last_visit:
         labelled = labelled.last_visit()
     labelled.require_both_classes()
@@ -153,7 +177,19 @@ def evaluate(
         "cases",
         "left_out",
     ]
-    return Evaluation(task, pd.concat(parts, ignore_index=True)[order], labelled)
+    results = pd.concat(parts, ignore_index=True)[order]
+    return Evaluation(task, results, labelled, find_mask_patients(labelled.cohort, networks).notes)
+
+
+def _without_mask_patients(labelled: LabelledCohort, networks: Folders) -> LabelledCohort:
+    """Exclude exams whose masks were made by networks that learned from their patient."""
+    keep = ~find_mask_patients(labelled.cohort, networks).learned
+    cohort = labelled.cohort.keep(
+        keep,
+        "masks by networks that did not learn from the patient",
+        "patient was used to train the networks that made the masks",
+    )
+    return LabelledCohort(cohort, labelled.label[keep], labelled.name)
 
 
 def _labelled_and_predicted(cohort: Cohort, task: str, rule: PainRule) -> LabelledCohort:

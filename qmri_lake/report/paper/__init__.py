@@ -144,14 +144,16 @@ def write_paper(
             lake, chosen, networks
         ),
         "Figure S3. Agreement of maps with their sources": lambda: agreement_section(lake, chosen),
-        "Table S2. Classification of osteoarthritis": lambda: metrics_section(oa_sets.test, "oa"),
+        "Table S2. Classification of osteoarthritis": lambda: metrics_section(
+            oa_sets.test, "oa", networks=networks
+        ),
         "Figure S4. Hyperparameter search": lambda: (
             search_section(search, lake.cohort())
             if search is not None
             else Section(warnings=("Not available: no folder of a search was given.",))
         ),
         "Table S3. Classification of chronic pain": lambda: metrics_section(
-            pain_sets.test, "pain", rule
+            pain_sets.test, "pain", rule, networks
         ),
         "Grad-CAM and association with chronic pain": lambda: class_activation_section(
             pain_sets.test, pain, oa, rule

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
@@ -78,7 +78,10 @@ def table_1_section(lake: Lake, oa: CohortSplit, bones: str | os.PathLike[str] |
 
 
 def metrics_section(
-    cohort: Cohort, task: Literal["oa", "pain"], rule: PainRule = "chronic"
+    cohort: Cohort,
+    task: Literal["oa", "pain"],
+    rule: PainRule = "chronic",
+    networks: Sequence[str | os.PathLike[str]] = (),
 ) -> Section:
     """Return Table S2 or S3 for all test exams and each origin, with ROC and calibration curves.
 
@@ -86,6 +89,8 @@ def metrics_section(
     ----------
     cohort : Cohort
         The test set.
+    networks : sequence of paths
+        Folders of the networks that made the masks; see `qmri_lake.diagnosis.evaluate`.
     """
     tables: dict[str, TitledTable] = {}
     figures: dict[str, tuple[str, Figure]] = {}
@@ -94,7 +99,7 @@ def metrics_section(
     number = "table_s2" if task == "oa" else "table_s3"
     for name, origin, exams in exams_by_origin(cohort):
         try:
-            evaluation = evaluate(exams, task, rule=rule)
+            evaluation = evaluate(exams, task, rule=rule, networks=networks)
         except QmriLakeError as error:
             if not name:
                 raise

@@ -114,6 +114,15 @@ class Network:
         return card
 
     @property
+    def learned_from(self) -> set[int] | None:
+        """Patients of the training and validation sets; None if the card does not list them."""
+        split = self.card.get("split")
+        if not split:
+            return None
+        keys = [key for name, part in split.items() if name != "test" for key in part]
+        return {int(str(key).partition("-")[0]) for key in keys}
+
+    @property
     def task(self) -> Task:
         """Bones or cartilage."""
         return self.recipe.task
