@@ -77,6 +77,7 @@ def test_reproduce_paper__uses_right_knees_with_all_maps(tmp_path: Path) -> None
 
 
 @pytest.mark.accept
+@pytest.mark.timeout(1800)
 def test_reproduce_paper__trains_and_evaluates_all_strategies_on_the_same_exams(
     tmp_path: Path, judge: Judge
 ) -> None:

@@ -198,6 +198,7 @@ def test_side_from_anatomy__three_knees_of_sources_without_some_tissues(judge):
 
 
 @pytest.mark.accept
+@pytest.mark.timeout(1800)
 def test_side_from_anatomy__sixty_knees_of_sources_without_some_tissues(judge):
     judge_sources(judge, 60)
 
