@@ -19,7 +19,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from numbers import Real
-from typing import Literal, cast, get_args
+from typing import Literal, TypeAlias, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +84,7 @@ class SincPulse:
         return asdict(self)
 
 
-Pulse = Literal["hard", "sinc"] | Mapping[str, object] | SincPulse
+Pulse: TypeAlias = Literal["hard", "sinc"] | Mapping[str, object] | SincPulse
 """Pulses of an echo train: hard pulses, sinc pulses, or sinc pulses with other parameters."""
 
 
