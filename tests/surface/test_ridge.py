@@ -21,6 +21,7 @@ FACET, LENGTH, RADIUS = 11.0, 26.0, 2.0
 """mm: width of the cartilage on a facet, its length along the ridge, radius of the bone's ridge."""
 
 Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 
 def place_on_ridge(points: Floats) -> tuple[Floats, Floats]:
@@ -35,7 +36,7 @@ def place_on_ridge(points: Floats) -> tuple[Floats, Floats]:
     return np.where(along < 0, np.hypot(x, y), above), along
 
 
-def patella(thickness: float, affine: Floats, shape: tuple[int, ...]) -> tuple[Floats, Floats]:
+def patella(thickness: float, affine: Floats, shape: tuple[int, ...]) -> tuple[Mask, Mask]:
     """Return a patella with a median ridge, and cartilage of the same thickness everywhere."""
     p = places(affine, shape)
     distance, along = place_on_ridge(p)
