@@ -147,7 +147,7 @@ def _source_at_start(
     elif other := _other_columns(target, origin, cohort):
         found = f"a lake derived with other values of {' and '.join(other)}"
     elif origin.snapshot != lake.snapshot and origin.snapshot not in set(
-        list_commits(lake.repo, lake.snapshot, None)["snapshot"]
+        list_commits(lake, None)["snapshot"]
     ):
         found = f"a lake derived from another lake or a later snapshot: {origin}"
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import icechunk
 import pandas as pd
@@ -12,6 +13,9 @@ import pandas as pd
 from qmri_lake.store.arrays import Node
 from qmri_lake.store.repository import first_line
 from qmri_lake.store.runs import read_runs
+
+if TYPE_CHECKING:
+    from qmri_lake.store.snapshot import Snapshot
 
 __all__ = ["list_commits", "list_runs"]
 
@@ -23,18 +27,19 @@ def list_runs(root: Node) -> pd.DataFrame:
     return frame.reindex(columns=columns).rename_axis("run")
 
 
-def list_commits(repo: icechunk.Repository, snapshot: str, limit: int | None) -> pd.DataFrame:
-    """List commits up to a snapshot, newest first, with their id, time, message and tags.
+def list_commits(lake: Snapshot, limit: int | None) -> pd.DataFrame:
+    """List commits up to that of a lake, newest first, with their id, time, message and tags.
 
     If an earlier commit is damaged, the last row says so, with the time of the commit after it.
     """
+    repo = lake.reopened()
     tags: dict[str, list[str]] = {}
     for name in sorted(repo.list_tags()):
         with contextlib.suppress(icechunk.IcechunkError):  # the reference of this tag is damaged
             tags.setdefault(repo.lookup_tag(name), []).append(name)
     found: list[tuple[str, datetime, str, str]] = []
     try:
-        for info in itertools.islice(repo.ancestry(snapshot_id=snapshot), limit):
+        for info in itertools.islice(repo.ancestry(snapshot_id=lake.snapshot), limit):
             names = ", ".join(tags.get(info.id, []))
             found.append((info.id, info.written_at, info.message, names))
     except icechunk.IcechunkError as error:

@@ -252,7 +252,7 @@ def _attributes(lake: Snapshot, places: _Places) -> None:
 
 def _history(lake: Snapshot, places: _Places) -> None:
     """Add messages of commits, names of tags, and the number of earlier commits."""
-    commits = list_commits(lake.repo, lake.snapshot, None)
+    commits = list_commits(lake, None)
     places.add_texts("commit messages", commits["message"], "lists what was done", free=False)
     places.add_texts("names of tags", lake.repo.list_tags(), "names a version", free=False)
     places.add("earlier commits", COMMITS, len(commits) - 1)

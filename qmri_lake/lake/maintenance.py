@@ -32,7 +32,7 @@ class MaintainedLake(Snapshot):
 
     def history(self, limit: int | None = None) -> pd.DataFrame:
         """List commits, newest first, with their snapshot id, time, message and tags."""
-        return list_commits(self.repo, self.snapshot, limit)
+        return list_commits(self, limit)
 
     def tags(self) -> list[str]:
         """Return the names of the tags."""

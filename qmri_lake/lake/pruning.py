@@ -14,12 +14,15 @@ import icechunk
 from qmri_lake.core.text import counted, format_bytes
 from qmri_lake.errors import RunError
 from qmri_lake.store.file_checksums import rewriting_files
-from qmri_lake.store.repository import BRANCH, is_local, local_path
+from qmri_lake.store.repository import BRANCH, is_local, local_path, open_repository
 
 if TYPE_CHECKING:
     from qmri_lake.store.snapshot import Snapshot
 
 __all__ = ["Pruning", "prune_lake"]
+
+_SHORTEST_ON_OBJECT_STORE = timedelta(days=1)
+"""Minimum age of removed commits if other writers may be active, and may still use older ones."""
 
 _CHUNKS = "chunks"
 """Folder of a local repository with the chunks, which are not needed to count their bytes."""
@@ -59,7 +62,7 @@ def prune_lake(lake: Snapshot, older_than: timedelta, *, dry_run: bool) -> Pruni
     """Remove old commits; see `Lake.prune`."""
     if older_than < timedelta(0):
         raise RunError(f"older_than = {older_than}", expected="at least 0", where=lake.url)
-    if not is_local(lake.location) and older_than < timedelta(days=1):
+    if not is_local(lake.location) and older_than < _SHORTEST_ON_OBJECT_STORE:
         raise RunError(
             f"older_than = {older_than}",
             expected="at least one day on an object store, where other writers may be active",
@@ -73,16 +76,17 @@ def prune_lake(lake: Snapshot, older_than: timedelta, *, dry_run: bool) -> Pruni
 
 def _prune(lake: Snapshot, older_than: timedelta, *, dry_run: bool) -> Pruning:
     limit = datetime.now(UTC) - older_than
-    history = list(lake.repo.ancestry(branch=BRANCH))
-    tags = {name: lake.repo.lookup_tag(name) for name in sorted(lake.repo.list_tags())}
+    repo = open_repository(lake.location)  # without the cached parents of an earlier pruning
+    history = list(repo.ancestry(branch=BRANCH))
+    tags = {name: repo.lookup_tag(name) for name in sorted(repo.list_tags())}
     # Icechunk keeps the newest commit, the one that created the repository, and those of tags.
     kept = {history[0].id, history[-1].id, *tags.values()}
     removed = [info.id for info in history if info.written_at < limit and info.id not in kept]
     size = _freed(lake, limit) if removed and is_local(lake.location) else None
     if not dry_run:
         if removed:
-            lake.repo.expire_snapshots(limit)
-        lake.repo.garbage_collect(limit)  # also if a pruning was killed before this
+            repo.expire_snapshots(limit)
+        repo.garbage_collect(limit)  # also if a pruning was killed before this
         lake.refresh()
     return Pruning(
         url=lake.url,

@@ -47,7 +47,7 @@ def describe(lake: Snapshot) -> str:
     lines.append("  arrays: " + (", ".join(images) or "none yet"))
     lines.append(f"  stored: {storage(lake)}")
     lines.append("  last commits")
-    for row in list_commits(lake.repo, lake.snapshot, 3).to_dict("records"):
+    for row in list_commits(lake, 3).to_dict("records"):
         tags = f"  [{row['tags']}]" if row["tags"] else ""
         when = ago(row["time"].to_pydatetime())
         lines.append(f"    {row['snapshot'][:8]}  {when:>10}  {row['message']}{tags}")

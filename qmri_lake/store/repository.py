@@ -62,6 +62,7 @@ _SHOWN = 3
 _ABSENT = re.compile("repository doesn't exist")
 """Icechunk's message for a missing repository. The class is not enough to identify this error,
 because Icechunk 1 has one class for all errors."""
+_NOT_EMPTY = re.compile("can only be created in clean prefixes")
 _SNAPSHOT_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{20}")  # Crockford base 32
 
 
@@ -120,8 +121,20 @@ def create_repository(url: str) -> icechunk.Repository:
                 reason=Reason.NOT_A_LAKE,
             )
         _make_folder(path, url)
-    with translated_errors(url):
-        return icechunk.Repository.create(_storage(url), repository_config())
+    try:
+        with translated_errors(url):
+            return icechunk.Repository.create(_storage(url), repository_config())
+    except icechunk.IcechunkError as error:
+        if not _NOT_EMPTY.search(str(error)):
+            raise
+        raise NotALakeError(
+            "the location is not empty, and contains no lake",
+            expected="an empty location",
+            where=url,
+            todo="Choose another URL for the new lake. If the creation of a lake was interrupted "
+            "here, its objects can be removed.",
+            reason=Reason.NOT_A_LAKE,
+        ) from error
 
 
 def repository_config() -> icechunk.RepositoryConfig:

@@ -64,6 +64,13 @@ class Snapshot:
             self.__dict__.pop(cached, None)
         return self
 
+    def reopened(self) -> icechunk.Repository:
+        """Open the repository again, to read commits.
+
+        Icechunk caches commits, and a pruning changes the parents of those that it keeps.
+        """
+        return open_repository(self.location)
+
     def _check(self) -> None:
         """Raise an error if this process was forked, or if the folder was moved."""
         check_process(self.url)

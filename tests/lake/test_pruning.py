@@ -176,3 +176,18 @@ def test_prune__killed_at_any_moment(lake: ql.Lake, tmp_path: Path, judge: Judge
         measured=f"{different} differ; {finished} had finished before",
         passed=different == 0,
     )
+
+
+def test_prune__an_open_lake_lists_and_prunes_the_kept_commits(lake: ql.Lake) -> None:
+    """Icechunk caches the commits of an open repository, and a pruning changes their parents."""
+    other = ql.open_lake(lake.url)
+    assert len(other.history()) == len(lake.history())
+    lake.prune(older_than=NOW)
+    kept = lake.history()
+    assert other.refresh().history().equals(kept)
+    third = ql.open_lake(lake.url)
+    third.history()
+    lake.run("t2", within="all", variant="b", r2_min=0.6)
+    lake.prune(older_than=NOW)
+    assert third.prune(older_than=NOW, dry_run=True).removed == ()
+    assert third.refresh().history().equals(lake.history())

@@ -28,6 +28,7 @@ from qmri_lake.store.repository import commit, is_local
 from qmri_lake.store.status import STATE, declare_status, read_status
 from qmri_lake.store.transaction import Transaction, append_exams, initialise
 from tests.fixtures import array_lake, keys
+from tests.object_store import ObjectStore, Stored
 
 # -- URLs and what is there ------------------------------------------------------------------------
 
@@ -51,6 +52,17 @@ def test_create_lake__in_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     # An ingest asks whether there is a lake before it makes one.
     for url in ("~/a.lake", f"file://{tmp_path}/a.lake"):
         assert existing_lake(url).url == url
+
+
+def test_create_lake__over_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupted creation leaves objects, but no lake."""
+    with ObjectStore() as store:
+        store.set_environment(monkeypatch)
+        create_lake("s3://first/a.lake")
+        assert len(open_lake("s3://second/a.lake")) == 0
+        store.objects = {"b.lake/snapshots/x": Stored(b"x")}
+        with pytest.raises(NotALakeError, match=r"^s3://first/b\.lake: the location is not empty"):
+            create_lake("s3://first/b.lake")
 
 
 def test_open_lake__quoted_url(tmp_path: Path) -> None:
