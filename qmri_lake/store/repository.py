@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import icechunk
 
@@ -59,6 +60,8 @@ _log = logging.getLogger(__name__)
 _COMMIT_TRIES = 20
 _SHOWN = 3
 """Number of damaged files in a message."""
+_MARK = "attempt"
+"""Key of the metadata by which a writer recognises its own commit."""
 _ABSENT = re.compile("repository doesn't exist")
 """Icechunk's message for a missing repository. The class is not enough to identify this error,
 because Icechunk 1 has one class for all errors."""
@@ -334,8 +337,12 @@ def commit(
         try:
             text = message() if callable(message) else message
             about = metadata() if callable(metadata) else metadata
-            snapshot: str = session.commit(text, metadata=dict(about or {}))
+            mark = uuid4().hex
+            snapshot: str = session.commit(text, metadata={**(about or {}), _MARK: mark})
         except icechunk.ConflictError:
+            if (made := _find_commit(repo, session.snapshot_id, mark)) is not None:
+                _log.info("committed %s: %s; the response was lost", made, text)
+                return made
             _log.warning(
                 "another commit was faster: applying %r again (%d of %d)",
                 text,
@@ -351,6 +358,20 @@ def commit(
         where=text,
         todo="Nothing was lost. Start again to resume.",
     )
+
+
+def _find_commit(repo: icechunk.Repository, parent: str, mark: str) -> str | None:
+    """Return the commit after `parent` with this mark, if there is one.
+
+    If the response of an object store to a commit is lost, the client of Icechunk repeats the
+    request, and finds that the branch has moved: to its own commit.
+    """
+    for info in repo.ancestry(branch=BRANCH):
+        if info.id == parent:
+            return None
+        if info.metadata.get(_MARK) == mark:
+            return str(info.id)
+    return None
 
 
 _PARTIAL = re.compile(

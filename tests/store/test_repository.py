@@ -25,6 +25,7 @@ from qmri_lake.lake.lake import create_lake, existing_lake, open_lake
 from qmri_lake.store.arrays import open_root
 from qmri_lake.store.lock import is_locked, lock_owner
 from qmri_lake.store.repository import commit, is_local
+from qmri_lake.store.runs import next_run
 from qmri_lake.store.status import STATE, declare_status, read_status
 from qmri_lake.store.transaction import Transaction, append_exams, initialise
 from tests.fixtures import array_lake, keys
@@ -454,3 +455,23 @@ def test_stock_xarray__same_values(tmp_path: Path) -> None:
         assert found["patient"].tolist() == lake.exams["patient"].tolist()
         assert found["knee"].tolist() == lake.exams["knee"].tolist()
         assert found["inherited"].tolist() == lake.exams["exam"].tolist()
+
+
+def test_commit__with_a_lost_response(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client repeats the request, and the commit is made once, whichever response is lost."""
+    with ObjectStore() as store:
+        store.set_environment(monkeypatch)
+        lake, client = create_lake("s3://writer/a.lake"), store.client("writer")
+
+        def start_run(session: icechunk.Session) -> None:
+            root = open_root(session.store, "r+")
+            Transaction(runs={next_run(root): {"step": "t2"}})(session)
+
+        before = client.requests
+        commits = [commit(lake.repo, start_run, "Start a run")]
+        for request in range(1, client.requests - before + 1):
+            client.loses = {client.requests + request}
+            commits.append(commit(lake.repo, start_run, "Start a run"))
+        lake.refresh()
+        assert sorted(lake.runs().index) == list(range(1, len(commits) + 1))
+        assert lake.history()["snapshot"].tolist()[: len(commits)] == commits[::-1]
