@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ __all__ = [
     "choose_exams",
     "expand_options",
     "parse_parameters",
+    "parse_patient",
     "parse_shape",
     "parse_units",
 ]
@@ -252,6 +254,26 @@ def parse_shape(text: str) -> tuple[int, int, int]:
             reason=Reason.UNREADABLE_VALUE,
         ) from None
     return slices, rows, columns
+
+
+def parse_patient(text: str) -> int:
+    """Parse the number of a patient.
+
+    Raises
+    ------
+    InputError
+        If the text is not a number. For an exam key, the message suggests its number.
+    """
+    if text.isascii() and text.isdigit():
+        return int(text)
+    number = re.match(r"0*(\d+)-\d+m-", text)
+    raise InputError(
+        f"patient {text!r}",
+        expected="the number of a patient, such as 9000798",
+        where="PATIENT",
+        todo=f"Did you mean {number[1]}?" if number else "",
+        reason=Reason.UNREADABLE_VALUE,
+    )
 
 
 def parse_parameters(settings: Sequence[str]) -> dict[str, Any]:

@@ -78,6 +78,7 @@ def command() -> Any:
                 maintain.validate,
                 maintain.doctor,
                 maintain.prune,
+                maintain.forget,
                 maintain.upgrade,
             ),
         ),

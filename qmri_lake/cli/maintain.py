@@ -1,18 +1,21 @@
-"""Commands that maintain a lake: tag, catalog, validate, doctor, prune, upgrade."""
+"""Commands that maintain a lake: tag, catalog, validate, doctor, prune, forget, upgrade."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qmri_lake.cli._exit import FINISHED, SOME_FAILED
-from qmri_lake.cli._options import LakeArgument, LakeOption
+from qmri_lake.cli._options import LakeArgument, LakeOption, parse_patient
 
-__all__ = ["catalog", "doctor", "prune", "tag", "upgrade", "validate"]
+if TYPE_CHECKING:
+    from qmri_lake.lake.forgetting import Forgetting
+
+__all__ = ["catalog", "doctor", "forget", "prune", "tag", "upgrade", "validate"]
 
 
 def tag(
@@ -167,6 +170,64 @@ def prune(
         if planned.removed:
             typer.confirm(f"{planned}. This can't be undone. Remove?", abort=True)
     console.print(str(opened.prune(older_than=older_than)))
+
+
+def forget(
+    patient: Annotated[str, typer.Argument(metavar="PATIENT", help="Number of the patient.")],
+    lake: LakeOption,
+    derived: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--derived",
+            metavar="LAKE",
+            help="Derived lake to look for the patient in; repeat for several.",
+        ),
+    ] = None,
+    models: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--models",
+            metavar="FOLDER",
+            help="Folder of trained models to look for the patient in; repeat for several.",
+        ),
+    ] = None,
+    delete_tags: Annotated[
+        bool, typer.Option("--delete-tags", help="Delete tags whose commits contain the patient.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+) -> None:
+    """Remove all data of a patient from a lake and its history, when consent is withdrawn.
+
+    The command shows what it will remove and asks for confirmation, because the removal can't be
+    undone and all earlier commits expire. Then it searches every object of the lake for the number
+    of the patient. Do not read the lake meanwhile. Derived lakes and models are listed, but not
+    changed. If the command is killed, repeat it.
+    """
+    from qmri_lake.cli._progress import console
+    from qmri_lake.lake import open_lake
+
+    number, opened = parse_patient(patient), open_lake(lake)
+
+    def remove(*, dry_run: bool) -> Forgetting:
+        return opened.forget(
+            number,
+            delete_tags=delete_tags,
+            derived=derived or (),
+            models=models or (),
+            dry_run=dry_run,
+        )
+
+    if dry_run:
+        console.print(str(remove(dry_run=True)))
+        return
+    if not yes:
+        planned = remove(dry_run=True)
+        if planned.allowed and planned.found:
+            typer.confirm(f"{planned}\nThis can't be undone. Remove?", abort=True)
+    console.print(str(remove(dry_run=False)))
 
 
 def upgrade(

@@ -171,7 +171,7 @@ def execute(
     it. Forks stay valid across commits, because each fork contains only the chunks of its own
     exams; see `qmri_lake.store.transaction.merge_forks`.
     """
-    repo = lake.repo
+    repo, removals = lake.repo, lake.removals
     exams = sum(len(task.tasks) if isinstance(task, BatchTask) else 1 for task in tasks)
     record = {
         **record,
@@ -188,7 +188,7 @@ def execute(
         if prepare is not None:
             prepare(session)
         run = next_run(open_root(session.store))
-        Transaction(runs={run: record})(session)
+        Transaction(runs={run: record}, removals=removals)(session)
 
     with translated_errors(lake.url):
         snapshot = commit(
@@ -199,7 +199,7 @@ def execute(
         listener(RunStarted(name, run, exams))
 
     counts = dict.fromkeys((state.label for state in State if state != State.PENDING), 0)
-    batch, last_commit = Transaction(), time.monotonic()
+    batch, last_commit = Transaction(removals=removals), time.monotonic()
     problems: list[Problem] = []
 
     def flush(message: str) -> str:
@@ -211,7 +211,10 @@ def execute(
         recorder.record_if_due()
         if batch.rewritten:
             base.renew()
-        batch, last_commit = Transaction(), time.monotonic()  # before a listener can raise an error
+        batch, last_commit = (
+            Transaction(removals=removals),
+            time.monotonic(),
+        )  # before a listener can raise an error
         for listener in listeners:
             listener(event)
         return event.snapshot

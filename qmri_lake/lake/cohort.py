@@ -75,16 +75,28 @@ class Cohort:
 
     ``lake.cohort(query)`` returns a cohort. ``rows`` are positions on the exam axis. ``added``
     contains additional columns by name: outcomes and matched sets. Queries and tables can use these
-    columns.
+    columns. A cohort that was selected before a patient was removed from the lake can't be used.
     """
 
     lake: Snapshot
-    rows: NDArray[np.intp]
+    positions: NDArray[np.intp]
+    """(exam,) positions on the exam axis; `rows` also checks that they are valid."""
     rows_of_flow: tuple[FlowRow, ...]
     added: Mapping[str, AddedColumn] = field(default_factory=dict)
+    removals: int = field(default=-1)
+    """Number of patients that had been removed from the lake when the cohort was selected."""
 
     def __post_init__(self) -> None:
-        self.rows.flags.writeable = False
+        self.positions.flags.writeable = False
+        if self.removals < 0:
+            object.__setattr__(self, "removals", self.lake.removals)
+
+    @property
+    def rows(self) -> NDArray[np.intp]:
+        """(exam,) positions on the exam axis; RunError if a patient was removed meanwhile."""
+        if self.lake.removals != self.removals:
+            raise _outdated(self.lake)
+        return self.positions
 
     @property
     def is_everything(self) -> bool:
@@ -140,7 +152,7 @@ class Cohort:
         return self.keep(keep, listed.condition, "not listed", note=note)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.positions)
 
     @property
     def exams(self) -> pd.DataFrame:
@@ -279,7 +291,7 @@ class Cohort:
         text = "; ".join([*parts, note] if note else parts)
         row = FlowRow(condition, len(rows), patients, dropped, text)
         added = {n: replace(c, values=c.values[keep]) for n, c in self.added.items()}
-        return replace(self, rows=rows, rows_of_flow=(*self.rows_of_flow, row), added=added)
+        return replace(self, positions=rows, rows_of_flow=(*self.rows_of_flow, row), added=added)
 
     def with_outcome(self, name: str, rule: OutcomeRule) -> Cohort:
         """Add an outcome as a column, 1 (case) or 0 (control); exclude exams without an outcome.
@@ -414,6 +426,8 @@ def check_same_lake(cohort: Cohort | Ids, lake: Snapshot) -> Cohort:
         raise RunError(
             f"a cohort of {cohort.lake.url}", expected="a cohort of this lake", where=lake.url
         )
+    if cohort.removals != lake.removals:
+        raise _outdated(lake)
     if beyond := int((cohort.rows >= len(lake)).sum()):
         raise RunError(
             f"the cohort has {counted(beyond, 'exam')} that this lake does not have",
@@ -422,3 +436,12 @@ def check_same_lake(cohort: Cohort | Ids, lake: Snapshot) -> Cohort:
             todo="Select the cohort from this lake, or refresh the lake.",
         )
     return cohort
+
+
+def _outdated(lake: Snapshot) -> RunError:
+    return RunError(
+        "a patient was removed from the lake after the cohort was selected",
+        expected="a cohort of the lake as it is now",
+        where=lake.url,
+        todo="Select the cohort again.",
+    )

@@ -16,6 +16,7 @@ import numpy as np
 
 from qmri_lake.core.json_types import JsonMapping
 from qmri_lake.core.text import counted, format_bytes
+from qmri_lake.lake.forgetting import unfinished_removal
 from qmri_lake.lake.status_table import count_states
 from qmri_lake.store.file_checksums import damaged_files, rewriting_files
 from qmri_lake.store.lock import is_locked, lock_owner
@@ -82,6 +83,8 @@ class Diagnosis:
     """Files of Icechunk that have changed since they were written, with the advice for each."""
     advice: str
     """The sound commits, if the newest commit needs a damaged file; else empty."""
+    unfinished_removal: bool
+    """Whether a patient was removed, and earlier commits have not expired yet."""
     repaired: bool
     """Whether the `orphans` and the record of a writer that has ended were removed."""
 
@@ -111,6 +114,11 @@ class Diagnosis:
             )
         for step, count in self.failed.items():
             yield f"{step}: {counted(count, 'exam')} failed. {_retry_advice(step)}"
+        if self.unfinished_removal:
+            yield (
+                "removal of a patient: earlier commits still contain the patient. Repeat "
+                "`qmri-lake forget PATIENT`."
+            )
         if self.orphans.uncounted:
             yield (
                 "orphans: objects not counted, because an earlier commit cannot be read "
@@ -159,6 +167,7 @@ def diagnose(
         orphans=orphans,
         damaged=damaged,
         advice=todo,
+        unfinished_removal=_has_unfinished_removal(lake),
         repaired=repair,
     )
 
@@ -166,6 +175,13 @@ def diagnose(
 def _failed(lake: Snapshot) -> dict[str, int]:
     states = count_states(lake.root, np.arange(len(lake)), len(lake))
     return {str(step): int(n) for step, n in states["failed"].items() if n}
+
+
+def _has_unfinished_removal(lake: Snapshot) -> bool:
+    try:
+        return unfinished_removal(lake) is not None
+    except icechunk.IcechunkError:  # an earlier commit is damaged; the orphans report it
+        return False
 
 
 def _interrupted(lake: Snapshot, writer: JsonMapping | None) -> Iterator[InterruptedRun]:

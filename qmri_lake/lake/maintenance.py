@@ -18,6 +18,7 @@ from qmri_lake.store.snapshot import Snapshot
 if TYPE_CHECKING:
     from qmri_lake.lake.deep_validation import Faults, Progress
     from qmri_lake.lake.doctor import Diagnosis
+    from qmri_lake.lake.forgetting import Forgetting
     from qmri_lake.lake.pruning import Pruning
 
 __all__ = ["MaintainedLake"]
@@ -101,6 +102,66 @@ class MaintainedLake(Snapshot):
         from qmri_lake.lake.pruning import prune_lake
 
         return prune_lake(self, older_than, dry_run=dry_run)
+
+    def forget(
+        self,
+        patient: int,
+        *,
+        delete_tags: bool = False,
+        derived: Sequence[str] = (),
+        models: Sequence[str | os.PathLike[str]] = (),
+        dry_run: bool = False,
+    ) -> Forgetting:
+        """Remove all data of a patient, also from the history. This cannot be undone.
+
+        Exams, clinical values, visits, states, messages and predictions are removed. In messages of
+        other exams, records of runs and attributes, the number of the patient and the exam keys are
+        replaced by ``(removed)``. All other values are kept unchanged. The last exams of the lake
+        move to the rows of the removed ones. All earlier commits expire; tags whose commits do not
+        contain the patient are kept. Then every object of the lake is read to check that nothing is
+        left. If the process is killed, call the method again to complete the removal.
+
+        Parameters
+        ----------
+        patient : int
+            Number of the patient.
+        delete_tags : bool
+            Delete the tags whose commits contain the patient. Default: such a tag is an error.
+        derived : sequence of str
+            Derived lakes to look for the patient in. They are not changed.
+        models : sequence of path
+            Folders of trained models, to look for the patient in their lists of exams. They are
+            not changed.
+        dry_run : bool
+            Return what would be removed, and remove nothing.
+
+        Returns
+        -------
+        Forgetting
+            What was removed, the search for traces, and the examined lakes and models. Print it to
+            see it. If nothing of the patient is in the lake, but patients were removed before, an
+            interrupted removal is completed and the search is repeated.
+
+        Raises
+        ------
+        NotFoundError
+            If the patient is not in the lake and no patient was removed before.
+        LakeLockedError
+            If another writer holds the lock.
+        RunError
+            If a tag or a branch contains the patient, or if an object still does afterwards. The
+            message names the object.
+        """
+        from qmri_lake.lake.forgetting import forget_patient
+
+        return forget_patient(
+            self,
+            patient,
+            delete_tags=delete_tags,
+            derived=derived,
+            models=models,
+            dry_run=dry_run,
+        )
 
     def validate(
         self,

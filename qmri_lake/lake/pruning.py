@@ -19,7 +19,7 @@ from qmri_lake.store.repository import BRANCH, is_local, local_path, open_reposi
 if TYPE_CHECKING:
     from qmri_lake.store.snapshot import Snapshot
 
-__all__ = ["Pruning", "prune_lake"]
+__all__ = ["Pruning", "expire_commits", "prune_lake"]
 
 _SHORTEST_ON_OBJECT_STORE = timedelta(days=1)
 """Minimum age of removed commits if other writers may be active, and may still use older ones."""
@@ -76,7 +76,7 @@ def prune_lake(lake: Snapshot, older_than: timedelta, *, dry_run: bool) -> Pruni
 
 def _prune(lake: Snapshot, older_than: timedelta, *, dry_run: bool) -> Pruning:
     limit = datetime.now(UTC) - older_than
-    repo = open_repository(lake.location)  # without the cached parents of an earlier pruning
+    repo = open_repository(lake.location)
     history = list(repo.ancestry(branch=BRANCH))
     tags = {name: repo.lookup_tag(name) for name in sorted(repo.list_tags())}
     # Icechunk keeps the newest commit, the one that created the repository, and those of tags.
@@ -84,10 +84,8 @@ def _prune(lake: Snapshot, older_than: timedelta, *, dry_run: bool) -> Pruning:
     removed = [info.id for info in history if info.written_at < limit and info.id not in kept]
     size = _freed(lake, limit) if removed and is_local(lake.location) else None
     if not dry_run:
-        if removed:
-            repo.expire_snapshots(limit)
-        repo.garbage_collect(limit)  # also if a pruning was killed before this
-        lake.refresh()
+        # Objects are also removed if no commit is: a pruning may have been killed before this.
+        expire_commits(lake, limit if removed else None, limit)
     return Pruning(
         url=lake.url,
         older_than=older_than,
@@ -97,6 +95,19 @@ def _prune(lake: Snapshot, older_than: timedelta, *, dry_run: bool) -> Pruning:
         size=size,
         done=not dry_run,
     )
+
+
+def expire_commits(lake: Snapshot, limit: datetime | None, unneeded: datetime) -> int:
+    """Remove commits written before `limit`, and objects that no commit needs from then on.
+
+    Only objects written before `unneeded` are removed. Returns the number of their bytes.
+    """
+    repo = open_repository(lake.location)  # without the cached parents of an earlier pruning
+    if limit is not None:
+        repo.expire_snapshots(limit)
+    size = repo.garbage_collect(unneeded).bytes_deleted
+    lake.refresh()
+    return int(size)
 
 
 def _freed(lake: Snapshot, limit: datetime) -> int:

@@ -31,7 +31,7 @@ from qmri_lake.store.repository import (
     resolve,
     storage_format,
 )
-from qmri_lake.store.transaction import check_format
+from qmri_lake.store.transaction import check_format, removal_count
 
 __all__ = ["DEIDENTIFICATION", "Mode", "Snapshot", "open_snapshot"]
 
@@ -128,6 +128,11 @@ class Snapshot:
     def profile(self) -> str | None:
         """The profile that set the array sizes, if any."""
         return str(self.root.attrs["qmri_lake"]["profile"]) or None
+
+    @property
+    def removals(self) -> int:
+        """How often a patient was removed. Rows of exams are valid between two removals only."""
+        return removal_count(self.root)
 
     @property
     def storage_format(self) -> int:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from qmri_lake.core.array_api import Values
 from qmri_lake.core.json_types import JsonObject
-from qmri_lake.errors import NotALakeError, NotFoundError, Reason, printable
+from qmri_lake.errors import NotALakeError, NotFoundError, Reason, RunError, printable
 from qmri_lake.schema.exam_index import KEYS, exam_key
 from qmri_lake.schema.groups import GROUPS
 from qmri_lake.schema.privacy import Privacy
@@ -36,10 +36,13 @@ from qmri_lake.store.status import (
 __all__ = [
     "Transaction",
     "append_exams",
+    "arrays_on_exam",
     "check_format",
     "declare",
     "fill_shape",
     "merge_forks",
+    "removal_count",
+    "set_rows",
     "write_table",
 ]
 
@@ -133,13 +136,19 @@ def exam_count(root: Node) -> int:
     return root["exam"].shape[0]
 
 
-def _arrays_on_exam(group: Node) -> Iterator[Node]:
+def removal_count(root: Node) -> int:
+    """Return how often a patient was removed from the lake. Each removal changes rows of exams."""
+    return len(dict(root.attrs["qmri_lake"]).get("removals", []))
+
+
+def arrays_on_exam(group: Node) -> Iterator[Node]:
+    """Yield all arrays whose first dimension is the exam axis."""
     for _, array in group.arrays():
         if array.metadata.dimension_names[0] == "exam":
             yield array
     for name, child in group.groups():
         if name not in OWN_AXIS:
-            yield from _arrays_on_exam(child)
+            yield from arrays_on_exam(child)
 
 
 def append_exams(session: icechunk.Session, exams: pd.DataFrame) -> None:
@@ -156,7 +165,7 @@ def append_exams(session: icechunk.Session, exams: pd.DataFrame) -> None:
     if new.empty:
         return
     start, stop = len(known), len(known) + len(new)
-    for array in _arrays_on_exam(root):
+    for array in arrays_on_exam(root):
         array.resize((stop, *array.shape[1:]))
     for name in ("exam", *KEYS):
         values = new[name].to_numpy()
@@ -262,7 +271,8 @@ def _stored(column: Column, array: Node) -> Values:
 class Transaction:
     """The changes of one commit. If another writer commits first, they are applied again.
 
-    Rows are positions on the exam axis. The position of an exam never changes.
+    Rows are positions on the exam axis. Only the removal of a patient changes the position of an
+    exam; see `removals`.
     """
 
     forks: list[icechunk.ForkSession] = field(default_factory=list)
@@ -276,6 +286,8 @@ class Transaction:
     """Runs whose results were read, by step, then by row, then by the step that wrote the input."""
     runs: dict[int, Mapping[str, object]] = field(default_factory=dict)
     """Records of runs, by number."""
+    removals: int | None = None
+    """Number of removals of patients when the rows were determined; None: in the same session."""
     rewritten: bool = False
     """Whether other writers had added exams when the changes were applied; see `merge_forks`."""
 
@@ -311,19 +323,27 @@ class Transaction:
         return len({row for rows in self.states.values() for row in rows})
 
     def __call__(self, session: icechunk.Session) -> None:
-        """Apply the changes to a session."""
+        """Apply the changes to a session.
+
+        Raises
+        ------
+        RunError
+            If another writer has removed a patient since the rows were determined.
+        """
+        if self.removals is not None:
+            _check_rows(open_root(session.store), self.removals)
         self.rewritten = bool(self.forks) and not merge_forks(session, self.forks)
         root = open_root(session.store, "r+")
         for path, values in self.small.items():
             if path not in root:
                 raise NotFoundError(f"no array {path}", expected="a declared array")
-            _set_rows(root[path], values)
+            set_rows(root[path], values)
         self._erase(root)
         for step, marks in self.states.items():
             group = declare_status(root, step, exam_count(root))
-            _set_rows(group["state"], {row: STATE[mark[0]] for row, mark in marks.items()})
-            _set_rows(group["run"], {row: mark[1] for row, mark in marks.items()})
-            _set_rows(group["message"], {row: mark[2] for row, mark in marks.items()})
+            set_rows(group["state"], {row: STATE[mark[0]] for row, mark in marks.items()})
+            set_rows(group["run"], {row: mark[1] for row, mark in marks.items()})
+            set_rows(group["message"], {row: mark[2] for row, mark in marks.items()})
             _set_input_runs(root, group, self.inputs[step])
         for number, record in self.runs.items():
             write_run(root, number, record)
@@ -347,7 +367,16 @@ def _set_input_runs(root: Node, group: Node, inputs: Mapping[int, Mapping[str, i
         needed |= set(group[INPUT_RUNS].array_keys())
     for name in sorted(needed):
         array = declare_input_runs(group, name, exam_count(root))
-        _set_rows(array, {row: runs.get(name, UNKNOWN_RUN) for row, runs in inputs.items()})
+        set_rows(array, {row: runs.get(name, UNKNOWN_RUN) for row, runs in inputs.items()})
+
+
+def _check_rows(root: Node, removals: int) -> None:
+    if removal_count(root) != removals:
+        raise RunError(
+            "another process has removed a patient from the lake",
+            expected="the exams that the lake had at the start",
+            todo="Start again: committed exams are kept.",
+        )
 
 
 def merge_forks(session: icechunk.Session, forks: Sequence[icechunk.ForkSession]) -> bool:
@@ -388,13 +417,13 @@ def _erase_rows(array: Node, rows: Iterable[int]) -> None:
     """Reset rows to the fill value. Zarr removes chunks that contain only the fill value."""
     if array.chunks[0] == EXAM_CHUNK:
         empty = np.full(array.shape[1:], array.fill_value, dtype=array.dtype)
-        _set_rows(array, dict.fromkeys(rows, empty if empty.ndim else array.fill_value))
+        set_rows(array, dict.fromkeys(rows, empty if empty.ndim else array.fill_value))
         return
     for row in rows:
         array[row] = array.fill_value
 
 
-def _set_rows(array: Node, values: Mapping[int, object]) -> None:
+def set_rows(array: Node, values: Mapping[int, object]) -> None:
     """Write scattered rows; each chunk with such a row is read and written once."""
     rows = np.fromiter(values, dtype=np.int64, count=len(values))
     order = np.argsort(rows)

@@ -1,0 +1,107 @@
+"""Traces of one patient in texts, JSON values and bytes: the number and exam keys."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qmri_lake.core.compressed_parts import Part
+
+__all__ = ["REMOVED", "PatientTraces"]
+
+REMOVED = "(removed)"
+"""Text that replaces the number or an exam key of a removed patient."""
+
+_SHORTEST = 1_000_000
+"""Smallest number that is searched as an integer. Smaller numbers occur with other meanings."""
+_DIGEST = 12
+"""Shortest hexadecimal digest. Its digits are no number of a patient, and must not be changed."""
+_HEXADECIMAL = frozenset("0123456789abcdef")
+_MARGIN = 80
+"""Number of bytes beside a number that are read to recognise keys and digests."""
+_INTEGERS = {4: "<u4", 8: "<u8"}
+"""Types of integers by their size in bytes."""
+
+
+@dataclass(frozen=True)
+class PatientTraces:
+    """The ways in which a patient is named: the number with at least 7 digits, alone or in a key.
+
+    A number below 1,000,000 is found in texts only with leading zeros, as in exam keys, and not as
+    an integer, because small numbers have other meanings. Digits of a digest are no number,
+    nor are those after a point in decimals and DICOM UIDs.
+    """
+
+    patient: int
+
+    @property
+    def number(self) -> str:
+        """The number with at least 7 digits, with which exam keys start."""
+        return f"{self.patient:07d}"
+
+    @property
+    def _pattern(self) -> re.Pattern[str]:
+        return re.compile(rf"(?<!\d)(?<!\d\.)0*{self.number}(?!\d)(?:-\d+m-(?:left|right))?")
+
+    def in_text(self, text: str) -> bool:
+        """Return whether a text names the patient."""
+        return self.number in text and any(
+            not _in_digest(found) for found in self._pattern.finditer(text)
+        )
+
+    def in_value(self, value: object) -> bool:
+        """Return whether a JSON value names the patient, at any depth."""
+        return bool(self.without(value) != value)
+
+    def without(self, value: Any) -> Any:
+        """Return a text or JSON value in which `REMOVED` replaces the number and the exam keys."""
+        if isinstance(value, str):
+            return self._pattern.sub(_replacement, value) if self.number in value else value
+        if isinstance(value, (list, tuple)):
+            return [self.without(item) for item in value]
+        if isinstance(value, dict):
+            return {self.without(name): self.without(item) for name, item in value.items()}
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return REMOVED if self.patient >= _SHORTEST and value == self.patient else value
+        return value
+
+    def in_part(self, part: Part) -> bool:
+        """Return whether bytes contain the number as text, or as an element of an integer array.
+
+        Integers are searched only in compressed arrays, whose size of elements is known.
+        """
+        return self._has_text(part.data) or self._has_integer(part)
+
+    def _has_text(self, data: bytes) -> bool:
+        number = self.number.encode()
+        at = data.find(number)
+        while at >= 0:
+            beside = data[max(at - _MARGIN, 0) : at + len(number) + _MARGIN]
+            if self.in_text(beside.decode("latin-1")):
+                return True
+            at = data.find(number, at + 1)
+        return False
+
+    def _has_integer(self, part: Part) -> bool:
+        kind = _INTEGERS.get(part.item_size) if part.compressed else None
+        if kind is None or not _SHORTEST <= self.patient < 2 ** (8 * part.item_size - 1):
+            return False
+        items = np.frombuffer(part.data, kind, len(part.data) // part.item_size)
+        return bool((items == self.patient).any())
+
+
+def _in_digest(found: re.Match[str]) -> bool:
+    """Return whether a number is a part of a hexadecimal digest."""
+    text, start, end = found.string, found.start(), found.end()
+    while start > 0 and text[start - 1] in _HEXADECIMAL:
+        start -= 1
+    while end < len(text) and text[end] in _HEXADECIMAL:
+        end += 1
+    return end - start >= max(_DIGEST, len(found[0]) + 1)
+
+
+def _replacement(found: re.Match[str]) -> str:
+    return found[0] if _in_digest(found) else REMOVED
