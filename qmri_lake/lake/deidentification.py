@@ -107,7 +107,7 @@ class Deidentification(CopyRules):
         new = self.pseudonyms.keys(cohort.exams)
         at = new.sort_values(list(KEYS)).index.to_numpy()
         added = {name: self._added(column, at) for name, column in cohort.added.items()}
-        return replace(cohort, rows=cohort.rows[at].copy(), added=added)
+        return replace(cohort, positions=cohort.rows[at].copy(), added=added)
 
     def visits(self, keys: pd.DataFrame, rows: NDArray[np.intp]) -> NDArray[np.intp]:
         """Sort by the new numbers."""

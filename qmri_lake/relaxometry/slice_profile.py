@@ -19,7 +19,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from numbers import Real
-from typing import Literal, TypeAlias, cast, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,7 +110,7 @@ def as_pulse(pulse: Pulse) -> SincPulse | None:
         raise InputError(
             f"pulse={pulse!r}", expected=f"hard, sinc, or a mapping with {', '.join(names)}"
         )
-    return SincPulse(**cast("dict[str, float]", dict(pulse)))
+    return SincPulse(**cast("dict[str, Any]", dict(pulse)))
 
 
 def subslices(pulse: SincPulse, b1: Floats) -> tuple[Floats, Floats]:
