@@ -25,6 +25,7 @@ from qmri_lake.schema.visits import PATIENTS
 from qmri_lake.store.arrays import open_root
 from qmri_lake.store.exam_removal import Presence, find_patient, remove_patient, stored_size
 from qmri_lake.store.file_checksums import rewriting_files
+from qmri_lake.store.head_files import earlier_heads
 from qmri_lake.store.location import is_local
 from qmri_lake.store.repository import (
     BRANCH,
@@ -282,7 +283,7 @@ def _complete(lake: Snapshot) -> None:
     now = datetime.now(UTC)
     unneeded = now if is_local(lake.location) else limit or now - timedelta(days=1)
     expire_commits(lake, limit, unneeded)
-    for path in partial_files(lake.location, now):
+    for path in (*partial_files(lake.location, now), *earlier_heads(lake.location)):
         path.unlink(missing_ok=True)
 
 
@@ -299,7 +300,7 @@ def _refuse_traces(lake: Snapshot, traces: PatientTraces, done: Forgetting) -> N
             expected="no trace of the patient",
             where=lake.url,
             todo="Stop other writers, then repeat the command. Delete files that no writer of this "
-            "package wrote, and copies that Icechunk 2 keeps in overwritten/.",
+            "package wrote.",
         )
 
 

@@ -12,7 +12,10 @@ from qmri_lake.errors import NotALakeError
 from qmri_lake.store.location import is_local, local_path
 from qmri_lake.store.repository import BRANCH, open_repository, repository_config
 
-__all__ = ["open_damaged_repository"]
+__all__ = ["earlier_heads", "open_damaged_repository"]
+
+_EARLIER = "overwritten"
+"""Folder in which Icechunk 2 keeps the earlier versions of the file ``repo``."""
 
 
 def open_damaged_repository(url: str) -> icechunk.Repository:
@@ -33,16 +36,25 @@ def open_damaged_repository(url: str) -> icechunk.Repository:
         if not is_local(url) or not any((local_path(url) / "snapshots").glob("*")):
             raise
     folder = local_path(url)
-    if (folder / "overwritten").is_dir():
+    if (folder / _EARLIER).is_dir():
         return _open_earlier(url, folder)
     return _open_newest(url, folder)
+
+
+def earlier_heads(url: str) -> list[Path]:
+    """Return the earlier versions of the file ``repo`` of a local lake, the newest first.
+
+    They list commits that may have expired since then, with their messages. Lakes of format 1 have
+    none.
+    """
+    return sorted((local_path(url) / _EARLIER).glob("repo.*")) if is_local(url) else []
 
 
 def _open_earlier(url: str, folder: Path) -> icechunk.Repository:
     """Replace the file ``repo`` by its newest earlier version that can be read."""
     repo = folder / "repo"
     _set_aside(repo, folder)
-    for earlier in sorted((folder / "overwritten").glob("repo.*")):  # the newest first
+    for earlier in earlier_heads(url):
         atomic_write_bytes(repo, earlier.read_bytes())
         with contextlib.suppress(NotALakeError):
             return open_repository(url)
