@@ -30,6 +30,7 @@ from qmri_lake.store.location import is_local
 from qmri_lake.store.repository import (
     BRANCH,
     commit,
+    open_repository,
     partial_files,
     translated_errors,
 )
@@ -247,21 +248,22 @@ def _unknown(lake: Snapshot, traces: PatientTraces) -> NotFoundError:
 
 def _count_expired(lake: Snapshot, deleted: Sequence[str], commits: bool) -> int:
     """Return how many commits of the branch and of the tags will expire."""
-    history = [info.id for info in lake.repo.ancestry(branch=BRANCH)]
+    repo = open_repository(lake.location)
+    history = [info.id for info in repo.ancestry(branch=BRANCH)]
     seen, kept = set(history), {history[-1]}
     if not commits:
         before = unfinished_removal(lake)
         seen -= set(history if before is None else history[: history.index(before) + 1])
-    for tag in lake.repo.list_tags():
-        seen |= {info.id for info in lake.repo.ancestry(tag=tag)}
+    for tag in repo.list_tags():
+        seen |= {info.id for info in repo.ancestry(tag=tag)}
         if tag not in deleted:
-            kept.add(lake.repo.lookup_tag(tag))
+            kept.add(repo.lookup_tag(tag))
     return len(seen - kept)
 
 
 def unfinished_removal(lake: Snapshot) -> str | None:
     """Return the newest commit that removed a patient if earlier commits have not expired."""
-    history = list(lake.repo.ancestry(branch=BRANCH))
+    history = list(open_repository(lake.location).ancestry(branch=BRANCH))
     for place, info in enumerate(history):
         if info.metadata.get("step") == STEP:
             return str(info.id) if place < len(history) - 2 else None
@@ -276,7 +278,7 @@ def _complete(lake: Snapshot) -> None:
     """
     written = [
         info.written_at
-        for info in lake.repo.ancestry(branch=BRANCH)
+        for info in open_repository(lake.location).ancestry(branch=BRANCH)
         if info.metadata.get("step") == STEP
     ]
     limit = written[0] if written else None  # None: pruned, with all commits before it
@@ -306,6 +308,7 @@ def _refuse_traces(lake: Snapshot, traces: PatientTraces, done: Forgetting) -> N
 
 def _kept_commits(lake: Snapshot) -> dict[str, str]:
     """Return the branch or tag of each commit that can be opened, by the id of the commit."""
-    refs = {f"tag {name}": {"tag": name} for name in lake.repo.list_tags()}
-    refs |= {f"branch {name}": {"branch": name} for name in lake.repo.list_branches()}
-    return {info.id: name for name, ref in refs.items() for info in lake.repo.ancestry(**ref)}
+    repo = open_repository(lake.location)  # an open repository caches parents that have expired
+    refs = {f"tag {name}": {"tag": name} for name in repo.list_tags()}
+    refs |= {f"branch {name}": {"branch": name} for name in repo.list_branches()}
+    return {info.id: name for name, ref in refs.items() for info in repo.ancestry(**ref)}
