@@ -10,7 +10,12 @@ import icechunk
 from qmri_lake.core.atomic_write import atomic_write_bytes
 from qmri_lake.errors import NotALakeError
 from qmri_lake.store.location import is_local, local_path
-from qmri_lake.store.repository import BRANCH, open_repository, repository_config
+from qmri_lake.store.repository import (
+    BRANCH,
+    NewerFormatError,
+    open_repository,
+    repository_config,
+)
 
 __all__ = ["earlier_heads", "open_damaged_repository"]
 
@@ -28,10 +33,13 @@ def open_damaged_repository(url: str) -> icechunk.Repository:
     Raises
     ------
     NotALakeError
-        If the repository cannot be opened afterwards either.
+        If the repository cannot be opened afterwards either, or needs a newer Icechunk: then
+        nothing is rebuilt.
     """
     try:
         return open_repository(url)
+    except NewerFormatError:
+        raise
     except NotALakeError:
         if not is_local(url) or not any((local_path(url) / "snapshots").glob("*")):
             raise

@@ -18,10 +18,12 @@ from qmri_lake.store.head_files import open_damaged_repository
 from qmri_lake.store.lock import writer_lock
 from qmri_lake.store.repository import (
     BRANCH,
+    NewerFormatError,
     commit,
     first_line,
     is_local,
     local_path,
+    open_repository,
     resolve,
 )
 
@@ -155,9 +157,16 @@ def restore_commit(url: str, snapshot: str) -> str:
     ------
     LakeLockedError
         If another writer holds the lock.
+    NotALakeError
+        If the lake cannot be opened, or needs a newer Icechunk.
     UnknownRefError
         If `snapshot` is not a sound commit.
     """
+    try:
+        open_repository(url)
+    except NotALakeError as error:
+        if isinstance(error, NewerFormatError):
+            raise  # before the lock, whose release records checksums
     with writer_lock(resolve(url), url):
         return _restore(open_damaged_repository(url), snapshot, url)
 

@@ -37,6 +37,7 @@ from qmri_lake.store.process import check_process
 
 __all__ = [
     "BRANCH",
+    "NewerFormatError",
     "commit",
     "create_repository",
     "first_line",
@@ -173,6 +174,10 @@ def _make_folder(path: Path, url: str) -> None:
         ) from error
 
 
+class NewerFormatError(NotALakeError):
+    """The lake is sound, but the installed Icechunk cannot read its format."""
+
+
 def open_repository(url: str) -> icechunk.Repository:
     """Open an existing repository. No write permission is needed.
 
@@ -190,13 +195,9 @@ def open_repository(url: str) -> icechunk.Repository:
     try:
         return icechunk.Repository.open(_storage(url))
     except icechunk.IcechunkError as error:
-        if is_local(url) and _is_damaged(url):
-            raise _damaged(url, error) from error
-        if is_local(url) and _ABSENT.search(str(error)):
-            raise _no_lake("the folder contains no lake", url) from None
         newer = NEWER_FORMAT.search(str(error))
         if newer is not None:
-            raise NotALakeError(
+            raise NewerFormatError(
                 f"Icechunk format {newer[1]}",
                 expected=f"at most format {newest_format()}, the newest that Icechunk "
                 f"{icechunk.__version__} supports",
@@ -204,6 +205,10 @@ def open_repository(url: str) -> icechunk.Repository:
                 todo=f"Install Icechunk {newer[1]} or later: pip install 'icechunk>={newer[1]}'.",
                 reason=Reason.NOT_A_LAKE,
             ) from error
+        if is_local(url) and _is_damaged(url):
+            raise _damaged(url, error) from error
+        if is_local(url) and _ABSENT.search(str(error)):
+            raise _no_lake("the folder contains no lake", url) from None
         raise NotALakeError(
             f"cannot be opened ({first_line(error)})",
             expected="a lake",

@@ -174,9 +174,9 @@ def test_derive__outcomes_and_matched_sets_are_columns(tmp_path: Path) -> None:
     assert len(study.cohort().require("clinical/incident_oa")) == len(study)
     # Without clinical columns they are there all the same.
     bare_study = lake.derive(str(tmp_path / "bare.lake"), matched, ["dess/bone"])
-    assert bare_study.column_names()[4:] == ["incident_oa", "matched_set"]
+    assert bare_study.column_names()[4:] == ["synthetic", "incident_oa", "matched_set"]
     controls = bare_study.derive(str(tmp_path / "c.lake"), "incident_oa == 0", ["dess/bone"])
-    assert controls.column_names()[4:] == ["incident_oa", "matched_set"]
+    assert controls.column_names()[4:] == ["synthetic", "incident_oa", "matched_set"]
     assert len(controls) == len(matched) // 2
     other = cases.match("incident_oa", on=("age", "sex"), ratio=1).exclude("kl > 4", reason="none")
     assert lake.derive(url, other, ["clinical"]).snapshot == study.snapshot

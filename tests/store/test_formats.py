@@ -107,8 +107,12 @@ def test_open_lake__format_2_needs_icechunk_2(tmp_path: Path, capsys: Capture) -
     said = r"Icechunk format 2 \(expected at most format 1, .*pip install 'icechunk>=2'"
     with pytest.raises(NotALakeError, match=said):
         ql.open_lake(url)
-    assert main(["info", url]) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    files = {path: path.read_bytes() for path in Path(url).rglob("*") if path.is_file()}
+    for command in (["info", url], ["doctor", url], ["doctor", url, "--restore", "newest"]):
+        assert main(command) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "pip install" in line
+    assert files == {path: path.read_bytes() for path in Path(url).rglob("*") if path.is_file()}
 
 
 def test_upgrade__keeps_all(tmp_path: Path, capsys: Capture) -> None:
