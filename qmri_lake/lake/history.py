@@ -30,7 +30,8 @@ def list_runs(root: Node) -> pd.DataFrame:
 def list_commits(lake: Snapshot, limit: int | None) -> pd.DataFrame:
     """List commits up to that of a lake, newest first, with their id, time, message and tags.
 
-    If an earlier commit is damaged, the last row says so, with the time of the commit after it.
+    If an earlier commit is damaged, the last row describes the damage, with the time of the commit
+    after it.
     """
     repo = lake.reopened()
     tags: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""Traces of a patient are found where they are, and not in numbers that only look alike."""
+"""The search for a patient finds the number and exam keys, but no other numbers."""
 
 from __future__ import annotations
 

@@ -127,10 +127,10 @@ def test_identifiers__are_removed(lake: ql.Lake, study: ql.Lake) -> None:
     assert removed == texts | own | {"clinical/note"}
     groups = [study.root, *(study.root[group] for group in study.groups())]
     arrays = [array for group in groups for _, array in group.arrays()]
-    told = json.dumps([dict(node.attrs) for node in (*groups, *arrays)])
-    told += json.dumps(read_runs(study.root)) + study.history().to_string() + repr(study)
+    stored = json.dumps([dict(node.attrs) for node in (*groups, *arrays)])
+    stored += json.dumps(read_runs(study.root)) + study.history().to_string() + repr(study)
     for word in (*SECRET.split(), *map(str, lake.exams["patient"].unique())):
-        assert word not in told
+        assert word not in stored
     assert study.root["msme/image"].attrs["long_name"].startswith("Multi-echo")
 
 

@@ -94,9 +94,9 @@ def make_source(folder: Path) -> tuple[ql.Lake, dict[str, str]]:
 
     def note(session):
         root = open_root(session.store, "r+")
-        told = " ".join(OTHER.values())
-        root.attrs["note"] = root["dess"].attrs["note"] = told
-        root["dess/image"].attrs["note"] = root["clinical/age"].attrs["long_name"] = told
+        planted_text = " ".join(OTHER.values())
+        root.attrs["note"] = root["dess"].attrs["note"] = planted_text
+        root["dess/image"].attrs["note"] = root["clinical/age"].attrs["long_name"] = planted_text
         change = Transaction()
         change.runs[max(_runs(lake)) + 1] = {
             "step": "t2",
@@ -105,7 +105,7 @@ def make_source(folder: Path) -> tuple[ql.Lake, dict[str, str]]:
             "host": OTHER["host"],
             "user": OTHER["user"],
         }
-        change.set_state("t2", 0, "flagged", max(_runs(lake)) + 1, told)
+        change.set_state("t2", 0, "flagged", max(_runs(lake)) + 1, planted_text)
         change(session)
 
     commit(lake.repo, note, f"By {OTHER['user']} on {OTHER['host']}")

@@ -28,7 +28,7 @@ METHODS = {
 OF_EXAMS = {"lake/deep_validation.py"}
 """Modules whose exact limits are of a sample of exams, not of results of patients."""
 QUANTILES = {"quantile", "percentile", "nanquantile", "nanpercentile"}
-"""Functions that give limits if they are asked for two values."""
+"""Functions that return the limits of an interval if they are called with two probabilities."""
 
 
 def makes_intervals(tree: ast.Module) -> bool:
