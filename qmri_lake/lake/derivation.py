@@ -108,12 +108,9 @@ def _rules(
     if key_file is None:
         return CopyRules()
     load_steps()  # the declarations of all installed steps
-    taken = lake.patients.tolist()
-    for group in OWN_AXIS:
-        if f"{group}/patient" in lake.root:
-            taken += lake.root[f"{group}/patient"][...].tolist()
     patients = cohort.exams["patient"].tolist()
-    drawn = draw_pseudonyms(key_file, patients, taken, (lake.location, resolve(url)))
+    lakes = (lake.location, resolve(url))
+    drawn = draw_pseudonyms(key_file, patients, lake.all_patients(), lakes)
     return Deidentification.of(lake, drawn)
 
 

@@ -30,7 +30,6 @@ from qmri_lake.store.location import is_local
 from qmri_lake.store.repository import (
     BRANCH,
     commit,
-    open_repository,
     partial_files,
     translated_errors,
 )
@@ -248,7 +247,7 @@ def _unknown(lake: Snapshot, traces: PatientTraces) -> NotFoundError:
 
 def _count_expired(lake: Snapshot, deleted: Sequence[str], commits: bool) -> int:
     """Return how many commits of the branch and of the tags will expire."""
-    repo = open_repository(lake.location)
+    repo = lake.reopened()
     history = [info.id for info in repo.ancestry(branch=BRANCH)]
     seen, kept = set(history), {history[-1]}
     if not commits:
@@ -263,7 +262,7 @@ def _count_expired(lake: Snapshot, deleted: Sequence[str], commits: bool) -> int
 
 def unfinished_removal(lake: Snapshot) -> str | None:
     """Return the newest commit that removed a patient if earlier commits have not expired."""
-    history = list(open_repository(lake.location).ancestry(branch=BRANCH))
+    history = list(lake.reopened().ancestry(branch=BRANCH))
     for place, info in enumerate(history):
         if info.metadata.get("step") == STEP:
             return str(info.id) if place < len(history) - 2 else None
@@ -278,7 +277,7 @@ def _complete(lake: Snapshot) -> None:
     """
     written = [
         info.written_at
-        for info in open_repository(lake.location).ancestry(branch=BRANCH)
+        for info in lake.reopened().ancestry(branch=BRANCH)
         if info.metadata.get("step") == STEP
     ]
     limit = written[0] if written else None  # None: pruned, with all commits before it
@@ -308,7 +307,7 @@ def _refuse_traces(lake: Snapshot, traces: PatientTraces, done: Forgetting) -> N
 
 def _kept_commits(lake: Snapshot) -> dict[str, str]:
     """Return the branch or tag of each commit that can be opened, by the id of the commit."""
-    repo = open_repository(lake.location)  # an open repository caches parents that have expired
+    repo = lake.reopened()
     refs = {f"tag {name}": {"tag": name} for name in repo.list_tags()}
     refs |= {f"branch {name}": {"branch": name} for name in repo.list_branches()}
     return {info.id: name for name, ref in refs.items() for info in repo.ancestry(**ref)}

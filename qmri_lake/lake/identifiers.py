@@ -26,10 +26,11 @@ from qmri_lake.lake.history import list_commits
 from qmri_lake.schema.builtin import REGISTRY
 from qmri_lake.schema.privacy import Privacy
 from qmri_lake.schema.variable import Variable
+from qmri_lake.store.location import OWNER_NAME
 from qmri_lake.store.lock import lock_owner
 from qmri_lake.store.runs import LEARNED_FROM, read_runs
 from qmri_lake.store.status import read_messages, status_steps
-from qmri_lake.store.transaction import KEY_VARIABLES, OWN_AXIS
+from qmri_lake.store.transaction import KEY_VARIABLES
 
 if TYPE_CHECKING:
     from qmri_lake.store.snapshot import Snapshot
@@ -147,17 +148,13 @@ def find_identifiers(
     load_steps()
     owner = lock_owner(lake.location)
     hosts = {socket.gethostname(), *([owner["host"]] if owner else [])} - {"", "localhost"}
-    patients = set(lake.patients.tolist())
-    for group in OWN_AXIS:
-        if f"{group}/patient" in lake.root:
-            patients |= set(lake.root[f"{group}/patient"][...].tolist())
-    places = _Places(_Scanner(patients, hosts))
+    places = _Places(_Scanner(lake.all_patients(), hosts))
     _arrays(lake, places)
     _records(lake, places)
     _attributes(lake, places)
     _history(lake, places)
     if owner is not None:
-        places.add("writer.json", HOST, 1)
+        places.add(OWNER_NAME, HOST, 1)
     for folder in models:
         _model_files(Path(folder), places)
     for file in catalogs:

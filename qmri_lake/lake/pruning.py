@@ -14,7 +14,7 @@ import icechunk
 from qmri_lake.core.text import counted, format_bytes
 from qmri_lake.errors import RunError
 from qmri_lake.store.file_checksums import rewriting_files
-from qmri_lake.store.repository import BRANCH, is_local, local_path, open_repository
+from qmri_lake.store.repository import BRANCH, is_local, local_path
 
 if TYPE_CHECKING:
     from qmri_lake.store.snapshot import Snapshot
@@ -76,7 +76,7 @@ def prune_lake(lake: Snapshot, older_than: timedelta, *, dry_run: bool) -> Pruni
 
 def _prune(lake: Snapshot, older_than: timedelta, *, dry_run: bool) -> Pruning:
     limit = datetime.now(UTC) - older_than
-    repo = open_repository(lake.location)
+    repo = lake.reopened()
     history = list(repo.ancestry(branch=BRANCH))
     tags = {name: repo.lookup_tag(name) for name in sorted(repo.list_tags())}
     # Icechunk keeps the newest commit, the one that created the repository, and those of tags.
@@ -102,7 +102,7 @@ def expire_commits(lake: Snapshot, limit: datetime | None, unneeded: datetime) -
 
     Only objects written before `unneeded` are removed. Returns the number of their bytes.
     """
-    repo = open_repository(lake.location)  # without the cached parents of an earlier pruning
+    repo = lake.reopened()
     if limit is not None:
         repo.expire_snapshots(limit)
     size = repo.garbage_collect(unneeded).bytes_deleted

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qmri_lake.core.atomic_write import atomic_write_bytes
-from qmri_lake.store.location import is_local, local_path
+from qmri_lake.store.location import OWNER_NAME, is_local, local_path
 
 __all__ = [
     "LIST_NAME",
@@ -49,7 +49,6 @@ _REWRITTEN = re.compile(r"repo|refs/branch\..*")
 are removed or the format is converted; see `rewriting_files`."""
 _TEMPORARY = re.compile(r"overwritten/.*")
 """Copies of replaced files, which Icechunk may remove."""
-_WRITER = "writer.json"
 _INTERVAL = 30.0
 """Shortest time between two records during a run [s]."""
 _SHARE = 0.01
@@ -226,7 +225,7 @@ def _faults_of_list(folder: Path, listed: _List) -> Iterator[str]:
         yield "the file is empty (expected the checksums of all files)"
     for number in listed.damaged:
         yield f"line {number} is damaged (expected a checksum and a path)"
-    if listed.torn and not (folder / _WRITER).exists():
+    if listed.torn and not (folder / OWNER_NAME).exists():
         yield f"the last {listed.torn} bytes are no complete line (expected a checksum and a path)"
 
 
@@ -276,7 +275,7 @@ def _may_be_newer(folder: Path, listed: _List) -> bool:
 
     A writer is active or was killed, or a program that keeps no list has written the lake.
     """
-    if (folder / _WRITER).exists():
+    if (folder / OWNER_NAME).exists():
         return True
     return any(name not in listed.entries for name in _files(folder, ("snapshots",)))
 

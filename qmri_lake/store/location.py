@@ -7,7 +7,10 @@ from urllib.parse import unquote, urlsplit
 
 from qmri_lake.errors import NotALakeError, Reason
 
-__all__ = ["is_local", "local_path", "resolve"]
+__all__ = ["OWNER_NAME", "is_local", "local_path", "resolve"]
+
+OWNER_NAME = "writer.json"
+"""Name of the file in a local lake that names the host and the process of its writer."""
 
 
 def is_local(url: str) -> bool:

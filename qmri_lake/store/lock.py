@@ -20,12 +20,12 @@ from qmri_lake.core.atomic_write import atomic_write_text
 from qmri_lake.errors import LakeLockedError
 from qmri_lake.store.chunk_errors import check_folder
 from qmri_lake.store.file_checksums import record_files
-from qmri_lake.store.repository import is_local, local_path, translated_errors
+from qmri_lake.store.location import OWNER_NAME, is_local, local_path
+from qmri_lake.store.repository import translated_errors
 
 __all__ = ["is_locked", "lock_owner", "writer_lock"]
 
 LOCK_NAME = "writer.lock"
-OWNER_NAME = "writer.json"
 
 _log = logging.getLogger(__name__)
 

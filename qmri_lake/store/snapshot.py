@@ -31,7 +31,7 @@ from qmri_lake.store.repository import (
     resolve,
     storage_format,
 )
-from qmri_lake.store.transaction import check_format, removal_count
+from qmri_lake.store.transaction import OWN_AXIS, check_format, removal_count
 
 __all__ = ["DEIDENTIFICATION", "Mode", "Snapshot", "open_snapshot"]
 
@@ -109,6 +109,14 @@ class Snapshot:
         """Patient number of each exam. `exams` would also read the other keys."""
         read = "exams" in self.__dict__
         return self.exams["patient"].to_numpy() if read else np.asarray(self.root["patient"][:])
+
+    def all_patients(self) -> set[int]:
+        """Return the patient numbers of all exams and visits."""
+        found = set(self.patients.tolist())
+        for group in OWN_AXIS:
+            if f"{group}/patient" in self.root:
+                found |= set(self.root[f"{group}/patient"][...].tolist())
+        return found
 
     def keys_at(self, rows: NDArray[np.intp]) -> pd.DataFrame:
         """Return the keys of the exams at `rows`. For a few exams, only their keys are read."""

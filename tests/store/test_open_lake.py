@@ -11,7 +11,8 @@ import pytest
 import qmri_lake as ql
 from qmri_lake.cli import main
 from qmri_lake.errors import NotALakeError, RunError
-from qmri_lake.store.lock import LOCK_NAME, OWNER_NAME, lock_owner
+from qmri_lake.store.location import OWNER_NAME
+from qmri_lake.store.lock import LOCK_NAME, lock_owner
 from tests.fixtures import array_lake
 
 Capture = pytest.CaptureFixture[str]
