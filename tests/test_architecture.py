@@ -14,8 +14,6 @@ from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "qmri_lake"
 
@@ -52,6 +50,7 @@ def graph() -> dict[str, frozenset[str]]:
     return {name: frozenset(imports(path)) - {name} for name, path in modules().items()}
 
 
+@cache
 def layers() -> list[list[str]]:
     """Return the layers of the contract, from the top."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -60,6 +59,7 @@ def layers() -> list[list[str]]:
     return [[name.strip() for name in row.split("|")] for row in rows]
 
 
+@cache
 def floor(module: str) -> tuple[int, str] | None:
     """Return the layer of a module, 0 at the top, and its entry; None for the package itself."""
     for level, row in enumerate(layers()):
@@ -69,7 +69,6 @@ def floor(module: str) -> tuple[int, str] | None:
     return None
 
 
-@pytest.mark.slow
 def test_imports__point_down() -> None:
     upward = []
     for module, targets in graph().items():
