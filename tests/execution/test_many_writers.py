@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 import qmri_lake as ql
-from qmri_lake.errors import NotALakeError, RunError, UnknownRefError
+from qmri_lake.errors import NotALakeError, QmriLakeError, RunError, UnknownRefError
 from qmri_lake.execution.events import Committed, RunStarted
 from qmri_lake.lake import Lake, open_lake
 from qmri_lake.store.runs import canonical, read_runs
@@ -47,16 +47,15 @@ RUNS_AND_DELIVERIES = (
     st.tuples(st.just("amplify"), st.sampled_from([1.0, 2.0, 3.0, -1.0])),
     st.tuples(st.just("shift"), st.sampled_from([0.0, 5.0])),
 )
-# A further operation, such as forgetting an exam, is one more line here, and a method `do_NAME` of
-# the machine. The model of exams that must exist is `Writers.exams`.
 OTHERS = (
     st.tuples(st.just("derive"), st.none()),
     st.tuples(st.just("tag"), st.none()),
     st.tuples(st.just("refresh"), st.none()),
+    st.tuples(st.just("prune"), st.none()),
+    st.tuples(st.just("forget"), st.sampled_from(KEYS)),
 )
+# Each operation is one line here, and a method `do_NAME` of the machine.
 OPERATIONS = st.one_of(*RUNS_AND_DELIVERIES, *RUNS_AND_DELIVERIES, *OTHERS)
-ALONE = st.one_of(*RUNS_AND_DELIVERIES, *OTHERS, st.tuples(st.just("prune"), st.none()))
-"""Operations while no other writer is active. A pruning removes objects that were not committed."""
 WRITERS = st.integers(0, 2)
 
 
@@ -72,7 +71,13 @@ class Writers(RuleBasedStateMachine):
         self.runs = {number: Run("ingest", 0.0) for number in read_runs(self.reader.root)}
         self.promised: list[str] = []
         self.exams: list[str] = []
-        self.ran = {step: np.full(len(KEYS), -1, np.int32) for step in STEPS}
+        self.ran: dict[str, dict[str, int]] = {step: {} for step in STEPS}
+        self.forgotten: set[str] = set()
+        """Exams whose removal was begun since the last comparison."""
+        self.began: datetime | None = None
+        """Start of the operation inside which another one takes place."""
+        self.expired = False
+        """Whether commits were removed since the last comparison."""
         self.tags: dict[str, dict[str, np.ndarray]] = {}
         self.studies = 0
         self.errors: list[BaseException] = []
@@ -83,7 +88,7 @@ class Writers(RuleBasedStateMachine):
 
     # -- rules -------------------------------------------------------------------------------------
 
-    @rule(writer=WRITERS, operation=ALONE, fault=FAULTS)
+    @rule(writer=WRITERS, operation=OPERATIONS, fault=FAULTS)
     def act(self, writer: int, operation: tuple[str, Any], fault: Fault) -> None:
         self.perform(writer, operation, fault)
 
@@ -109,7 +114,9 @@ class Writers(RuleBasedStateMachine):
             except BaseException as error:  # this is a thread of the server
                 self.errors.append(error)
 
+        self.began = datetime.now(UTC)
         self.perform(0, operation, fault, (at, interrupt))
+        self.began = None
         if self.errors:
             raise self.errors.pop()
 
@@ -136,7 +143,9 @@ class Writers(RuleBasedStateMachine):
         try:
             getattr(self, f"do_{kind}")(lake, argument)
         except Exception as error:
-            if not client.is_dead or isinstance(error, AssertionError):
+            if isinstance(error, AssertionError) or not (
+                client.is_dead or self.is_refused(kind, error)
+            ):
                 raise
         if fault.kind == "loses a response" and client.requests >= max(client.loses):
             counts["lost responses"] += 1
@@ -146,6 +155,13 @@ class Writers(RuleBasedStateMachine):
             self.lakes[writer] = self.open()
         else:
             client.dies_at = None
+
+    def is_refused(self, kind: str, error: Exception) -> bool:
+        """Whether an operation ends with this error, since another one removed what it needs."""
+        if self.began is None or not self.expired or not isinstance(error, QmriLakeError):
+            return False
+        self.world.counts["refused"] += 1
+        return True
 
     def listener(self, value: float) -> Callable[[object], None]:
         def listen(event: object) -> None:
@@ -209,26 +225,43 @@ class Writers(RuleBasedStateMachine):
         self.values(lake)
 
     def do_prune(self, lake: Lake, _: None) -> None:
+        self.remove_commits()
+        # Commits and objects of an operation that has not ended are too young to be removed.
+        age = timedelta(0) if self.began is None else datetime.now(UTC) - self.began
+        lake.prune(older_than=age)
+
+    def do_forget(self, lake: Lake, key: str) -> None:
+        if key not in set(lake.refresh().exams["exam"]):
+            return
+        self.remove_commits()
+        self.forgotten.add(key)
+        for name in [name for name, values in self.tags.items() if key in values["exam"]]:
+            del self.tags[name]
+        lake.forget(int(key[:7]), delete_tags=True)
+        self.world.counts["complete removals"] += 1
+
+    def remove_commits(self) -> None:
         self.promised.clear()
-        try:
-            lake.prune(older_than=timedelta(0))
-        finally:
-            for other in (*self.lakes, self.reader):
-                if other is not lake:
-                    other.refresh()
+        self.expired = True
 
     # -- comparison --------------------------------------------------------------------------------
 
     @staticmethod
     def values(lake: Any) -> dict[str, np.ndarray]:
         known = lake.variables()
-        return {path: lake.root[path][:] for path in PRODUCTS if path in known}
+        found = {path: lake.root[path][:] for path in PRODUCTS if path in known}
+        return {**found, "exam": lake.root["exam"][:]}
 
     @invariant()
     def lake_has_what_its_runs_give(self) -> None:
+        if self.expired:
+            for lake in self.lakes:
+                lake.refresh()
         root = self.reader.refresh().root
         exams, records = root["exam"][:].tolist(), read_runs(root)
-        assert exams[: len(self.exams)] == self.exams, "a committed exam has disappeared"
+        assert {*self.exams} - self.forgotten <= {*exams}, "a committed exam has disappeared"
+        if not self.forgotten:
+            assert exams[: len(self.exams)] == self.exams, "exams have moved"
         assert len(set(exams)) == len(exams)
         self.exams = exams
         for number, run in self.runs.items():
@@ -239,9 +272,12 @@ class Writers(RuleBasedStateMachine):
         values = self.values(self.reader)
         status = {step: read_status(root, step, len(exams)) for step in STEPS}
         for step in STEPS:
-            lost = (self.ran[step][: len(exams)] >= 0) & (status[step].run < 0)
-            assert not lost.any(), f"a committed state of {step} has disappeared"
-            self.ran[step][: len(exams)] = status[step].run
+            ran = dict(zip(exams, status[step].run.tolist(), strict=True))
+            for key, run in self.ran[step].items():
+                is_lost = run >= 0 and key not in self.forgotten and ran[key] < 0
+                assert not is_lost, f"a committed state of {step} has disappeared"
+            self.ran[step] = ran
+        self.forgotten, self.expired = set(), False
         read = {
             step: read_input_runs(root, step, before, len(exams))
             for step, before in (("amplified", "ingest_dess"), ("shifted", "amplified"))
@@ -347,7 +383,7 @@ def test_writers__die_and_overlap_often(
 ) -> None:
     with new_world(tmp_path, monkeypatch) as world:
         counts = run_machine(world, SEQUENCES, 30)
-    kinds = ("ingest", "amplify", "shift", "derive", "tag", "prune", "refresh")
+    kinds = ("ingest", "amplify", "shift", "derive", "tag", "prune", "forget", "refresh")
     operations = sum(counts[kind] for kind in kinds)
     judge(
         "three writers on an object store / any order, deaths at any request",
@@ -356,6 +392,7 @@ def test_writers__die_and_overlap_often(
         + ", ".join(f"{counts[kind]:,} {kind}" for kind in kinds)
         + f"), {counts['interleaved']:,} inside another one, {counts['deaths']:,} deaths, "
         f"{counts['lost responses']:,} lost responses, {counts['complete derivations']:,} complete "
-        "derivations; 0 violations",
+        f"derivations, {counts['complete removals']:,} complete removals, {counts['refused']:,} "
+        "operations refused since another one removed what they needed; 0 violations",
         passed=counts["sequences"] >= SEQUENCES and counts["deaths"] >= SEQUENCES,
     )

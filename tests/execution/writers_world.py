@@ -75,7 +75,7 @@ def make_steps() -> tuple[Step, Step]:
 @contextmanager
 def new_world(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """Start a store with a lake of the seeded exams."""
-    # Commits of this test are seconds old. It prunes only while no other writer is active.
+    # Commits of this test are seconds old. It removes only what is older than active operations.
     monkeypatch.setattr(pruning, "_SHORTEST_ON_OBJECT_STORE", timedelta(0))
     # In Python 3.11, a cached property has one lock for all objects. A writer that waits in it for
     # the store would stop the writer that acts meanwhile, as no writer in another process could.
