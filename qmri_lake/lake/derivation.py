@@ -33,6 +33,7 @@ from qmri_lake.lake.reading import visits_of
 from qmri_lake.schema.exam_index import KEYS
 from qmri_lake.schema.variable import Variable
 from qmri_lake.store.arrays import Node, create_array, open_root
+from qmri_lake.store.lake_properties import read_properties, update_properties
 from qmri_lake.store.repository import commit, resolve, translated_errors
 from qmri_lake.store.runs import keep_patients, read_runs, write_run
 from qmri_lake.store.snapshot import DEIDENTIFICATION, Snapshot, open_snapshot
@@ -220,12 +221,8 @@ def _begin(
             )
         append_exams(session, keys[list(KEYS)])
         root = open_root(session.store, "r+")
-        about = dict(source.attrs["qmri_lake"])
-        root.attrs["qmri_lake"] = {
-            **root.attrs["qmri_lake"],
-            "profile": rules.profile(about["profile"]),
-            "origin": record,
-        }
+        profile = rules.profile(read_properties(source)["profile"])
+        update_properties(root, profile=profile, origin=record)
         if deidentification is not None:
             root.attrs[DEIDENTIFICATION] = deidentification
         for group in dict.fromkeys(variable.group for variable in copied.values()):
@@ -381,8 +378,7 @@ def _finish(
             for needed in source[INPUT_RUNS].array_keys() if INPUT_RUNS in source else ():
                 runs = source[f"{INPUT_RUNS}/{needed}"][...][cohort.rows]
                 declare_input_runs(group, rules.step(needed), len(cohort))[...] = runs
-        about = dict(root.attrs["qmri_lake"])
-        root.attrs["qmri_lake"] = {**about, "origin": {**about["origin"], "finished": True}}
+        update_properties(root, origin={**read_properties(root)["origin"], "finished": True})
 
     with translated_errors(target.url):
         commit(target.repo, finish, f"Derived {counted(len(cohort), 'exam')}", {"step": STEP})

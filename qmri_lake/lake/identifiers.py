@@ -26,6 +26,7 @@ from qmri_lake.lake.history import list_commits
 from qmri_lake.schema.builtin import REGISTRY
 from qmri_lake.schema.privacy import Privacy
 from qmri_lake.schema.variable import Variable
+from qmri_lake.store.lake_properties import PROPERTIES, read_properties
 from qmri_lake.store.location import OWNER_NAME
 from qmri_lake.store.lock import lock_owner
 from qmri_lake.store.runs import LEARNED_FROM, read_runs
@@ -198,7 +199,7 @@ def _records(lake: Snapshot, places: _Places) -> None:
     texts = [t for record in runs for t in _run_texts(record)]
     why = "detects stale results, and documents them"
     places.add_texts("status/runs", (t for t in texts if t not in known), why, free=True)
-    origin = dict(lake.root.attrs["qmri_lake"]).get("origin")
+    origin = read_properties(lake.root).get("origin")
     if origin is not None:
         why = "documents the source and the selection of a derived lake"
         places.add_texts("origin of the lake", _texts(origin), why, free=False)
@@ -232,7 +233,7 @@ def _attributes(lake: Snapshot, places: _Places) -> None:
     """Add attributes of the lake, its groups and arrays that no declaration explains."""
     root = lake.root
     why = "note of a user or a program"
-    own = {"qmri_lake", "coordinates", "deidentification", "restored", "sizes"}
+    own = {PROPERTIES, "coordinates", "deidentification", "restored", "sizes"}
     others = [value for name, value in root.attrs.items() if name not in own]
     places.add_texts("attributes of the lake", _texts(others), why, free=True)
     for group in lake.groups():

@@ -12,6 +12,7 @@ import pandas as pd
 from qmri_lake.core.json_types import JsonMapping, JsonObject
 from qmri_lake.core.version import __version__
 from qmri_lake.store.arrays import Node
+from qmri_lake.store.lake_properties import read_properties
 
 if TYPE_CHECKING:
     from qmri_lake.lake.cohort import Cohort
@@ -63,7 +64,7 @@ class Origin:
 
 def origin_of(root: Node) -> Origin | None:
     """Return the origin of a derived lake; None for other lakes."""
-    return _origin(dict(root.attrs["qmri_lake"]).get("origin"))
+    return _origin(read_properties(root).get("origin"))
 
 
 def _origin(record: JsonMapping | None) -> Origin | None:
@@ -94,5 +95,5 @@ def origin_record(lake: Snapshot, cohort: Cohort, products: Sequence[str]) -> Js
         "added": list(cohort.added),
         "code": f"qmri_lake {__version__}",
         "finished": False,
-        "before": dict(lake.root.attrs["qmri_lake"]).get("origin"),
+        "before": read_properties(lake.root).get("origin"),
     }

@@ -24,12 +24,10 @@ from zarr.core.sync import sync
 from qmri_lake.core.patient_traces import PatientTraces
 from qmri_lake.errors import RunError
 from qmri_lake.store.arrays import Node, open_root
+from qmri_lake.store.lake_properties import read_properties, update_properties
 from qmri_lake.store.transaction import OWN_AXIS, arrays_on_exam, exam_count, set_rows
 
 __all__ = ["Presence", "find_patient", "remove_patient", "stored_size"]
-
-ABOUT = "qmri_lake"
-"""Attribute of the root group with the properties of the lake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +104,12 @@ def remove_patient(session: icechunk.Session, traces: PatientTraces) -> None:
         _clean_attributes(node, traces)
         if is_array and node.dtype.kind == "T":
             _clean_texts(node, traces)
-    about = dict(root.attrs[ABOUT])
+    removals = read_properties(root).get("removals", [])
     entry = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "exams": len(present.rows),
     }
-    root.attrs[ABOUT] = {**about, "removals": [*about.get("removals", []), entry]}
+    update_properties(root, removals=[*removals, entry])
 
 
 def _remove_exams(root: Node, rows: NDArray[np.intp]) -> None:

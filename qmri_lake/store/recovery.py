@@ -15,6 +15,7 @@ from qmri_lake.errors import NotALakeError, Reason, UnknownRefError
 from qmri_lake.store.arrays import open_root
 from qmri_lake.store.file_checksums import accept_damage, damaged_files
 from qmri_lake.store.head_files import open_damaged_repository
+from qmri_lake.store.lake_properties import has_properties
 from qmri_lake.store.lock import writer_lock
 from qmri_lake.store.repository import (
     BRANCH,
@@ -133,7 +134,7 @@ def is_sound(repo: icechunk.Repository, snapshot: str, url: str) -> bool:
         root["exam"][:]
     except Exception:  # Zarr, its codecs and Icechunk have their own error classes
         return False
-    return "qmri_lake" in root.attrs
+    return has_properties(root)
 
 
 def _files_of(repo: icechunk.Repository, snapshot: str) -> list[str]:

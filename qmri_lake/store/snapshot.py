@@ -22,6 +22,7 @@ from qmri_lake.store.arrays import Node, open_root
 from qmri_lake.store.chunk_errors import check_folder, named_chunk_errors
 from qmri_lake.store.columns import Column, column_names, read_column, unknown_column
 from qmri_lake.store.file_checksums import damaged_snapshot
+from qmri_lake.store.lake_properties import check_format, read_properties, removal_count
 from qmri_lake.store.lock import writer_lock
 from qmri_lake.store.process import check_process
 from qmri_lake.store.recovery import damaged_commit, unreadable_commit
@@ -31,7 +32,7 @@ from qmri_lake.store.repository import (
     resolve,
     storage_format,
 )
-from qmri_lake.store.transaction import OWN_AXIS, check_format, removal_count
+from qmri_lake.store.transaction import OWN_AXIS
 
 __all__ = ["DEIDENTIFICATION", "Mode", "Snapshot", "open_snapshot"]
 
@@ -135,7 +136,7 @@ class Snapshot:
     @property
     def profile(self) -> str | None:
         """The profile that set the array sizes, if any."""
-        return str(self.root.attrs["qmri_lake"]["profile"]) or None
+        return str(read_properties(self.root)["profile"]) or None
 
     @property
     def removals(self) -> int:

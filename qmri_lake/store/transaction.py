@@ -16,13 +16,14 @@ import pandas as pd
 
 from qmri_lake.core.array_api import Values
 from qmri_lake.core.json_types import JsonObject
-from qmri_lake.errors import NotALakeError, NotFoundError, Reason, RunError, printable
+from qmri_lake.errors import NotFoundError, RunError, printable
 from qmri_lake.schema.exam_index import KEYS, exam_key
 from qmri_lake.schema.groups import GROUPS
 from qmri_lake.schema.privacy import Privacy
 from qmri_lake.schema.variable import EXAM_CHUNK, Variable, with_variant
 from qmri_lake.store.arrays import Node, create_array, create_coordinate, create_root, open_root
 from qmri_lake.store.columns import Column
+from qmri_lake.store.lake_properties import FORMAT, PROPERTIES, removal_count
 from qmri_lake.store.runs import write_run
 from qmri_lake.store.status import (
     INPUT_RUNS,
@@ -37,18 +38,12 @@ __all__ = [
     "Transaction",
     "append_exams",
     "arrays_on_exam",
-    "check_format",
     "declare",
     "fill_shape",
     "merge_forks",
-    "removal_count",
     "set_rows",
     "write_table",
 ]
-
-FORMAT = 1
-"""Version of the layout in the store. It increases if an older package could not read the
-layout."""
 
 OWN_AXIS = tuple(group.name for group in GROUPS if group.axis != "exam")
 """Groups whose first axis is not the exam axis."""
@@ -96,49 +91,16 @@ def initialise(session: icechunk.Session, version: str, profile: str | None) -> 
         attributes={
             # Plain xarray then treats these as coordinates of every group.
             "coordinates": " ".join(KEYS),
-            "qmri_lake": {"format": FORMAT, "version": version, "profile": profile or ""},
+            PROPERTIES: {"format": FORMAT, "version": version, "profile": profile or ""},
         },
     )
     for variable in KEY_VARIABLES:
         create_array(root, variable, variable.name, 0, {})
 
 
-def check_format(root: Node | None, url: str) -> Node:
-    """Return the root group of a lake.
-
-    Raises
-    ------
-    NotALakeError
-        If the repository is not a lake, or has a newer format.
-    """
-    about = root.attrs.get("qmri_lake") if root is not None else None
-    if root is None or about is None:
-        raise NotALakeError(
-            "an Icechunk repository that is not a lake",
-            expected="a repository created by qmri_lake",
-            where=url,
-            todo="Check the path. If the creation of the lake was interrupted, choose a new path.",
-            reason=Reason.NOT_A_LAKE,
-        )
-    if about["format"] > FORMAT:
-        raise NotALakeError(
-            f"format {about['format']}, written by qmri_lake {about['version']}",
-            expected=f"at most {FORMAT}",
-            where=url,
-            todo="Update qmri_lake.",
-            reason=Reason.NOT_A_LAKE,
-        )
-    return root
-
-
 def exam_count(root: Node) -> int:
     """Return the length of the exam axis."""
     return root["exam"].shape[0]
-
-
-def removal_count(root: Node) -> int:
-    """Return how often a patient was removed from the lake. Each removal changes rows of exams."""
-    return len(dict(root.attrs["qmri_lake"]).get("removals", []))
 
 
 def arrays_on_exam(group: Node) -> Iterator[Node]:
