@@ -27,22 +27,26 @@ END = "<!-- modules: end -->\n"
 
 REASONS: Mapping[Reason, str] = {
     Reason.AMBIGUOUS_SERIES: "Several series of a knee could be the image, and they are not "
-    "repeats of one sequence; nothing was stored or replaced. The problem names them and what "
-    "differs. Choose with `--series UID`, `--series DESCRIPTION` or `--series FOLDER`.",
+    "repeats of one sequence. Nothing was stored or replaced. The problem names the series and "
+    "their differences. Choose one with `--series UID`, `--series DESCRIPTION` or `--series "
+    "FOLDER`.",
     Reason.MORE_COMPLETE: "The delivery has more slices or echoes of a series than the lake. "
-    "`--replace EXAM` replaces the stored series, `--repair` all of this kind; the history keeps "
-    "the old ones.",
+    "`--replace EXAM` replaces the stored series of one exam; `--repair` replaces all stored "
+    "series that are less complete than the delivered ones. Earlier commits keep the replaced "
+    "series.",
     Reason.UNKNOWN_SEQUENCE: "Name and acquisition do not show that a series is a DESS or a "
-    "multi-echo spin echo. The problem lists what the header says. If it is one, choose it with "
-    "`--series` and name it with `--group`; otherwise ignore the problem.",
+    "multi-echo spin echo. The problem lists values of the header. If you know that the series is "
+    "one of the two, choose it with `--series`, and name its group with `--group`. Otherwise, "
+    "ignore the problem.",
     Reason.ABSENT_SIDE: "No header, listing or option identifies the knee.",
     Reason.ABSENT_PATIENT: "No folder, header, listing or option identifies the patient.",
     Reason.ABSENT_TIMEPOINT: "No folder, header, listing or option identifies the visit.",
-    Reason.ABSENT_EXAM: "Data of an exam that a computation needs, such as a mask, are missing.",
-    Reason.DAMAGED_ARCHIVE: "An archive is cut off, fails its checksum, or is not what its name "
-    "says. Nothing of it was used: check it with `gzip -t` or `unzip -t`, and download it again.",
-    Reason.CONFLICTING_ROWS: "Rows or tables give different values of a patient. None is used: "
-    "remove the wrong row or table.",
+    Reason.ABSENT_EXAM: "Data of an exam are missing that a computation needs, such as a mask.",
+    Reason.DAMAGED_ARCHIVE: "An archive is cut off, fails its checksum, or is not of the format "
+    "that its name states. Nothing of the archive was used. Check it with `gzip -t` or `unzip "
+    "-t`, and download it again.",
+    Reason.CONFLICTING_ROWS: "Rows or tables give different values for the same patient. None of "
+    "these values is used. Remove the wrong row or table.",
     Reason.COLOUR_PIXELS: "Pixels are RGB, YBR or a colour palette: their values are not signal. "
     "See `PhotometricInterpretation`, and export the acquired images instead.",
     Reason.CONTRADICTORY_BITS: "`BitsAllocated`, `BitsStored`, `HighBit` and `PixelRepresentation` "
@@ -50,7 +54,7 @@ REASONS: Mapping[Reason, str] = {
     Reason.DISK_FULL: "The disk is full or a file size limit was reached. Committed data are safe.",
     Reason.DUPLICATE_POSITION: "Two files have the same slice position and echo.",
     Reason.EMPTY_MASK: "A mask has no voxel, or no surface that can be measured.",
-    Reason.EMPTY_TABLE: "A table has a header, but no rows, or is empty. Download it again.",
+    Reason.EMPTY_TABLE: "A table is empty, or has a header but no rows. Download it again.",
     Reason.GRID_MISMATCH: "A mask is not on the grid of its image, or does not store its position.",
     Reason.CHECKSUM_MISMATCH: "The content of a compressed file differs from its checksum: bytes "
     "were changed. Nothing of it was used. Check it with `gzip -t` or `unzip -t`, and copy or "
@@ -65,17 +69,18 @@ REASONS: Mapping[Reason, str] = {
     Reason.IMPLAUSIBLE_VOXELS: "The voxels of a mask, in the unit of its file, are too small or "
     "too large for a knee. The error names the unit that would fit. Correct the unit "
     "(`xyzt_units`, `space units`) or the affine in the file.",
-    Reason.OVERLAPPING_LABELS: "Voxels belong to two segments, which a label map cannot hold. In "
-    "3D Slicer, set *Editable area* or *Overwrite other segments*, and export again.",
+    Reason.OVERLAPPING_LABELS: "Some voxels belong to two segments, but a label map has only one "
+    "label per voxel. In 3D Slicer, set *Editable area* or *Overwrite other segments*, and export "
+    "again.",
     Reason.OVERSIZED_MASK: "A mask file declares a content of more than 2 GiB, and was not read. "
-    "Its header may be damaged; otherwise save the labels as 8-bit integers.",
+    "Its header may be damaged. If it is not, save the labels as 8-bit integers.",
     Reason.TRAILING_BYTES: "A file has more bytes than its header declares: the header is damaged, "
     "something was appended, or a transfer in text mode inserted bytes. Copy or download it again.",
     Reason.IMPLAUSIBLE_MOTION: "The registered motion of a knee is larger than the coil allows.",
     Reason.IMPLAUSIBLE_VALUE: "A spacing, thickness, position, echo time or rescaling is outside "
-    "what an MR scanner can produce, often in another unit, or an OAI series has "
-    "echo times of another protocol. The message guesses the unit; correct "
-    "the header.",
+    "the range of MR scanners, often because it is in another unit. Or the echo times of an OAI "
+    "series are those of another protocol. The message names the unit that is probably meant. "
+    "Correct the header.",
     Reason.INCONSISTENT_GEOMETRY: "The files are not parallel slices and echoes on one grid.",
     Reason.INVERTED_GREYSCALE: "`PhotometricInterpretation` is `MONOCHROME1`: the signal may be "
     "stored inverted. Export the series as `MONOCHROME2`.",
@@ -83,21 +88,22 @@ REASONS: Mapping[Reason, str] = {
     Reason.LARGER_THAN_LAKE: "The series is larger than the arrays of this lake.",
     Reason.MISSING_ECHO: "The headers or the OAI protocol say that the series has more echoes. "
     "Compare `EchoNumbers` and `EchoTime` of its files, and download it again.",
-    Reason.MISSING_SLICE: "A gap between slices is wider than the others or than "
-    "`SpacingBetweenSlices` says, or `ImagesInAcquisition` counts more files: slices are missing. "
+    Reason.MISSING_SLICE: "Slices are missing: a gap between slices is wider than the other gaps "
+    "or than `SpacingBetweenSlices`, or there are fewer files than `ImagesInAcquisition` states. "
     "Copy or download the series again.",
-    Reason.MIXED_ECHO_COUNTS: "Echoes have different numbers of slices.",
+    Reason.MIXED_ECHO_COUNTS: "The echoes of a series have different numbers of slices.",
     Reason.MIXED_PIXELS: "Images of one series differ in bits, sign, intercept or unit, so their "
     "values have different meanings. Compare the headers, and export the series again.",
-    Reason.MODALITY_LUT: "Values are mapped by a lookup table (`ModalityLUTSequence`, or one of "
-    "real-world values). Export the series without it.",
+    Reason.MODALITY_LUT: "Values are mapped by a lookup table (`ModalityLUTSequence`, or a table "
+    "of real-world values). Export the series without this table.",
     Reason.NOT_A_LAKE: "There is no lake at the path or URL.",
     Reason.MODEL_MISMATCH: "The classes, weights or voxel size of a model do not fit the request.",
-    Reason.NOT_DICOM: "A file in the place of a slice is not DICOM, but an error page, zeros or "
-    "text. Open it in an editor, and download it again. Remove it if it is no slice.",
+    Reason.NOT_DICOM: "A file in the place of a slice is not DICOM, but for example an error "
+    "page, zeros or text. Open the file in an editor, and download it again. If it does not "
+    "belong to the series, remove it.",
     Reason.NUMBERING_GAP: "The slices form a regular grid and were stored, but `InstanceNumber` "
-    "does not begin at 1 or has gaps: end slices may be missing. Compare the number of slices with "
-    "the protocol.",
+    "does not begin at 1 or has gaps. The first or last slices may be missing. Compare the number "
+    "of slices with the protocol.",
     Reason.OVERSIZED_FILE: "A file in an archive is larger than 1 GiB and was not read. Unpack the "
     "archive if it is an image.",
     Reason.PADDED_PIXELS: "Some pixels have the `PixelPaddingValue`: they have no signal. Export "
@@ -105,8 +111,8 @@ REASONS: Mapping[Reason, str] = {
     Reason.PATIENT_CONFLICT: "Headers, folders, listing or options name different patients.",
     Reason.RAGGED_TABLE: "A row is longer or shorter than the header, so its cells may be shifted. "
     "Nothing of the table was used: correct the row, or download the table again.",
-    Reason.SEVERAL_VOLUMES: "The frames of enhanced files are several volumes: stacks, temporal "
-    "positions, flip angles ... Export each volume as a series of its own.",
+    Reason.SEVERAL_VOLUMES: "The frames of enhanced files form several volumes, such as stacks, "
+    "temporal positions or flip angles. Export each volume as a separate series.",
     Reason.SIDE_CONFLICT: "Headers, folders, listing or options name different knees.",
     Reason.TABLE_WITHOUT_KEY: "A table lacks a key column, such as the patient.",
     Reason.TIMEPOINT_CONFLICT: "Headers, folders, listing or options name different visits.",
@@ -119,8 +125,8 @@ REASONS: Mapping[Reason, str] = {
     Reason.UNKNOWN_REF: "No tag, branch or snapshot has this name; the error lists existing names.",
     Reason.UNKNOWN_RELEASE: "The release folder does not have the name of an OAI release.",
     Reason.OTHER_SERIES: "The lake has another series of this exam; nothing was replaced.",
-    Reason.UNUSED_TABLE: "A table has no column, or no reading, that a lake stores. Add your own "
-    "tables with `qmri-lake ingest-table`.",
+    Reason.UNUSED_TABLE: "A table has no column that a lake stores, or only readings of unknown "
+    "reading projects. Add your own tables with `qmri-lake ingest-table`.",
     Reason.UNREADABLE_FILE: "A file, link or archive cannot be opened, or has another format.",
     Reason.UNREADABLE_VALUE: "A cell, header element, mask or option has an invalid value.",
     Reason.EXISTING_COLUMN: "The lake has a column of this name, and nothing was replaced. "
