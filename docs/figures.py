@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 import qmri_lake as ql
 from qmri_lake.lake import Lake
 from qmri_lake.phantom import write_archive
-from qmri_lake.report.slice_figures import BONE_COLOURS, TISSUE_COLOURS, exam_figure
+from qmri_lake.report.colours import BONE_COLOURS, TISSUE_COLOURS
+from qmri_lake.report.slice_figures import exam_figure
 from qmri_lake.tissues import BONE, CARTILAGE
 
 DOCS = Path(__file__).parent

@@ -156,7 +156,7 @@ def open_catalog(path: str | os.PathLike[str]) -> LakeCatalog:
         If the file is not a catalog, or contains anything else than entries of lakes.
     """
     where = os.fspath(path)
-    # The file is read once, so that its checked content is what is opened.
+    # Read the file only once, so that exactly the checked content is opened.
     file = fsspec.open(where)
     with file as stream:
         try:

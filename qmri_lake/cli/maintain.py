@@ -105,16 +105,16 @@ def doctor(
     privacy: Annotated[
         bool,
         typer.Option(
-            "--privacy", help="List where patients could be identified, and change nothing."
+            "--privacy", help="List the places that can identify patients, and change nothing."
         ),
     ] = False,
     models: Annotated[
         list[Path] | None,
-        typer.Option(metavar="DIR", help="With --privacy: folder of models (repeatable)."),
+        typer.Option(metavar="DIR", help="With --privacy: also search these models (repeatable)."),
     ] = None,
     catalog: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="With --privacy: catalog of a lake (repeatable)."),
+        typer.Option(metavar="FILE", help="With --privacy: also search this catalog (repeatable)."),
     ] = None,
 ) -> int:
     """Find damaged files, interrupted runs, failed exams, and files of killed runs.
@@ -157,7 +157,7 @@ def prune(
 
     The newest commit, tagged commits and younger commits are kept. The command shows what it will
     remove and asks for confirmation, because the removal can't be undone. Do not read old commits
-    meanwhile.
+    during the removal.
     """
     from datetime import timedelta
 
@@ -203,8 +203,8 @@ def forget(
 
     The command shows what it will remove and asks for confirmation, because the removal can't be
     undone and all earlier commits expire. Then it searches every object of the lake for the number
-    of the patient. Do not read the lake meanwhile. Derived lakes and models are listed, but not
-    changed. If the command is killed, repeat it.
+    of the patient. Do not read the lake during the removal. Derived lakes and models are listed,
+    but not changed. If the command is killed, repeat it.
     """
     from qmri_lake.cli._progress import console
     from qmri_lake.lake import open_lake

@@ -72,8 +72,8 @@ def phantom_truth(
         int,
         typer.Option(
             min=0,
-            help="Index of the first patient. In an archive with the same seed, the first patient "
-            "has index 0.",
+            help="Index of the first patient in the synthetic population. The patients of an archive "
+            "with the same seed have the indices from 0.",
         ),
     ] = 10_000,
     cluster: ClusterOption = None,

@@ -35,7 +35,7 @@ _ADVICE = {
     "`--cohort` and use `--set with_t2=false`.",
     "sphere": "compute spherical maps with `run sphere`.",
 }
-"""Advice for exams that wait for a step, by the name of that step."""
+"""Advice for exams that lack an input, by the name of the step that computes the input."""
 
 
 def run(
@@ -71,7 +71,7 @@ def run(
 
     check_masks: flags exams whose masks are implausible or belong to a knee of the other side. The
     step needs bone and cartilage masks, computed or imported. Tissues that the source of a mask
-    cannot have are not judged. It has no parameters.
+    never labels are not checked. It has no parameters.
 
     register: transfers cartilage masks from the DESS to the multi-echo images. Parameters:
     method=mutual_information (default: corrects motion of the knee) or scanner (uses the scanner

@@ -144,8 +144,8 @@ def oa(
     models are trained.
 
     If a model fails, the others are still trained; failures are listed, and the exit code is 1. The
-    same command with --resume resumes with the exams and labels of the first start and keeps
-    finished models.
+    same command with --resume keeps finished models, and trains the others with the exams and
+    labels of the first start.
 
     Next: qmri-lake run predict_oa --lake LAKE --set models=MODELS
     """

@@ -62,8 +62,8 @@ def bones(options: NetworkOptions) -> int:
 
     With --cluster, networks are trained in parallel, one per GPU or one per worker.
 
-    After Ctrl-C, the same command with --resume resumes from the last epoch; the result is the same
-    as without the interruption.
+    Ctrl-C stops the training. The same command with --resume resumes it from the last completed
+    epoch, and gives the same result as an uninterrupted training.
 
     Next: qmri-lake run segment_bones --lake LAKE --set models=MODELS
     """

@@ -18,7 +18,7 @@ def atomic_write(path: str | os.PathLike[str], *, unique: bool = False) -> Itera
     Write to the yielded path inside the ``with`` block. At the end of the block, the file is
     flushed to the disk and renamed to `path`; then the folder is flushed, so that the new content
     also survives a loss of power. If the block raises an error, the unfinished file is removed and
-    `path` keeps its old content. It also does so if the process is killed.
+    `path` keeps its old content. `path` also keeps its old content if the process is killed.
 
     Parameters
     ----------

@@ -133,15 +133,14 @@ def apply_affine(matrix: NDArray[np.float64], points: Values) -> NDArray[np.floa
 def checked_affine(affine: ArrayLike, where: str, *, square: bool = True) -> Affine:
     """Return an affine as float64; raise an error if it is flat, oblique or not finite.
 
-    Smoothing needs axes at right angles. Interpolation in a grid does not, so it passes `square` as
-    False.
+    Smoothing needs axes at right angles. Interpolation does not: its callers pass ``square=False``.
     """
     matrix = np.asarray(affine, np.float64)
     fault = ""
     if matrix.shape != (4, 4):
         fault = f"an affine of {' x '.join(map(str, matrix.shape)) or 'one number'}"
     elif not np.isfinite(matrix).all():
-        fault = "an affine that is not finite"
+        fault = "an affine with NaN or infinity"
     else:
         spacing = voxel_spacing(matrix)
         unit = matrix[:3, :3] / np.maximum(spacing, 1e-6)

@@ -9,8 +9,8 @@ import icechunk
 
 __all__ = ["NEWER_FORMAT", "is_repository"]
 
-# The lock of lakes makes local commits safe, so Icechunk's warning about them does not apply. This
-# module is below all others that open repositories.
+# The lock of lakes makes local commits safe, so Icechunk's warning about them does not apply. The
+# warning is silenced here, because all modules that open repositories import this one.
 icechunk.set_logs_filter("error")
 
 NEWER_FORMAT = re.compile(r"uses Icechunk v(\d+) format")

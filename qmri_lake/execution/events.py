@@ -20,7 +20,7 @@ class RunResult:
     failed_before: int
     """Number of exams not computed because they failed before with the same parameters."""
     waiting: Mapping[str, int]
-    """Number of exams that wait for another step, by the name of the other step."""
+    """Number of exams that lack an input, by the name of the step that computes the input."""
     snapshot: str
     seconds: float
 

@@ -93,7 +93,7 @@ def make_plan(
     """Find the pending, stale and finished exams of a step; vectorised over all exams.
 
     An exam is *stale* if its last run had other parameters or another version of the step, or if
-    one of its inputs is of another run than the one that was read.
+    one of its inputs has been computed again since then.
 
     Raises
     ------
@@ -163,8 +163,8 @@ def _is_current(
 ) -> NDArray[np.bool_]:
     """Return whether the results of a step were computed from the present results of `needed`.
 
-    Earlier versions did not store which run was read. They are compared by the order of the runs,
-    which is right if the lake had one writer at a time.
+    Statuses written by earlier versions do not contain the runs that were read. For them, the order
+    of the runs is compared, which is correct if the lake had one writer at a time.
     """
     read = read_input_runs(root, name, needed, len(status.run))
     return np.where(read == UNKNOWN_RUN, before.run <= status.run, before.run == read)

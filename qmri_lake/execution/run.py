@@ -166,10 +166,10 @@ def execute(
 ) -> Executed:
     """Run `work` on all tasks and commit their results in batches.
 
-    `prepare` declares arrays. Its changes are committed first, because a fork cannot start from
-    uncommitted changes. The same commit claims the number of the run, so that no other writer gets
-    it. Forks stay valid across commits, because each fork contains only the chunks of its own
-    exams; see `qmri_lake.store.transaction.merge_forks`.
+    `prepare` creates the arrays of the results. These changes are committed first, because Icechunk
+    cannot fork a session with uncommitted changes. The same commit reserves the number of the run,
+    so that no other writer uses it. Forks stay valid across commits, because each fork contains
+    only the chunks of its own exams; see `qmri_lake.store.transaction.merge_forks`.
     """
     repo, removals = lake.repo, lake.removals
     exams = sum(len(task.tasks) if isinstance(task, BatchTask) else 1 for task in tasks)

@@ -222,7 +222,7 @@ def without_result(
 
 
 def _without_input(task: Task) -> TaskResult:
-    """Return no state: the exam waits for its input, as it would if the run were planned now."""
+    """Return no state: the exam lacks an input, so a run planned now would not include it."""
     _log.info("exam %s has lost an input since the run was planned", task.exam)
     return TaskResult(task.row, task.exam, {})
 

@@ -87,8 +87,8 @@ def split(
     outcome : str, or sequence (exam,), optional
         Two classes that each set must have: a column of the cohort, such as one that
         `Cohort.with_outcome` added, or one value for each exam in the order of ``cohort.exams``,
-        such as the labels of a `LabelledCohort`. Messages use the name of a Series. No value may be
-        missing. Default: sets may have one class only.
+        such as the labels of a `LabelledCohort`. Error messages contain the name of a Series. No
+        value may be missing. Default: sets may have one class only.
 
     Returns
     -------

@@ -118,13 +118,13 @@ class Cohort:
             return everything
         values = {name: as_list(value) for name, value in wanted.items()}
         keep = np.ones(len(lake), dtype=bool)
-        if "patient" in values:  # this key first, so that the others are read for few exams only
+        if "patient" in values:  # applied first: the others are then read for few exams
             keep &= np.isin(lake.patients, values["patient"])
         rows = np.flatnonzero(keep)
         keys = lake.keys_at(rows)
         for name, among in values.items():
             keep[rows] &= keys[name].isin(among).to_numpy()
-            if len(among) > 1:  # a single value is named below, together with the others
+            if len(among) > 1:  # the error below names a single value
                 own = lake.patients if name == "patient" else lake.exams[name].to_numpy()
                 refuse_unknown(name, among, own, lake.url)
         if not keep.any():
@@ -141,8 +141,8 @@ class Cohort:
     def of_ids(self, ids: Ids, *, strict: bool = False) -> Cohort:
         """Keep listed exams, in the lake's order; see `qmri_lake.lake.exam_list.read_ids`.
 
-        Listed exams that the cohort does not have raise an error if `strict`, and are named in the
-        flow otherwise: a published list may have more knees than a lake.
+        If `strict`, listed exams that are not in the cohort raise an error. Otherwise, the flow
+        names them, because a published list may have more knees than a lake.
         """
         listed = read_ids(ids)
         keep, absent = listed.find(self.exams)

@@ -1,6 +1,7 @@
-"""What a derivation copies of a lake: everything as it is, or without what identifies a patient.
+"""Rules of a derivation that copies the content of a lake unchanged.
 
-`qmri_lake.lake.deidentification.Deidentification` is the other set of rules.
+The subclass `qmri_lake.lake.deidentification.Deidentification` contains the rules of a derivation
+that omits identifiers.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ __all__ = ["CopyRules"]
 
 
 class CopyRules:
-    """Copy everything as it is."""
+    """Copy all content of the source unchanged."""
 
     record: JsonObject | None = None
-    """Record of the removal of identifiers, which the derived lake stores."""
+    """Record of the pseudonymisation, which the derived lake stores; None without
+    pseudonymisation."""
 
     def order(self, cohort: Cohort) -> Cohort:
         """Return the cohort in the order of the derived lake."""
@@ -41,7 +43,7 @@ class CopyRules:
         return exams
 
     def arrays(self, copied: Mapping[str, Variable], names: Sequence[str]) -> dict[str, Variable]:
-        """Return the arrays that are copied, of those that belong to the products `names`."""
+        """Return the arrays to copy among those of the products `names`."""
         return dict(copied)
 
     def step(self, name: str) -> str:
@@ -85,5 +87,5 @@ class CopyRules:
         return name
 
     def begin_message(self, cohort: Cohort, lake: Snapshot, name: str) -> str:
-        """Return the message of the first commit; `name` is that of the source."""
+        """Return the message of the first commit; `name` is the name of the source."""
         return f"Derive {counted(len(cohort), 'exam')} from {name} at {lake.snapshot[:8]}"

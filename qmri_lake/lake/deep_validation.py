@@ -1,4 +1,4 @@
-"""Validation of the volumes of a lake: of all exams or of a random sample, and resumable."""
+"""Validation of the volumes of all exams of a lake, or of a random sample; it can be resumed."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Faults(list[str]):
 
     @property
     def coverage(self) -> str:
-        """The number of checked exams and, for a sample, what follows for all exams.
+        """Number of checked exams and, for a sample, an upper limit of the share of faulty exams.
 
         The largest share of faulty exams is the exact (Clopper-Pearson) one-sided limit at a
         confidence of 95 %. Without a faulty exam, it is about 3 divided by the number of exams.
@@ -146,7 +146,7 @@ def _read(lake: Snapshot, rows: NDArray[np.intp], state: _State, progress: Progr
         state.write()
         raise
     if len(rows) < len(lake):
-        state.write()  # a larger sample continues it
+        state.write()  # validating a larger sample resumes from this state
     else:
         state.remove()
 
@@ -155,7 +155,8 @@ class _State:
     """The checked exams of a validation, in a file of the user's cache; the lake is only read.
 
     The file belongs to a snapshot and a seed: with the same seed, a larger sample contains the
-    smaller one. Another commit is another lake content, whose validation starts again.
+    smaller one. After another commit, the validation starts again, because the content of the lake
+    differs.
     """
 
     def __init__(self, lake: Snapshot, seed: int | None, resume: bool) -> None:

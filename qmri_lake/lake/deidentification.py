@@ -4,8 +4,8 @@ Only what is known to be harmless is copied: attributes and names that a variabl
 by the privacy kind of their variable, numbers and declared words of parameters. Everything else is
 left out, so that a new variable or attribute of an author cannot leak.
 
-The names of options are those of DICOM PS3.15, annex E: the derived lake is no DICOM data set, but
-whoever shares it has to answer the same questions.
+Options are named as in DICOM PS3.15, annex E. The derived lake is not a DICOM data set, but the
+same questions arise when it is shared.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from qmri_lake.fusion import STRATEGIES
 from qmri_lake.lake import query as language
 from qmri_lake.lake.cohort import AddedColumn, Cohort
 from qmri_lake.lake.copy_rules import CopyRules
-from qmri_lake.lake.dates import shift_dates
+from qmri_lake.lake.date_shift import shift_dates
 from qmri_lake.lake.pseudonyms import Pseudonyms
 from qmri_lake.schema.builtin import REGISTRY
 from qmri_lake.schema.exam_index import KEYS, exam_key
@@ -58,10 +58,11 @@ NOT_DONE = (
 """What a pseudonymised lake still contains; stored with it."""
 
 NO_CODE = "no_reason_code"
-"""Message of a status whose message had no reason code."""
+"""Text that replaces a status message without a reason code."""
 
 OUTCOME = "Outcome or matched set of the cohort"
-"""Description of a column that a cohort added; its own may contain names of own columns."""
+"""Description of a column that a cohort added. It replaces the original description, which may
+contain names of columns of a user's own table."""
 
 _KEY = re.compile(r"(\d+)-(\d+)m-(left|right)")
 _DIGEST = re.compile(r"[0-9a-f]{64}|[<>|=]?[a-z]\d{0,2}")
@@ -82,7 +83,8 @@ class Deidentification(CopyRules):
 
     pseudonyms: Pseudonyms
     own_steps: Mapping[str, str]
-    """New names of the steps of a user's own tables, which contain names of files."""
+    """New names of the steps of a user's own tables, by the original name, which contains a file
+    name."""
 
     @classmethod
     def of(cls, lake: Snapshot, pseudonyms: Pseudonyms) -> Deidentification:
@@ -92,7 +94,7 @@ class Deidentification(CopyRules):
 
     @property
     def record(self) -> JsonObject:  # type: ignore[override]
-        """Record of the treatment, with its options in the words of DICOM PS3.15."""
+        """Record of the pseudonymisation, with the corresponding options of DICOM PS3.15."""
         return {
             "method": f"qmri_lake {__version__}: derive with new patient numbers",
             "options": [
@@ -103,7 +105,7 @@ class Deidentification(CopyRules):
         }
 
     def order(self, cohort: Cohort) -> Cohort:
-        """Sort by the new numbers, which are random: the old order is that of the old numbers."""
+        """Sort by the new numbers, which are random, to hide the order of the original numbers."""
         new = self.pseudonyms.keys(cohort.exams)
         at = new.sort_values(list(KEYS)).index.to_numpy()
         added = {name: self._added(column, at) for name, column in cohort.added.items()}
@@ -126,7 +128,7 @@ class Deidentification(CopyRules):
         return replace(column, description=OUTCOME, values=values)
 
     def arrays(self, copied: Mapping[str, Variable], names: Sequence[str]) -> dict[str, Variable]:
-        """Leave out UIDs, texts, dates that cannot be shifted, and own columns that no one named.
+        """Omit UIDs, texts, dates that cannot be shifted, and own columns not listed in `names`.
 
         Raises
         ------
@@ -152,12 +154,12 @@ class Deidentification(CopyRules):
     @staticmethod
     def _treatment(variable: Variable) -> Treatment:
         how = REGISTRY.privacy_of(variable).treatment
-        if variable.bulk and how != Treatment.KEEP:  # only small values are replaced
+        if variable.bulk and how != Treatment.KEEP:  # volumes and maps are kept or omitted
             return Treatment.REMOVE
         return how
 
     def step(self, name: str) -> str:
-        """Return the name of a step; that of a user's own table contains the name of a file."""
+        """Return the name of a step; for a user's own table, a new name without a file name."""
         return self.own_steps.get(name, f"{OWN_TABLE}0" if name.startswith(OWN_TABLE) else name)
 
     def group_attributes(self, group: str, attributes: JsonMapping) -> JsonObject:
@@ -179,7 +181,7 @@ class Deidentification(CopyRules):
         if variable.path in REGISTRY and not own:
             declared = REGISTRY[variable.path]
         else:
-            # The range of an own column is that of all patients of the source.
+            # The stored range of a column of a user's own table covers all patients of the source.
             declared = replace(
                 variable,
                 description=OUTCOME if variable.step == "derive" else name,
@@ -227,7 +229,7 @@ class Deidentification(CopyRules):
         return np.array([message_code(str(text)) for text in messages], dtype=object)
 
     def run(self, record: JsonMapping) -> JsonObject:
-        """Return what the detection of stale results needs, without texts that nothing declares."""
+        """Return the entries needed to detect stale results, without undeclared texts."""
         step, version, code = (str(record.get(name, "")) for name in ("step", "version", "code"))
         return {
             "step": self.step(step),
@@ -251,7 +253,7 @@ class Deidentification(CopyRules):
 
 
 def message_code(message: str) -> str:
-    """Return the reason code of a status message, or the class of an error of Python.
+    """Return the reason code of a status message, or the class of a Python exception.
 
     >>> message_code("missing_slice: folder/7: 3 slices missing (expected 160)")
     'missing_slice'
@@ -268,7 +270,7 @@ def message_code(message: str) -> str:
 
 
 def _numbered(values: Values) -> Values:
-    """Number sets by their first exam: the old numbers follow the old order of the exams."""
+    """Renumber matched sets by their first exam; old numbers show the original order."""
     codes = pd.factorize(values)[0] + 1
     return np.where(values >= 0, codes, values).astype(values.dtype)
 
@@ -291,7 +293,7 @@ def _condition(text: str, number: int) -> str:
 
 
 def clean_parameters(step: str, parameters: object) -> JsonObject:
-    """Return the parameters of a step whose texts are declared; none for runs of the package."""
+    """Return parameters of a step without undeclared texts; none for the package's own runs."""
     try:
         found = find_step(step.partition("__")[0])
     except NotFoundError:
@@ -321,7 +323,7 @@ def _declared_words(function: Any) -> Iterator[str]:
 
 
 def _clean(value: object, words: set[str]) -> object:
-    """Return a parameter; texts that are not declared become a mark."""
+    """Return a parameter in which `_REMOVED` replaces texts that are not declared."""
     if isinstance(value, dict):
         marks = {"float", "array", "shape", "sha256"}  # as `canonical` stores them
         plain = all(key in words or key in marks for key in value)
@@ -337,4 +339,4 @@ def _clean(value: object, words: set[str]) -> object:
 
 
 _REMOVED = "removed"
-"""Mark in place of a text."""
+"""Text that replaces a text that is not declared."""

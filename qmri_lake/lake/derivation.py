@@ -80,7 +80,7 @@ def derive_lake(
     cohort = rules.order(cohort)
     if rules.record is not None and not rules.arrays(product_arrays(lake, names), names):
         raise InputError(
-            "products that a pseudonymised lake does not contain",
+            "no product that a pseudonymised lake may contain",
             expected="images, masks, maps or declared columns",
             where=STEP,
             todo="Name own columns one by one: clinical/COLUMN.",
@@ -105,10 +105,10 @@ def derive_lake(
 def _rules(
     lake: Snapshot, cohort: Cohort, key_file: str | os.PathLike[str] | None, url: str
 ) -> CopyRules:
-    """Return what to copy; draw the pseudonyms that the key file does not have."""
+    """Return the rules of the derivation; draw the pseudonyms that the key file does not have."""
     if key_file is None:
         return CopyRules()
-    load_steps()  # the declarations of all installed steps
+    load_steps()  # declares the variables of all installed steps
     patients = cohort.exams["patient"].tolist()
     lakes = (lake.location, resolve(url))
     drawn = draw_pseudonyms(key_file, patients, lake.all_patients(), lakes)
@@ -176,7 +176,7 @@ def _other_columns(target: Snapshot, origin: Origin, cohort: Cohort) -> list[str
 def _refuse_changed(
     target: Snapshot, lake: Snapshot, cohort: Cohort, names: Sequence[str], rules: CopyRules
 ) -> None:
-    """Raise an error if the source has newer products than the finished study."""
+    """Raise an error if the source has newer products than the finished derived lake."""
     for step in product_steps(lake, rules.arrays(product_arrays(lake, names), names)):
         ours = read_status(target.root, rules.step(step), len(target))
         theirs = read_status(lake.root, step, len(lake))

@@ -1,7 +1,8 @@
 """Diagnosis of a lake: damaged files, interrupted runs, failed exams and files of killed writers.
 
 Committed data needs no repair: readers see the last commit, even if a writer was killed. A killed
-run leaves pending exams, a record in ``writer.json``, and files that no snapshot refers to.
+run leaves exams that were not computed, a record in ``writer.json``, and files that no snapshot
+refers to.
 """
 
 from __future__ import annotations
@@ -180,7 +181,7 @@ def _failed(lake: Snapshot) -> dict[str, int]:
 def _has_unfinished_removal(lake: Snapshot) -> bool:
     try:
         return unfinished_removal(lake) is not None
-    except icechunk.IcechunkError:  # an earlier commit is damaged; the orphans report it
+    except icechunk.IcechunkError:  # an earlier commit is damaged; `Orphans.uncounted` reports it
         return False
 
 

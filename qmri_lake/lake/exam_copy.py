@@ -44,8 +44,8 @@ class CopyExam:
         old, new = source["exam"][task.source_row], root["exam"][task.row]
         if old != task.source_exam or new != task.exam:
             raise RunError(
-                f"the rows of {task.exam} do not match",
-                expected="exams in the order in which the derivation began",
+                f"the rows of {task.exam} contain other exams",
+                expected="the order of exams at the start of the derivation",
                 where=STEP,
                 todo="Derive into another folder.",
             )

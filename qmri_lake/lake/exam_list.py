@@ -1,6 +1,7 @@
 """Lists of exams from publications and other programs: keys, patients, tables and files.
 
-A list of patients means all their exams; a table may restrict them by timepoint and knee.
+A list of patients selects all exams of these patients; a table may restrict them by timepoint and
+knee.
 """
 
 from __future__ import annotations
@@ -53,11 +54,11 @@ class ExamList:
 
     table: pd.DataFrame
     source: str
-    """Such as "the list" or "ids.csv"."""
+    """Name for messages, such as "the list" or "ids.csv"."""
 
     @property
     def condition(self) -> str:
-        """One line for a flow: what is listed, with a digest of the values."""
+        """Condition in a flow: source of the list, number of entries, and digest of the values."""
         values = self.table.sort_values([*self.table.columns]).to_csv(index=False)
         digest = hashlib.sha256(values.encode()).hexdigest()[:8]
         noun = "patient" if [*self.table.columns] == ["patient"] else "exam"
@@ -79,17 +80,17 @@ class ExamList:
             f"{len(absent):,} of {len(self.table):,} listed not in the lake: {name_few(absent)}",
             expected="exams of the lake",
             where=where,
-            todo="Use lake.cohort(ids=...) to select those of the list that it has."
+            todo="Use lake.cohort(ids=...) to select the listed exams that the lake has."
             if len(absent) < len(self.table)
             else "lake.exams lists them.",
         )
 
 
 def as_list(value: object) -> list[Any]:
-    """Return the values of a key: one, or any collection of them."""
+    """Return a value of a key, or a collection of values, as a list."""
     if hasattr(value, "__array__"):
         values = np.asarray(value).tolist()
-        return values if isinstance(values, list) else [values]  # a single one without dimensions
+        return values if isinstance(values, list) else [values]  # an array without dimensions
     return list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]
 
 
@@ -112,7 +113,7 @@ def refuse_unknown(name: str, among: list[Any], own: Values, where: str) -> None
             f"no exam with {name} {name_few(map(repr, sorted(unknown, key=str)))}",
             expected="values of exams of the lake",
             where=where,
-            todo="Use lake.cohort(ids=...) to select those of a list that it has.",
+            todo="Use lake.cohort(ids=...) to select the listed exams that the lake has.",
         )
 
 
@@ -139,7 +140,8 @@ def read_ids(ids: Ids, where: str = "ids") -> ExamList:
     Raises
     ------
     InputError
-        No file, no row, no such column, a missing or unreadable value; keys and patients mixed.
+        If there is no file, no row or no such column; if a value is missing or cannot be read; or
+        if the list mixes exam keys and patient numbers.
     """
     if isinstance(ids, (str, os.PathLike)):
         path = Path(ids)

@@ -82,7 +82,7 @@ class Forgetting:
 
     @property
     def found(self) -> bool:
-        """Whether something of the patient was in the newest commit or in a tag."""
+        """Whether the newest commit or a tag contained data of the patient."""
         return bool(self.exams or self.visits or self.mentions or self.tags)
 
     @property
@@ -289,7 +289,7 @@ def _complete(lake: Snapshot) -> None:
 
 
 def _refuse_traces(lake: Snapshot, traces: PatientTraces, done: Forgetting) -> None:
-    """Raise an error if something of the patient is left."""
+    """Raise an error if a commit or an object still contains data of the patient."""
     found = list(done.search.found) if done.search is not None else []
     for snapshot, name in _kept_commits(lake).items():
         if _holds(lake, snapshot, traces):

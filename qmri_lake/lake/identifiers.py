@@ -43,7 +43,7 @@ HOST, PATH, COMMITS = "host name", "path", "earlier values"
 _PURPOSES = {
     HOST: "names the process that writes, for other writers",
     PATH: "finds a file again",
-    COMMITS: "earlier versions of the lake; they keep values that were replaced since",
+    COMMITS: "earlier versions of the lake, with values that have been replaced since then",
 }
 _KEY = re.compile(r"\b\d{7,10}-\d{3}m-(?:left|right)\b")
 _NUMBER = re.compile(r"\d+")
@@ -80,7 +80,7 @@ class _Scanner:
     hosts: Collection[str]
 
     def kinds(self, text: str) -> set[str]:
-        """Return the kinds in a text; empty if there are none of a known pattern."""
+        """Return the kinds of identifiers in a text; empty if no pattern matches."""
         found: set[str] = set()
         without_keys = _KEY.sub(" ", text)
         if without_keys != text:
@@ -100,7 +100,7 @@ class _Scanner:
         return found
 
     def masked(self, name: str) -> str:
-        """Return a name of a place, in which a patient number is replaced."""
+        """Return the name of a place with its patient numbers replaced."""
         return printable(
             _NUMBER.sub(lambda m: "#" if len(m[0]) > 5 else m[0], name)
             if self.kinds(name) & {Privacy.PATIENT, Privacy.EXAM, Privacy.UID, Privacy.DATE}
@@ -145,7 +145,7 @@ def find_identifiers(
     models: Sequence[str | os.PathLike[str]] = (),
     catalogs: Sequence[str | os.PathLike[str]] = (),
 ) -> pd.DataFrame:
-    """List where identifiers are stored; see `Lake.identifiers`."""
+    """List the places of a lake that store identifiers; see `Lake.identifiers`."""
     load_steps()
     owner = lock_owner(lake.location)
     hosts = {socket.gethostname(), *([owner["host"]] if owner else [])} - {"", "localhost"}
@@ -169,7 +169,7 @@ def find_identifiers(
 
 
 def _arrays(lake: Snapshot, places: _Places) -> None:
-    """Add the arrays by their declared kind; the number is that of values that are not empty."""
+    """Add the arrays by their declared kind, with the number of values that are not empty."""
     for variable in KEY_VARIABLES:
         kind = variable.privacy_kind
         if kind.identifies:

@@ -125,7 +125,7 @@ class Lake(MaintainedLake):
         knee: Text = None,
         exam: Text = None,
     ) -> Cohort:
-        """Select exams by their keys: each a value, or several in any order."""
+        """Select exams by their keys. Each key is one value, or several values in any order."""
         keys = {"patient": patient, "timepoint": timepoint, "knee": knee, "exam": exam}
         return Cohort.of_keys(self, {n: value for n, value in keys.items() if value is not None})
 
@@ -175,7 +175,7 @@ class Lake(MaintainedLake):
         return load_tree(self, chosen.rows, all_visits=chosen.is_everything)
 
     def resolve(self, cohort: Exams = None, **keys: Any) -> Cohort:
-        """Return the exams of a cohort of this lake, a query, a list, or keys; without any, all."""
+        """Return the exams of a cohort, query, list or keys; all exams by default."""
         if cohort is None:
             return self.select(**keys)
         if any(value is not None for value in keys.values()):

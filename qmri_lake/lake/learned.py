@@ -1,4 +1,4 @@
-"""Copies of a patient outside a lake: derived lakes, and models trained with the exams."""
+"""Data of a patient outside a lake: derived lakes, and models trained with the patient's exams."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _TEST = "test"
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A derived lake or the folder of a model, and what it has of a patient."""
+    """A derived lake or a model folder, and the data of a patient that it contains."""
 
     place: str
     found: str
-    """What it has, in one phrase; empty if it has nothing."""
+    """Description of the patient's data in one phrase; empty if there is none."""
     todo: str = ""
     """What to do, as a sentence."""
 
@@ -71,7 +71,7 @@ def find_in_models(
         files = sorted(path for name in _LISTS for path in folder.rglob(name))
         if not files:
             raise NotFoundError(
-                "no folder of a model",
+                "not a model folder",
                 expected=f"a folder with {', '.join(_LISTS[:-1])} or {CARD}",
                 where=str(folder),
             )
@@ -101,8 +101,8 @@ def _of_sets(folder: str, sets: Counter[str]) -> Copy:
         )
     else:
         todo = (
-            "Weights can't be un-trained: stop to use and to share them, and train again without "
-            "the patient. The files of the folder list the keys."
+            "A trained model cannot unlearn a patient: stop using and sharing it, and train again "
+            "without the patient. The files of the folder list the keys."
         )
     return Copy(folder, f"the patient is listed in {named}", todo)
 

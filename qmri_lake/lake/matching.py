@@ -59,8 +59,9 @@ def match(
     2.14 over all exams. With one exam drawn for each patient, as here, the odds ratio is 2.18.
     Adjusted for the timepoint, it is 2.05, because patients who develop the disease early have
     fewer exams to draw from. If cases are selected first and their patients are excluded from the
-    controls, the odds ratio is 2.48. A cohort of one visit (``timepoint == 0``) has no such bias.
-    In other cohorts, cases and controls are from different months unless ``timepoint`` is in `on`.
+    controls instead, the odds ratio is biased to 2.48. A cohort of one visit (``timepoint == 0``)
+    has no such bias. In other cohorts, cases and controls are from different months unless
+    ``timepoint`` is in `on`.
 
     Parameters
     ----------

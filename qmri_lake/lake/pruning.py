@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 __all__ = ["Pruning", "expire_commits", "prune_lake"]
 
 _SHORTEST_ON_OBJECT_STORE = timedelta(days=1)
-"""Minimum age of removed commits if other writers may be active, and may still use older ones."""
+"""Minimum age of removed commits on an object store, where active writers may still use younger
+ones."""
 
 _CHUNKS = "chunks"
-"""Folder of a local repository with the chunks, which are not needed to count their bytes."""
+"""Folder of a local repository that contains the chunks. Manifests give the sizes of the chunks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def _prune(lake: Snapshot, older_than: timedelta, *, dry_run: bool) -> Pruning:
     removed = [info.id for info in history if info.written_at < limit and info.id not in kept]
     size = _freed(lake, limit) if removed and is_local(lake.location) else None
     if not dry_run:
-        # Objects are also removed if no commit is: a pruning may have been killed before this.
+        # Remove objects even if no commit expires: an earlier pruning may have been killed here.
         expire_commits(lake, limit if removed else None, limit)
     return Pruning(
         url=lake.url,
@@ -100,7 +101,8 @@ def _prune(lake: Snapshot, older_than: timedelta, *, dry_run: bool) -> Pruning:
 def expire_commits(lake: Snapshot, limit: datetime | None, unneeded: datetime) -> int:
     """Remove commits written before `limit`, and objects that no commit needs from then on.
 
-    Only objects written before `unneeded` are removed. Returns the number of their bytes.
+    Only objects written before `unneeded` are removed. Return the total size of the removed objects
+    in bytes.
     """
     repo = lake.reopened()
     if limit is not None:
@@ -113,8 +115,8 @@ def expire_commits(lake: Snapshot, limit: datetime | None, unneeded: datetime) -
 def _freed(lake: Snapshot, limit: datetime) -> int:
     """Return the number of bytes that only old commits need.
 
-    Icechunk cannot tell it in advance. Therefore the commits are removed from a temporary copy of
-    the repository without its chunks, whose sizes are stored in the manifests.
+    Icechunk cannot report this number in advance. Therefore the commits are removed from a
+    temporary copy of the repository without its chunks, whose sizes are stored in the manifests.
     """
     folder = local_path(lake.location)
     with tempfile.TemporaryDirectory(prefix="qmri-lake-") as temporary:

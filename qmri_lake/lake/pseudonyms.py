@@ -22,6 +22,7 @@ from qmri_lake.core.atomic_write import atomic_write
 from qmri_lake.core.json_types import JsonObject
 from qmri_lake.core.text import counted
 from qmri_lake.errors import InputError, LakeLockedError, NotFoundError, Reason, RunError
+from qmri_lake.lake.date_shift import draw_offset
 from qmri_lake.schema.exam_index import KEYS, exam_key
 from qmri_lake.store.repository import is_local, local_path
 
@@ -32,9 +33,6 @@ FORMAT = 1
 
 NUMBERS = (1_000_000, 8_999_999)
 """Smallest and largest new number: 7 digits, as in the OAI, whose own numbers begin with 9."""
-
-OFFSET_DAYS = (-3650, -30)
-"""Smallest and largest offset [days] of the dates of a patient. [assumption]"""
 
 _ABOUT = (
     "Key of pseudonymised lakes: it identifies their patients. Keep it secret, and never share it."
@@ -141,13 +139,12 @@ def _draw(patients: list[int], used: set[int]) -> dict[int, Pseudonym]:
             todo="Use a new key file.",
         )
     drawn = {}
-    first, last = OFFSET_DAYS
     for patient in patients:
         number = low + secrets.randbelow(high - low + 1)
         while number in used:
             number = low + secrets.randbelow(high - low + 1)
         used.add(number)
-        drawn[patient] = Pseudonym(number, first + secrets.randbelow(last - first + 1))
+        drawn[patient] = Pseudonym(number, draw_offset())
     return drawn
 
 
@@ -156,7 +153,7 @@ def _refuse_inside(file: Path, lakes: Iterable[str]) -> None:
         if is_local(url) and file.is_relative_to(local_path(url)):
             raise RunError(
                 "the key file is inside a lake",
-                expected="a file that nobody gets together with a lake",
+                expected="a file outside of all lakes, so that it is not shared with them",
                 where=str(file),
                 todo="Choose another folder.",
             )

@@ -35,7 +35,8 @@ _MAP_BLOCK = 64
 """Number of exams in one Dask block of spherical maps. Blocks of volumes have one exam."""
 
 _SHORT = 256
-"""Values an exam of variables that are read at once: those of 47,078 exams take 100 MB."""
+"""Maximum number of values per exam of a variable that is read immediately instead of lazily. The
+values of 47,078 exams take up to 100 MB."""
 
 
 def load_group(lake: Snapshot, group: str, rows: Rows, *, all_visits: bool = False) -> xr.Dataset:

@@ -80,7 +80,7 @@ def storage(lake: Snapshot) -> str:
 
 
 def _checksums(lake: Snapshot) -> str:
-    """Return which content has checksums: ``with checksums`` if all has."""
+    """Describe which content has checksums: ``with checksums`` if all content has."""
     arrays = [lake.root[path] for path in lake.variables()]
     count = sum(has_checksum(array) for array in arrays)
     if count == len(arrays):

@@ -38,7 +38,7 @@ def is_synthetic(lake: Snapshot) -> NDArray[np.bool_]:
     marked = np.zeros(len(lake), bool)
     if _is_ours(root):
         marked |= root[SYNTHETIC.path][:] == _YES
-    if _MADE_FROM.path in root:  # of lakes from before the mark
+    if _MADE_FROM.path in root:  # lakes written before this column existed
         marked |= root[_MADE_FROM.path][:] == _TRUTH
     return marked
 

@@ -56,7 +56,7 @@ def row_name(name: str, table: pd.DataFrame, position: int) -> str:
 
 
 def parse_patient(cell: object) -> Parsed:
-    """Read a patient number. A rounded number, such as 9.00E+06, is not one."""
+    """Read a patient number. A rounded number, such as 9.00E+06, is rejected."""
     low, high = PATIENTS
     if isinstance(cell, bool | np.bool_):
         return None

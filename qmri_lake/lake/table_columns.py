@@ -63,7 +63,7 @@ class Column:
     valid_range: tuple[float, float] | None
     flags: Mapping[str, int] | None
     summary: str
-    """The type, the values and the number of missing cells, for people."""
+    """The type, the values and the number of missing cells, as text for messages."""
 
     def variable(self, group: str, table: str, step: str) -> Variable:
         """Return the declaration of the column in a group of a lake."""
@@ -109,7 +109,8 @@ def read_column_cells(
     ------
     InputError
         If the column mixes types; if it has dates, decimal commas, infinite numbers, integers with
-        more digits than float64 represents, or texts that are too long; or if a text has a unit.
+        more digits than float64 represents, or texts that are too long; or if a unit is given for a
+        column of texts.
     """
     where = f"{where} column {source}"
     words = frozenset(missing)

@@ -91,7 +91,7 @@ class TableCommit:
         return len(steps) == 1 and canonical(latest.get(steps.pop(), {})) == wanted
 
     def step(self, root: Node) -> str:
-        """Return the name of the table's step: that of the file, with a number if it is taken."""
+        """Return the name of the table's step: the file name, numbered if another table has it."""
         stem = self.source.name.partition(".")[0]
         plain = OWN_TABLE + (re.sub(r"[^0-9A-Za-z]+", "_", stem).strip("_").lower() or "table")
         taken = {step for name, step in _steps_of_columns(root).items() if name not in self.names}
@@ -101,7 +101,7 @@ class TableCommit:
         return name
 
     def differs(self, root: Node) -> bool:
-        """Return whether a column is absent, of another table, or without a value of the table."""
+        """Return whether the columns or values of the table differ from those in the lake."""
         if not self._is_same_table(root):
             return True
         join = self.join(root)

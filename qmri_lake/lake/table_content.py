@@ -1,4 +1,4 @@
-"""Read a user's own table: its keys and typed columns, with the problems of all others."""
+"""Read a user's own table: keys, typed columns, and problems of unusable rows and columns."""
 
 from __future__ import annotations
 

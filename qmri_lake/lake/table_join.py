@@ -42,7 +42,7 @@ class Join:
     exams: NDArray[np.intp]
     """(exam,) position of the row in the table; -1 for an exam without a row."""
     visits: NDArray[np.intp]
-    """(visit,) as `exams`."""
+    """(visit,) position of the row in the table; -1 for a visit without a row."""
     visit_keys: pd.DataFrame
     """Keys of the visits: those of the lake, and of the exams with a row; sorted."""
     ambiguous: NDArray[np.bool_]

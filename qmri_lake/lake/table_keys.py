@@ -117,7 +117,7 @@ def _refuse_guess(
 
 
 def _row_problem(key: str, where: str, missing: bool) -> Problem:
-    # The cell is not shown: what stands in place of a key may be a name.
+    # The message omits the cell, because a cell that is not a key may contain a person's name.
     names = {"patient": "patient number", "timepoint": "timepoint", "knee": "side of the knee"}
     expected = {
         "patient": f"all digits of a whole number from {PATIENTS[0]} to {PATIENTS[1]}",

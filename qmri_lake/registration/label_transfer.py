@@ -134,7 +134,7 @@ def _index_map(
     for name, matrix in (("DESS", affine), ("MSME", target_affine), ("dess_to_msme", back)):
         if np.shape(matrix) != (4, 4) or not np.isfinite(matrix).all():
             raise InputError(
-                f"no finite affine of {name}",
+                f"the affine of {name} contains NaN or infinity, or is not 4 x 4",
                 expected="4 x 4 finite numbers",
                 where="register",
                 todo="Choose exams that have both images: cohort.require('dess/image') and "

@@ -111,8 +111,8 @@ def refine_rigid(
     for name, absent in (("DESS", not np.isfinite(dess).all()), ("MSME", not echoes)):
         if absent:
             raise InputError(
-                f"no {name} image, or an image that is not finite",
-                expected="both images",
+                f"the {name} image is missing, or contains NaN or infinity",
+                expected="a DESS and an MSME image with finite values",
                 where="register",
                 todo="Choose exams that have both images, or use method='scanner'.",
                 reason=Reason.ABSENT_EXAM,
@@ -166,7 +166,7 @@ def _keep_scanner(why: str, before: float = float("nan")) -> Refinement:
 def _check_plausible(
     transform: NDArray[np.float64], before: float, after: float, centre: NDArray[np.float64]
 ) -> Refinement:
-    """Return the refinement, with a note if a knee in its coil cannot have moved so far."""
+    """Return the refinement, with a note if a knee cannot move that far in its coil."""
     away = float(np.linalg.norm((transform @ [*centre, 1.0])[:3] - centre))
     cosine = np.clip((np.trace(transform[:3, :3]) - 1) / 2, -1, 1)
     turned = float(np.degrees(np.arccos(cosine)))

@@ -16,11 +16,9 @@ from numpy.typing import NDArray
 
 from qmri_lake.core.text import did_you_mean
 from qmri_lake.errors import NotFoundError
+from qmri_lake.report.colours import BONE_SHAPE_RANGE, MAP_STYLES, STATE_COLOURS
 from qmri_lake.report.map_atlases import (
     BONE_ORDER,
-    BONE_SHAPE_RANGE,
-    COLOURS,
-    MAP_STYLES,
     colour_legend,
     colourbar_extend,
     one_bone,
@@ -97,8 +95,8 @@ def painted_bones(sphere: xr.Dataset, biomarker: str = "thickness") -> Figure:
             bar.set_label(f"{style.name} [{style.unit}]")
     if biomarker != "bone_shape":
         keys = ("denuded", *(("no value",) if biomarker == "t2" else ()))
-        names = {name: COLOURS[name] for name in keys}
-        colour_legend(fig, {**names, "not articular": COLOURS["bone"]})
+        names = {name: STATE_COLOURS[name] for name in keys}
+        colour_legend(fig, {**names, "not articular": STATE_COLOURS["bone"]})
     fig.suptitle(f"{title_of(exam)}: {style.name}", fontsize=12)
     return mark_figure(fig, mark_of_dataset(exam))
 
@@ -158,11 +156,11 @@ def _face_colours(mesh: Mesh, biomarker: str, scale: ScalarMappable) -> NDArray[
     colours = np.asarray(scale.to_rgba(np.ma.masked_invalid(shown))[:, :3], np.float64)
     if biomarker != "bone_shape":
         covered = status == SURFACE_STATUS["covered"]
-        colours[~covered] = to_rgb(COLOURS["bone"])
-        colours[covered & ~np.isfinite(shown)] = to_rgb(COLOURS["no value"])
-        colours[status == SURFACE_STATUS["denuded"]] = to_rgb(COLOURS["denuded"])
+        colours[~covered] = to_rgb(STATE_COLOURS["bone"])
+        colours[covered & ~np.isfinite(shown)] = to_rgb(STATE_COLOURS["no value"])
+        colours[status == SURFACE_STATUS["denuded"]] = to_rgb(STATE_COLOURS["denuded"])
         # Long triangles bridge discontinuities of the surface, where nothing was measured.
         corners = mesh.points[mesh.triangles]
         edges = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2)
-        colours[edges.max(axis=1) > _MAX_EDGE_MM] = to_rgb(COLOURS["bone"])
+        colours[edges.max(axis=1) > _MAX_EDGE_MM] = to_rgb(STATE_COLOURS["bone"])
     return colours

@@ -12,7 +12,8 @@ from matplotlib.lines import Line2D
 
 from qmri_lake.core.text import counted
 from qmri_lake.errors import InputError, NotFoundError, Reason
-from qmri_lake.report.map_atlases import COLOURS, label_angles
+from qmri_lake.report.colours import STATE_COLOURS
+from qmri_lake.report.map_atlases import label_angles
 from qmri_lake.surface.spherical_grid import POLAR_MAX
 
 __all__ = ["cam_figure"]
@@ -96,7 +97,7 @@ def _draw_row(fig: Figure, axes: list[Axes], mean: xr.Dataset) -> None:
     extent = (0.0, POLAR_MAX[bone], 180.0, -180.0)
     for ax, (finding, group) in zip(axes, _GROUPS.items(), strict=True):
         one = mean.sel(finding=finding)
-        ax.set_facecolor(COLOURS["not articular"])
+        ax.set_facecolor(STATE_COLOURS["not articular"])
         image = ax.imshow(
             one["mean"].values,
             cmap=_COLOURS,

@@ -20,16 +20,21 @@ from qmri_lake.core.json_types import JsonObject
 from qmri_lake.errors import NotFoundError, Reason
 from qmri_lake.lake.synthetic_exams import describe_synthetic
 from qmri_lake.report.bone_pictures import CAMERA, screen_axes
+from qmri_lake.report.colours import (
+    BONE_COLOURS,
+    BONE_SHAPE_RANGE,
+    MAP_STYLES,
+    STATE_COLOURS,
+    T2_RANGE,
+    TISSUE_COLOURS,
+)
 from qmri_lake.report.map_atlases import (
     AZIMUTH_LABELS,
     BONE_ORDER,
-    BONE_SHAPE_RANGE,
-    COLOURS,
-    MAP_STYLES,
     one_bone,
 )
 from qmri_lake.report.page import write_page
-from qmri_lake.report.slice_figures import BONE_COLOURS, T2_RANGE, TISSUE_COLOURS, axis_letters
+from qmri_lake.report.slice_figures import axis_letters
 from qmri_lake.surface.articular_area import SURFACE_STATUS
 from qmri_lake.surface.spherical_grid import POLAR_MAX, directions, frame
 from qmri_lake.tissues import BONE, CARTILAGE, NO_MASK
@@ -94,7 +99,7 @@ def write_view(lake: Lake, exam: str, out: str | os.PathLike[str]) -> Path:
             name: {**style._asdict(), "colours": _colour_table(style.colours)}
             for name, style in MAP_STYLES.items()
         },
-        "plain": {name: _rgb(colour) for name, colour in COLOURS.items()},
+        "plain": {name: _rgb(colour) for name, colour in STATE_COLOURS.items()},
         "status": dict(SURFACE_STATUS),
         "tissues": [*zip(_tissue_names(), _tissue_colours(), strict=True)],
         "t2_range": T2_RANGE,

@@ -17,7 +17,8 @@ from qmri_lake.core.text import counted
 from qmri_lake.errors import NotFoundError, Reason
 from qmri_lake.fusion import STRATEGIES, merge, strategy_title
 from qmri_lake.published import CHAIN, OA_EXAMS
-from qmri_lake.report.map_atlases import BONE_ORDER, MAP_STYLES, draw_map, one_exam
+from qmri_lake.report.colours import MAP_STYLES
+from qmri_lake.report.map_atlases import BONE_ORDER, draw_map, one_exam
 from qmri_lake.report.slice_figures import draw_dess, draw_t2, fullest_slice, t2_box
 from qmri_lake.report.synthetic_mark import mark_figure, mark_of_cohort
 

@@ -15,6 +15,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from qmri_lake.execution.exam_io import read_exam
+from qmri_lake.report.colours import OVERLAP_COLOURS
 from qmri_lake.report.slice_figures import label_directions, pixel_extent
 from qmri_lake.report.synthetic_mark import mark_figure, mark_of_cohort
 from qmri_lake.segmentation.evaluation.scores import TISSUES, Kind
@@ -22,10 +23,8 @@ from qmri_lake.segmentation.evaluation.scores import TISSUES, Kind
 if TYPE_CHECKING:
     from qmri_lake.lake.lake import Lake
 
-__all__ = ["COLOURS", "best_median_worst", "figure_s2"]
+__all__ = ["best_median_worst", "figure_s2"]
 
-COLOURS = {"true positive": "#00C853", "false positive": "#00FFFF", "false negative": "#FF00FF"}
-"""Colours of Figure S2: green, cyan, magenta. [paper]"""
 _ALPHA = {"true positive": 0.45, "false positive": 0.9, "false negative": 0.9}
 _MAX_PANELS = 3
 _MARGIN_MM = 6.0
@@ -37,7 +36,8 @@ Interval: TypeAlias = tuple[float, float]
 
 
 def best_median_worst(scores: pd.DataFrame) -> dict[str, str]:
-    """Return the exams with the lowest, median and highest mean MPTS, with a name of each rank."""
+    """Return the exams with the lowest, median and highest mean MPTS, and the names of the
+    ranks."""
     means = scores.groupby("exam", sort=False)["mpts_mm"].mean()
     order = [str(exam) for exam in means.fillna(np.inf).sort_values(kind="stable").index]
     if len(order) <= _MAX_PANELS:
@@ -80,7 +80,7 @@ def figure_s2(lake: Lake, exams: Mapping[str, str], kind: Kind, scores: pd.DataF
         ax.set_title(f"{exam} ({name})" if name else exam, fontsize=9)
         ax.set_xlabel(_format_distances(scores[scores["exam"] == exam]), fontsize=8)
     fig.legend(
-        handles=[Patch(color=colour, label=name) for name, colour in COLOURS.items()],
+        handles=[Patch(color=colour, label=name) for name, colour in OVERLAP_COLOURS.items()],
         loc="outside lower center",
         ncols=3,
         fontsize=8,
@@ -114,7 +114,7 @@ class _Panel:
 
     @property
     def cases(self) -> dict[str, NDArray[np.bool_]]:
-        """Boolean arrays (row, column) of the pixels of each case in `COLOURS`."""
+        """Boolean arrays (row, column) of the pixels of each case in `OVERLAP_COLOURS`."""
         mask, reference = self.mask, self.reference
         return {
             "true positive": (mask == reference) & (reference != 0),
@@ -152,7 +152,7 @@ class _Panel:
         ax.imshow(self.image, cmap="gray", vmin=0, vmax=top, **extent)
         for name, inside in self.cases.items():
             layer = np.zeros((*inside.shape, 4))
-            layer[inside] = to_rgba(COLOURS[name], _ALPHA[name])
+            layer[inside] = to_rgba(OVERLAP_COLOURS[name], _ALPHA[name])
             ax.imshow(layer, interpolation="nearest", **extent)
         top_mm, bottom_mm = self.visible(0)
         ax.set_xlim(*self.visible(1))

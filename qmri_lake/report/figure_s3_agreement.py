@@ -26,7 +26,7 @@ _BONES = {"femur": "F", "tibia": "T", "patella": "P"}
 """Bones in the order of the panels, with the region that contains all cartilage of the bone."""
 _BIOMARKERS = {"thickness": ("Thickness", "mm"), "t2": ("T2", "ms")}
 _MIN_EXAMS = 3
-"""Fewer exams give no mean difference."""
+"""Minimum number of exams for a mean difference."""
 
 
 def means_of_maps(sphere: xr.Dataset) -> xr.Dataset:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -17,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from qmri_lake.errors import InputError, NotFoundError, Reason
-from qmri_lake.fusion import BIOMARKER_TABLE
+from qmri_lake.report.colours import BONE_SHAPE_RANGE, MAP_STYLES, STATE_COLOURS
 from qmri_lake.report.synthetic_mark import mark_figure, mark_of_dataset
 from qmri_lake.surface.articular_area import SURFACE_STATUS
 from qmri_lake.surface.spherical_grid import POLAR_MAX
@@ -25,10 +23,6 @@ from qmri_lake.surface.spherical_grid import POLAR_MAX
 __all__ = [
     "AZIMUTH_LABELS",
     "BONE_ORDER",
-    "BONE_SHAPE_RANGE",
-    "COLOURS",
-    "MAP_STYLES",
-    "MapStyle",
     "cohort_atlas",
     "cohort_mean",
     "colour_legend",
@@ -40,38 +34,6 @@ __all__ = [
     "one_exam",
     "title_of",
 ]
-
-
-class MapStyle(NamedTuple):
-    """Colours and range of a biomarker, the same for all exams."""
-
-    name: str
-    unit: str
-    colours: str
-    """Name of a colormap of matplotlib, perceptually uniform and suitable for colour-blind
-    readers."""
-    limits: tuple[float, float]
-    """Range of the colour scale, in `unit`. [assumption]"""
-
-
-MAP_STYLES: Mapping[str, MapStyle] = MappingProxyType(
-    {
-        name: MapStyle(biomarker.long_name, biomarker.unit, biomarker.colours, biomarker.limits)
-        for name, biomarker in BIOMARKER_TABLE.items()
-    }
-)
-"""Styles by biomarker, in the order of the maps of a lake. T2 has the same colours as in slices."""
-
-BONE_SHAPE_RANGE: Mapping[str, tuple[float, float]] = MappingProxyType(
-    {"femur": (12.0, 52.0), "tibia": (16.0, 44.0), "patella": (8.0, 26.0)}
-)
-"""Range of the colour scale of bone shape by bone [mm], since sizes differ too much for a common
-range. [group], with limits rounded outwards"""
-
-COLOURS: Mapping[str, str] = MappingProxyType(
-    {"denuded": "#00D5FF", "not articular": "#E4E8EB", "no value": "#9AA5AF", "bone": "#E6DFD1"}
-)
-"""Colours that are in no colour scale, for denuded bone and for pixels without a value."""
 
 BONE_ORDER = ("femur", "tibia", "patella")
 AZIMUTH_LABELS = {
@@ -286,10 +248,10 @@ def _draw_atlas(
             row[-1].set_title(f"{bone}: exams with cartilage", fontsize=10)
             label_angles(row[-1], bone, labelled=False)
     if status is None:
-        colour_legend(fig, {"too few exams, or not articular": COLOURS["not articular"]})
+        colour_legend(fig, {"too few exams, or not articular": STATE_COLOURS["not articular"]})
     else:
         names = ("denuded", "not articular", "no value")
-        colour_legend(fig, {name: COLOURS[name] for name in names})
+        colour_legend(fig, {name: STATE_COLOURS[name] for name in names})
     return fig
 
 
@@ -328,12 +290,12 @@ def _background(
 ) -> NDArray[np.float64]:
     """Return the colours (azimuth, polar, 3) of pixels without a value."""
     plain = np.empty((*values.shape, 3))
-    plain[:] = to_rgb(COLOURS["not articular"])
+    plain[:] = to_rgb(STATE_COLOURS["not articular"])
     if states is not None:
         if not _is_mapped(states):
             plain[:] = 1.0
-        plain[states == SURFACE_STATUS["covered"]] = to_rgb(COLOURS["no value"])
-        plain[states == SURFACE_STATUS["denuded"]] = to_rgb(COLOURS["denuded"])
+        plain[states == SURFACE_STATUS["covered"]] = to_rgb(STATE_COLOURS["no value"])
+        plain[states == SURFACE_STATUS["denuded"]] = to_rgb(STATE_COLOURS["denuded"])
     return plain
 
 

@@ -23,9 +23,9 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from qmri_lake.core.text import counted
-from qmri_lake.fusion import BIOMARKER_TABLE
+from qmri_lake.report.colours import BONE_COLOURS, MAP_STYLES, T2_RANGE, TISSUE_COLOURS
 from qmri_lake.report.synthetic_mark import mark_figure, mark_of_dataset
-from qmri_lake.report.t2_summary import ALL_VOXELS, BINS
+from qmri_lake.report.t2_summary import BINS
 from qmri_lake.tissues import BONE, CARTILAGE, NO_MASK
 
 __all__ = [
@@ -41,17 +41,6 @@ __all__ = [
     "t2_box",
 ]
 
-# Colours of Okabe and Ito, which colour-blind readers can distinguish.
-TISSUE_COLOURS = {
-    "femoral": "#D55E00",
-    "tibial": "#0072B2",
-    "patellar": "#009E73",
-    "meniscus": "#CC79A7",
-    ALL_VOXELS: "#444444",
-}
-BONE_COLOURS = {"femur": "#E69F00", "tibia": "#56B4E9", "patella": "#F0E442"}
-T2_RANGE = BIOMARKER_TABLE["t2"].limits
-"""Range of the T2 colour scale [ms], slightly larger than the usual range of cartilage."""
 _MARGIN_MM = 8.0
 Box: TypeAlias = tuple[tuple[float, float], tuple[float, float]]
 
@@ -278,7 +267,7 @@ def _draw_gray(ax: Axes, image: NDArray[np.floating], spacing: NDArray[np.float6
 def _t2_scale() -> dict[str, Any]:
     low, high = T2_RANGE
     return {
-        "cmap": BIOMARKER_TABLE["t2"].colours,
+        "cmap": MAP_STYLES["t2"].colours,
         "vmin": low,
         "vmax": high,
         "interpolation": "nearest",

@@ -30,7 +30,7 @@ _STYLE: dict[str, Any] = {
 
 
 def mark_figure(figure: Figure, mark: str) -> Figure:
-    """Print a mark along the right side of a figure, and return it; "" does not change it."""
+    """Print a mark along the right side of a figure, and return the figure; "" prints nothing."""
     if mark:
         strip = _STRIP / figure.get_figwidth()
         engine = figure.get_layout_engine()

@@ -26,7 +26,7 @@ BINS = np.arange(0.0, 101.0, 1.0)
 """Edges of the bins of histograms [ms]."""
 
 ALL_VOXELS = "all voxels"
-"""Name of the tissue for exams without a mask, which contains all voxels."""
+"""Name in place of a tissue for all voxels of exams without a mask."""
 
 _TISSUES = {name: value for name, value in CARTILAGE.items() if name != "background"}
 

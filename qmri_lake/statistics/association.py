@@ -228,7 +228,7 @@ def _require_enough_exams(
     raise _input_error(
         f"{cases} cases and {exams - cases} controls with a value in every column"
         + (f" ({most} of {len(table)})" if most else ""),
-        f"both, and more exams than the {terms} terms of M1",
+        f"cases and controls, and more exams than the {terms} terms of M1",
     )
 
 

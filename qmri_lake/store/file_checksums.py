@@ -203,7 +203,7 @@ def damaged_files(location: str, names: Iterable[str] | None = None) -> list[str
 
 
 def accept_damage(location: str, needed: Container[str]) -> None:
-    """Take the current content of damaged files as it is, except of those in `needed`.
+    """Record the current checksums of damaged files, except of those in `needed`.
 
     A lake that returned to a sound commit keeps the damaged files of the replaced one. No commit of
     its history needs them, so they are not reported again.
@@ -247,7 +247,7 @@ def damaged_snapshot(location: str, snapshot: str) -> str | None:
 
 
 def unlisted_files(location: str) -> int:
-    """Return the number of files of a local lake without a checksum."""
+    """Return the number of files without a checksum in a local lake."""
     if not is_local(location):
         return 0
     folder = local_path(location)

@@ -33,8 +33,8 @@ def open_damaged_repository(url: str) -> icechunk.Repository:
     Raises
     ------
     NotALakeError
-        If the repository cannot be opened afterwards either, or needs a newer Icechunk: then
-        nothing is rebuilt.
+        If the repository still cannot be opened, or if it needs a newer Icechunk. In the latter
+        case, nothing is rebuilt.
     """
     try:
         return open_repository(url)

@@ -65,7 +65,7 @@ def unreadable_commit(
     group, or if an object store cannot be read at all: then the commit may be sound.
     """
     if not isinstance(cause, icechunk.IcechunkError):
-        # Zarr found no root. Icechunk 1 reports a commit that is not there in the same way.
+        # Zarr found no root. Icechunk 1 reports a missing commit in the same way.
         try:
             repo.lookup_snapshot(snapshot)
             return None

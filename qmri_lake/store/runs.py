@@ -62,7 +62,7 @@ def keep_patients(record: JsonObject, patients: Collection[int]) -> JsonObject:
 
 
 def next_run(root: Node) -> int:
-    """Return the number of the next run. Claim it in the same commit: others may commit as well."""
+    """Return the number of the next run. The same commit must also store its record."""
     return max(read_runs(root), default=0) + 1
 
 

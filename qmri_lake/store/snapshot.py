@@ -37,7 +37,7 @@ from qmri_lake.store.transaction import OWN_AXIS
 __all__ = ["DEIDENTIFICATION", "Mode", "Snapshot", "open_snapshot"]
 
 DEIDENTIFICATION = "deidentification"
-"""Attribute of the root group: how identifiers were removed."""
+"""Attribute of the root group with the record of the pseudonymisation."""
 
 Mode = Literal["r", "r+"]
 
@@ -150,7 +150,7 @@ class Snapshot:
 
     @property
     def deidentification(self) -> JsonObject | None:
-        """Record of the removal of identifiers; None if the lake was not pseudonymised."""
+        """Record of the pseudonymisation; None if the lake was not pseudonymised."""
         record: JsonObject | None = self.root.attrs.get(DEIDENTIFICATION)
         return record
 

@@ -28,9 +28,9 @@ class TraceSearch:
     objects: int
     """Number of objects that were read."""
     stored: int
-    """Their size in bytes."""
+    """Total size of these objects in bytes."""
     decompressed: int
-    """Number of bytes that were decompressed and searched too."""
+    """Number of decompressed bytes, which were also searched."""
     found: tuple[str, ...]
     """Names of the objects that contain a trace."""
     unsearched: str = ""
@@ -76,7 +76,7 @@ def _file_system(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         return fsspec.filesystem("file"), str(local_path(url))
     parts = urlsplit(url)
     account, _, place = parts.netloc.rpartition("@")
-    options = {"account_name": account} if account else {}  # of Azure
+    options = {"account_name": account} if account else {}  # Azure
     return fsspec.filesystem(parts.scheme, **options), place + parts.path.rstrip("/")
 
 

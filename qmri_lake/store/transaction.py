@@ -233,8 +233,8 @@ def _stored(column: Column, array: Node) -> Values:
 class Transaction:
     """The changes of one commit. If another writer commits first, they are applied again.
 
-    Rows are positions on the exam axis. Only the removal of a patient changes the position of an
-    exam; see `removals`.
+    Rows are positions on the exam axis. The position of an exam changes only when a patient is
+    removed; see `removals`.
     """
 
     forks: list[icechunk.ForkSession] = field(default_factory=list)

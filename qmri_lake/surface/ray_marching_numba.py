@@ -293,7 +293,8 @@ def outward_normals(values, inverse, points, normals):  # type: ignore[no-untype
 def integrate_along_normals(cartilage, mask, inverse, points, normals, reach, thickness, end):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Fill `thickness` (n,) of cartilage along normals, and `end` (n,) of the path through it, mm.
 
-    Cartilage that begins farther from the bone than `reach`, mm, belongs to another surface.
+    Cartilage that begins more than `reach` mm from the bone is ignored, because it belongs to
+    another surface.
 
     Thickness is the integral of `cartilage`, which is smoothed occupancy. The unsmoothed `mask`
     determines whether there is cartilage at a point, since smoothing spreads cartilage beyond its
@@ -334,7 +335,7 @@ def integrate_along_normals(cartilage, mask, inverse, points, normals, reach, th
 def average_t2_along_normals(cartilage, inverse, t2, to_t2, points, normals, end, least, out):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Fill `out` (n,) with the mean T2 along normals up to `end`, weighted by the occupancy.
 
-    The mean is NaN where less than the share `least` of the cartilage has a T2.
+    The mean is NaN where T2 is known in less than the fraction `least` of the cartilage.
     """
     for r in range(points.shape[0]):
         p, v = _transform_point(inverse, points[r]), _direction_in_voxels(inverse, normals[r])
@@ -393,7 +394,7 @@ def isosurface_crossings(values):  # type: ignore[no-untyped-def]  # pragma: no 
     return found[:count].copy()
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "nnan", "nsz"})  # sums in the processor's lanes
+@njit(cache=True, nogil=True, fastmath={"reassoc", "nnan", "nsz"})  # allows vectorised sums
 def moments(values, affine, sign, end, length):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Return the sum of occupancy and its first moments (3,), voxels, up to `length` mm from `end`.
 

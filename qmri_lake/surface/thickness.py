@@ -117,7 +117,7 @@ def mean_t2(
     t2_affine: ArrayLike | None,
     to_t2: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Return the mean T2 (n,) through the full depth of cartilage over points, ms.
+    """Return the mean T2 (n,), ms, through the full depth of the cartilage over each point.
 
     Parameters
     ----------

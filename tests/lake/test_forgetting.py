@@ -437,14 +437,17 @@ def test_forget__lists_derived_lakes_and_models_and_changes_neither(
     assert "4 exams and 1 mention (derived from x.lake at " in lines[study.url]
     assert "Run `qmri-lake forget` on this lake too" in lines[study.url]
     assert "nothing of the patient" in lines[other.url]
-    assert "listed in train. Weights can't be un-trained" in lines[str(folders["trained"])]
+    assert (
+        "listed in train. A trained model cannot unlearn a patient"
+        in lines[str(folders["trained"])]
+    )
     assert "train again without the patient" in lines[str(folders["trained"])]
     assert "did not learn from a test set" in lines[str(folders["tested"])]
     assert "nothing of the patient" in lines[str(folders["clean"])]
     assert "does not list exams" in lines[str(folders["card"])]
     assert files == {path: path.read_bytes() for path in files}
     assert len(ql.open_lake(study.url)) == len(study)
-    with pytest.raises(NotFoundError, match="no folder of a model"):
+    with pytest.raises(NotFoundError, match="not a model folder"):
         small.forget(9000001, models=[tmp_path / "absent"])
     assert len(small.refresh()) == EXAMS - 4
 

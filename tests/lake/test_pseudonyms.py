@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from qmri_lake.errors import InputError, NotFoundError, RunError
-from qmri_lake.lake.pseudonyms import NUMBERS, OFFSET_DAYS, draw_pseudonyms
+from qmri_lake.lake.date_shift import OFFSET_DAYS
+from qmri_lake.lake.pseudonyms import NUMBERS, draw_pseudonyms
 
 PATIENTS = range(9000001, 9000301)
 

@@ -189,7 +189,7 @@ def test_carry_labels__refuses_grids_that_do_not_meet():
 
 
 def test_carry_labels__refuses_an_image_without_a_place():
-    with pytest.raises(InputError, match="no finite affine of MSME"):
+    with pytest.raises(InputError, match="the affine of MSME contains NaN"):
         transfer_labels(np.zeros((5, 4, 4), np.uint8), DESS, np.full((4, 4), np.nan), (3, 4, 4))
 
 

@@ -19,8 +19,9 @@ import qmri_lake as ql
 from qmri_lake.cli import main
 from qmri_lake.errors import NotFoundError
 from qmri_lake.phantom import Archive
+from qmri_lake.report.colours import MAP_STYLES
 from qmri_lake.report.exam_viewer import _MESH_STRIDE, write_view
-from qmri_lake.report.map_atlases import BONE_ORDER, MAP_STYLES, one_bone
+from qmri_lake.report.map_atlases import BONE_ORDER, one_bone
 from qmri_lake.surface import directions, map_mesh
 from tests.report.test_lake_report import _Checker
 

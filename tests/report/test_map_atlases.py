@@ -14,6 +14,7 @@ from qmri_lake.errors import InputError, NotFoundError
 from qmri_lake.phantom import exams, knee
 from qmri_lake.report import bone_pictures as painted
 from qmri_lake.report import map_atlases as maps
+from qmri_lake.report.colours import MAP_STYLES, STATE_COLOURS
 from qmri_lake.surface import SURFACE_STATUS
 from tests.fixtures import knee_lake
 
@@ -42,14 +43,14 @@ def test_map_atlas__draws_each_map_and_each_state(sphere: xr.Dataset) -> None:
         "femur: T2",
     ]
     assert len(panels) == 9
-    for ax, biomarker in zip(panels[:3], maps.MAP_STYLES, strict=True):
+    for ax, biomarker in zip(panels[:3], MAP_STYLES, strict=True):
         shown = np.ma.filled(ax.images[1].get_array().astype(float), np.nan)
         covered = exam["surface_status"].sel(bone="femur") == SURFACE_STATUS["covered"]
         stored = exam["map"].sel(bone="femur", biomarker=biomarker)
         stored = stored if biomarker == "bone_shape" else stored.where(covered)
         np.testing.assert_array_equal(shown, stored.values)
     under = panels[1].images[0].get_array()
-    assert tuple(under[105, 105]) == pytest.approx(to_rgb(maps.COLOURS["denuded"]))
+    assert tuple(under[105, 105]) == pytest.approx(to_rgb(STATE_COLOURS["denuded"]))
     assert str(exam.exam.item()) in figure.get_suptitle()
 
 
@@ -80,7 +81,7 @@ def test_cohort_mean__is_lazy_and_averages_covered_pixels(
     assert all(mean[name].chunks for name in mean.data_vars)
     made = mean.compute()
     covered = (sphere.surface_status == SURFACE_STATUS["covered"]).values
-    for k, biomarker in enumerate(maps.MAP_STYLES):
+    for k, biomarker in enumerate(MAP_STYLES):
         values = sphere["map"].sel(biomarker=biomarker).values.astype(float)
         known = np.isfinite(values) & (covered | (k == 0))
         count = known.sum(axis=0)

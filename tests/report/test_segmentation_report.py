@@ -16,8 +16,8 @@ import qmri_lake as ql
 from qmri_lake.lake.split_by_patient import split_by_patient
 from qmri_lake.published import SEGMENTATION, SPLITS
 from qmri_lake.report import write_report
+from qmri_lake.report.colours import OVERLAP_COLOURS
 from qmri_lake.report.figure_s2_masks import (
-    COLOURS,
     _fullest_slice,
     _read_panel,
     best_median_worst,
@@ -120,7 +120,7 @@ def test_figure_s2__draws_cases_and_prints_distances(
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3].reshape(-1, 3).astype(int)
-    for colour in COLOURS.values():  # at least in the legend
+    for colour in OVERLAP_COLOURS.values():  # at least in the legend
         assert (np.abs(pixels - 255 * np.array(to_rgb(colour))).max(axis=1) <= 1).sum() > 50
 
 

@@ -24,7 +24,7 @@ def test_spherical_map__bad_input_is_an_error_and_never_zeros() -> None:
         spherical_map(bone, cartilage, affine, bone_name="tibia", knee="right")
     with pytest.raises(InputError, match="spacing of zero"):
         spherical_map(bone, cartilage, np.diag([0.7, 0.0, 0.4, 1.0]), **RIGHT)
-    with pytest.raises(InputError, match="an affine that is not finite"):
+    with pytest.raises(InputError, match="an affine with NaN or infinity"):
         spherical_map(bone, cartilage, np.full((4, 4), np.nan), **RIGHT)
     with pytest.raises(InputError, match="an affine of 3 x 4"):
         spherical_map(bone, cartilage, affine[:3], **RIGHT)

@@ -1,4 +1,4 @@
-"""Find test patients from whom the networks that made their masks have learned."""
+"""Find test patients who were used to train the networks that made their masks."""
 
 from __future__ import annotations
 
@@ -30,20 +30,21 @@ _NAMED = 3
 
 @dataclass(frozen=True)
 class MaskPatients:
-    """Exams whose masks were made by networks that learned from their patient."""
+    """Exams whose masks were made by networks that were trained on the same patient."""
 
     learned: NDArray[np.bool_]
-    """(exam,): whether a network that made a mask of the exam learned from its patient."""
+    """(exam,): whether a network that made a mask of the exam was trained on the exam's patient."""
     patients: int
     """Number of patients of these exams."""
     of: int
     """Number of patients of all exams."""
     unknown: Mapping[str, int]
-    """Number of exams for which this is not known, by reason."""
+    """Number of exams for which `learned` is not known, by reason."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences for a report; none if no network learned from a patient of the exams."""
+        """Sentences for a report on patients who were used for training; empty if there is nothing
+        to report."""
         notes = []
         if self.patients:
             notes.append(
@@ -62,12 +63,12 @@ class MaskPatients:
 
 
 def find_mask_patients(cohort: Cohort, networks: Folders = ()) -> MaskPatients:
-    """Find the exams whose masks were made by networks that learned from their patient.
+    """Find the exams whose masks were made by networks that were trained on the same patient.
 
-    A network learned from the patients of its training and validation sets. The masks are those
-    from which the spherical maps of an exam were computed; if this is not known, as for maps of
-    earlier versions, those in the lake. Runs of segmentation record the patients of the training.
-    For runs of earlier versions, they are read from the cards of `networks`.
+    A network is trained on the patients of its training and validation sets. The masks are those
+    from which the spherical maps of an exam were computed. If the maps do not record these masks,
+    as in earlier versions, the masks in the lake are used. Runs of segmentation record the patients
+    of the training. For runs of earlier versions, they are read from the cards of `networks`.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Search learning rate, depth, start and frozen layers of models, for each strategy and bone."""
+"""Search for the best learning rate, depth, initial weights and frozen layers of classifiers."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ COLUMNS = (
 
 
 def search_space(preset: str = "paper") -> dict[str, Recipe]:
-    """Return the recipes that are trained for each strategy and bone.
+    """Return the recipes of the search. For each strategy and bone, each recipe gives one model.
 
     Parameters
     ----------

@@ -89,7 +89,7 @@ def _without_exam(
 
 
 def _of_models(without: Sequence[str], models: Sequence[tuple[str, str]]) -> str:
-    """Return which models a set has no exam for, "" if for all of them."""
+    """Return text that names the models without an exam in a set; "" if these are all models."""
     if len(without) == len(set(models)):
         return ""
     more = f" and {len(without) - _NAMED} more models" if len(without) > _NAMED else ""

@@ -1,8 +1,12 @@
-"""Dates of a patient, shifted by an offset that keeps the intervals between them."""
+"""Date shifting: draw one random offset per patient, and shift the patient's dates by it.
+
+All dates of a patient are shifted by the same offset, which keeps the intervals between them.
+"""
 
 from __future__ import annotations
 
 import re
+import secrets
 from datetime import date, timedelta
 
 import numpy as np
@@ -11,7 +15,10 @@ from numpy.typing import NDArray
 from qmri_lake.core.array_api import Values
 from qmri_lake.schema.variable import Variable
 
-__all__ = ["shift_dates"]
+__all__ = ["OFFSET_DAYS", "draw_offset", "shift_dates"]
+
+OFFSET_DAYS = (-3650, -30)
+"""Smallest and largest offset [days] of the dates of a patient. [assumption]"""
 
 _DATE = re.compile(r"(\d{4})(-?)(\d{2})\2(\d{2})(?:[T ].*)?", re.DOTALL)
 """A date of ISO 8601 or of DICOM, with or without a time."""
@@ -31,6 +38,18 @@ _PER_DAY = {
     "second": 86400,
     "seconds": 86400,
 }
+
+
+def draw_offset() -> int:
+    """Draw the offset of a patient's dates from the operating system's source of randomness.
+
+    Returns
+    -------
+    int
+        Offset [days], uniform from `OFFSET_DAYS`, limits included.
+    """
+    first, last = OFFSET_DAYS
+    return first + secrets.randbelow(last - first + 1)
 
 
 def shift_dates(variable: Variable, values: Values, days: NDArray[np.int64]) -> Values:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qmri_lake.lake.dates import shift_dates
+from qmri_lake.lake.date_shift import shift_dates
 from qmri_lake.schema.privacy import Privacy
 from qmri_lake.schema.variable import Variable
 
