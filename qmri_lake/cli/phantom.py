@@ -72,8 +72,8 @@ def phantom_truth(
         int,
         typer.Option(
             min=0,
-            help="Index of the first patient in the synthetic population. The patients of an archive "
-            "with the same seed have the indices from 0.",
+            help="Index of the first patient in the synthetic population. The indices of the "
+            "patients in an archive with the same seed start at 0.",
         ),
     ] = 10_000,
     cluster: ClusterOption = None,

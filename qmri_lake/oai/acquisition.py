@@ -1,4 +1,4 @@
-"""How a series was acquired: the elements of its header that tell sequences apart."""
+"""Acquisition of a series: the elements of its header that distinguish sequences."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ ACQUISITION_TAGS: dict[str, BaseTag] = {
     "ge_component": Tag(0x0043, 0x102F),
 }
 _GE_COMPONENTS = {"1": "PHASE", "2": "REAL", "3": "IMAGINARY"}
-"""Values of the private element of GE, which writes no component into ImageType."""
+"""Component by the value of a private element of GE, which writes no component into ImageType."""
 
 
 @dataclass(frozen=True, slots=True)
 class Acquisition:
-    """Elements of a header that tell sequences apart; empty or NaN if absent."""
+    """Elements of a header that distinguish sequences; empty or NaN if absent."""
 
     protocol_name: str = ""
     sequence_name: str = ""
@@ -48,12 +48,12 @@ class Acquisition:
 
     @property
     def is_gradient_echo(self) -> bool:
-        """Whether the header says gradient echo, and not spin echo."""
+        """Whether the header states a gradient echo and no spin echo."""
         return "GR" in self.scanning_sequence and "SE" not in self.scanning_sequence
 
     @property
     def is_spin_echo(self) -> bool:
-        """Whether the header says spin echo, and not gradient echo."""
+        """Whether the header states a spin echo and no gradient echo."""
         return "SE" in self.scanning_sequence and "GR" not in self.scanning_sequence
 
 

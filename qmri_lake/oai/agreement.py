@@ -1,4 +1,4 @@
-"""Agreement of the images of one series: pixels of one kind, and one volume."""
+"""Check that the images of a series have pixels of one kind and form one volume."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ["check_agreement", "check_numbers", "find_volumes"]
 
 
 def check_agreement(images: Sequence[Header], where: str) -> None:
-    """Raise an error if the stored values of images do not have one meaning.
+    """Raise an error if stored values have different meanings in different images.
 
     The slope may differ between images, as scanners scale slice by slice. The intercept of
-    magnitude does not: it is the stored value without signal.
+    magnitude images may not differ, because it is the stored value of no signal.
 
     Raises
     ------
     InputError
-        With reason ``mixed_pixels``. It names the smaller part of the images.
+        With reason ``mixed_pixels``. The message names the smaller group of images.
     """
     kinds = Counter(map(_kind, images))
     if len(kinds) == 1:
@@ -68,7 +68,7 @@ def check_numbers(lines: Sequence[Sequence[Header]], where: str) -> None:
     InputError
         With reason ``inconsistent_geometry``.
     """
-    # The series of one scan each count their own echoes.
+    # A scan may have several series, each of which numbers its own echoes.
     for uid in sorted({image.uid for line in lines for image in line}):
         found = [{image.echo_number for image in line if image.uid == uid} for line in lines]
         numbers = [line for line in found if line]
@@ -89,7 +89,7 @@ def check_numbers(lines: Sequence[Sequence[Header]], where: str) -> None:
 def _contradiction(number: str, value: str, where: str) -> InputError:
     return InputError(
         f"{number} contradicts {value}",
-        expected="numbers in the order of the values, or none",
+        expected=f"{number} in the order of {value}, or absent",
         where=where,
         todo="Correct the headers, or export the series again.",
         reason=Reason.INCONSISTENT_GEOMETRY,
@@ -99,7 +99,7 @@ def _contradiction(number: str, value: str, where: str) -> InputError:
 def find_volumes(
     images: Sequence[Header], is_volume: Callable[[Sequence[Header]], bool], where: str
 ) -> InputError | None:
-    """Return an error if images that form no volume are several volumes.
+    """Return an error if images form several volumes instead of one, else None.
 
     Parameters
     ----------

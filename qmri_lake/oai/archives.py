@@ -104,7 +104,7 @@ def walk_archive(path: Path, name: str, packing: Packing) -> Iterator[Entry]:
 
 
 def examine(entry: Entry, start: bytes) -> Entry:
-    """Complete an entry according to its first bytes.
+    """Return an entry with its kind, which is recognised by its first bytes.
 
     Parameters
     ----------
@@ -208,7 +208,7 @@ def _zip_members(path: Path) -> Iterator[_Member]:
                 refused = "an encrypted file"
             elif info.file_size > LARGEST_FILE:
                 refused = "a large file"
-            name = info.filename.replace("\\", "/")  # zips of Windows
+            name = info.filename.replace("\\", "/")  # zip files written on Windows
             if refused:
                 yield _Member(name, info.file_size, -1, refused=refused)
                 continue

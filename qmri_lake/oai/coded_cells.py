@@ -13,7 +13,7 @@ __all__ = ["MISSING", "Coded", "parse_coded"]
 MISSING = r"^\.(?!\d)"
 """Missing cells start with a point that is not followed by a digit; .5 is a number."""
 _VALUE = r"^([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*(?::(?:\s.*|[^0-9\s].*)?)?$"
-"""A number, and its label: ``1: Yes``. In ``12:30``, nothing is a label."""
+"""A number, and its label: ``1: Yes``. ``12:30`` contains no label."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,11 +17,11 @@ from qmri_lake.oai.protocol import ECHO_TIMES, classify
 __all__ = ["Completeness", "assess"]
 
 _TOLERANCE = 0.05
-"""Relative, of distances and echo times; headers round them to 1 %. [assumption]"""
+"""Relative tolerance of distances and echo times, which headers round to 1 %. [assumption]"""
 
 
 _OAI_TOLERANCE = 0.2
-"""Relative, of echo times and those of the OAI. [assumption]"""
+"""Relative tolerance between echo times and those of the OAI. [assumption]"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Completeness:
     doubt: InputError | None = None
     """Error if end slices may be missing. Parts of larger series also have such headers."""
     proven: bool = False
-    """Whether numbers, spacing and count show that every file is there."""
+    """Whether numbers, spacing and count show that no file is missing."""
 
 
 def assess(headers: Sequence[Header], stack: Stack, where: str) -> Completeness:
@@ -47,9 +47,9 @@ def assess(headers: Sequence[Header], stack: Stack, where: str) -> Completeness:
     Parameters
     ----------
     headers : sequence of Header
-        Of all files of the series.
+        Headers of all files of the series.
     stack : Stack
-        Their arrangement.
+        Arrangement of the files.
     where : str
         The series, for messages.
     """
@@ -106,7 +106,7 @@ class _Grid:
             self._numbers = numbers.astype(np.int64)
 
     def skipped_slices(self) -> tuple[str, str, Reason] | None:
-        """Return found, expected and reason if slices are missing between all others."""
+        """Return found, expected and reason if one or more slices are missing in every gap."""
         if self._slices < 2:
             return None
         spacing, thickness = abs(self._first.spacing_between_slices), self._first.slice_thickness
@@ -218,7 +218,7 @@ class _Grid:
         return ""
 
     def absent_numbers(self) -> str:
-        """Return the numbers if some are absent or repeated; "" if others may have them."""
+        """Return text on absent or repeated numbers; "" if other images may have these numbers."""
         numbers = self._sorted_numbers()
         if self._slices == 1 and self._echoes > 1:
             return ""
@@ -236,7 +236,7 @@ class _Grid:
         return f"InstanceNumber {low} to {high} for {len(numbers)} images"
 
     def _repeated_numbers(self) -> str:
-        """Return the numbers of two images if most images of the series have their own."""
+        """Return text on numbers of several images, if most images have a unique number."""
         if self._numbers is None or len({header.uid for header in self._headers}) > 1:
             return ""
         distinct, counts = np.unique(self._numbers, return_counts=True)
@@ -258,7 +258,7 @@ class _Grid:
         )
 
     def _sorted_numbers(self) -> NDArray[np.int64] | None:
-        """Return InstanceNumbers in ascending order; of one echo if each echo has the same."""
+        """Return InstanceNumbers in ascending order: of one echo, if all echoes have the same."""
         if self._numbers is None:
             return None
         lines = np.sort(self._numbers, axis=1)
@@ -268,7 +268,7 @@ class _Grid:
         return numbers if len(numbers) == lines.size else None
 
     def _step(self) -> int | None:
-        """Return the step of InstanceNumber between neighbouring slices, if it is one number."""
+        """Return the step of InstanceNumber between neighbouring slices, if it is constant."""
         if self._numbers is None or self._slices < 2:
             return None
         steps = np.unique(np.abs(np.diff(self._numbers, axis=1)))

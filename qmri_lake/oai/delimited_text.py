@@ -18,19 +18,19 @@ __all__ = ["decode", "read_text"]
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark is a part of it
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # first, as its mark starts with that of UTF-16
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _DELIMITERS = "|\t,;"
-"""Delimiters; the first one that occurs most often in the header is taken."""
+"""Delimiters. The one that occurs most often in the header is used, the first if several do."""
 _FIRST_LINES = re.compile(rb"[ \r\n]*([^\r\n]*)[ \r\n]*([^\r\n]*)")
 """The first two lines that are not blank."""
 
 
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
-"""Characters that no table has."""
+"""Characters that do not occur in tables."""
 
 
 def decode(content: bytes) -> str:
@@ -81,7 +81,7 @@ def read_text(content: bytes, use: Use) -> RawTable:
     content : bytes
         The file. The first line that is not blank is the header.
     use : callable
-        Whether to read a column, by its name.
+        Returns whether to read the column of a given name.
 
     Raises
     ------

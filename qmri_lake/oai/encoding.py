@@ -31,11 +31,12 @@ _FIRST_GROUPS = (0x0002, 0x0008)
 _FIRST_ELEMENTS = 0x0020
 """The first element of a data set is below (0008,0020): one of the SOP common module."""
 _LONGEST_START = 4096
-"""Bytes. The file meta information is far shorter."""
+"""Number of bytes that are searched for the data set. The file meta information is far shorter."""
 _LARGEST_TEXT = 1 << 26
-"""Bytes that are searched for damage by a transfer in text mode."""
+"""Largest number of bytes that are searched for damage by a transfer in text mode."""
 _LINE_FEEDS = 8
-"""Line feeds in binary data that all follow a carriage return: a chance of 1e-19."""
+"""Smallest number of line feeds that prove a transfer in text mode. In binary data, all of them
+follow a carriage return with a probability of 1e-19."""
 
 
 def native_order(syntax: str) -> str | None:

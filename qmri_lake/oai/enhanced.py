@@ -1,8 +1,8 @@
 """Enhanced (multi-frame) MR files: the header of each frame, from its functional groups.
 
-An element of a frame is the one in its per-frame groups, else in the shared groups, else in the
-file. Values are mapped to signal as dcm2niix does: by RescaleSlope and RescaleIntercept. In files
-of Philips without them, or with 1 and 0, the real-world value mapping is used.
+An element of a frame is taken from its per-frame groups, else from the shared groups, else from the
+file. Values are mapped to signal as in dcm2niix: by RescaleSlope and RescaleIntercept. In files of
+Philips without them, or with 1 and 0, the real-world value mapping is used.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def component_of(frame_type: str, component: str) -> str:
 
 
 def kept_components(components: Sequence[str]) -> list[bool]:
-    """Return which images of a series are used: if some are magnitude, only these.
+    """Return which images of a series are used: only magnitude images, if there are any.
 
     Images of classic files have no component, and are used.
     """
@@ -157,7 +157,7 @@ def frame_texts(
 
 
 def _is_of_frame(tag: BaseTag) -> bool:
-    """Whether an element can differ between frames: none of the patient, study, series or size."""
+    """Whether an element can differ between frames, unlike those of patient, series and size."""
     return tag in FRAME_TAGS.values() or tag.group == 0x0018 or tag in _GEOMETRY
 
 

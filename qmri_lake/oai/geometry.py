@@ -21,7 +21,7 @@ __all__ = ["Stack", "arrange", "ignored_images"]
 _ECHO_TOLERANCE = 1e-3  # ms
 _DIRECTION_TOLERANCE = 1e-4
 _ORIENTATION_TOLERANCE = (1e-3, 1e-3, 2e-4)
-"""Of the squared lengths and the product of the vectors, rounded to 4 digits."""
+"""Tolerances of the squared lengths and the dot product of the vectors, rounded to 4 digits."""
 _POSITION_TOLERANCE = 0.01  # mm, between the positions of one slice in different echoes
 _DUPLICATE_TOLERANCE = 1e-3  # mm
 _GAP_TOLERANCE = 0.1  # relative to the median gap; errors of rounded headers are far smaller

@@ -221,7 +221,7 @@ def read_header(stream: BinaryIO, name: str, size: int) -> Header | None:
 
 @cache
 def _is_image(sop_class: str) -> bool:
-    """Return whether a class is one of images. An unknown class may be a truncated known one."""
+    """Return whether a SOP class is for images. An unknown class may be a truncated known one."""
     name = UID(sop_class, config.IGNORE).name
     return name == sop_class or "Image Storage" in name
 
@@ -252,7 +252,7 @@ def _read_frames(elements: Elements, values: Values, frames: int) -> Sequence[Ma
 
 
 def _make_header(values: Values, pixels: PixelFormat, fault: InputError | None) -> Header:
-    """Return the header of one image. An invalid value is its fault, unless `fault` is given."""
+    """Return the header of one image. Its `fault` is the given one, or that of an invalid value."""
     name = values.name
     echo_time = values.number("echo_time")
     spacing_between_slices = values.number("spacing_between_slices")

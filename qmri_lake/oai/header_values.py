@@ -18,12 +18,12 @@ __all__ = ["Values", "parse_number"]
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 """Numbers of DICOM. Python also accepts ``1_0`` and digits of other scripts."""
 _SHOWN = 40
-"""Characters of a value in a message. [assumption]"""
+"""Maximum number of characters of a value in a message. [assumption]"""
 
 
 @dataclass(slots=True)
 class Values:
-    """Values of one header by key, and what is wrong with them.
+    """Values of one header by key, and the errors of invalid values.
 
     A number that is absent is NaN or the default. A number that is present but invalid is also
     returned as absent, and is added to `faults`.

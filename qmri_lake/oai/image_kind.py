@@ -41,7 +41,7 @@ def image_kind(header: Header, series_description: str | None = None) -> str:
     Parameters
     ----------
     header : Header
-        Of the image.
+        Header of the image.
     series_description : str, optional
         Name of the series, if not that of the header.
 

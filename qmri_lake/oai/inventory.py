@@ -69,8 +69,8 @@ def inventory(
         Values for series that headers, folders and listing do not identify. A series that
         contradicts these values is a problem.
     group : {"dess", "msme"}, optional
-        For series that neither name nor acquisition identifies. Default: such a series is listed as
-        ``unknown_sequence``. Series known to be of the other group are then ignored.
+        Group of series that neither name nor acquisition identifies. Default: such a series is
+        listed as ``unknown_sequence``. Series known to be of the other group are then ignored.
     series : str or iterable of str, optional
         The series to use, by SeriesInstanceUID, SeriesDescription or folder. All others are
         ignored.
@@ -88,8 +88,8 @@ def inventory(
     Raises
     ------
     InputError
-        The source is not a folder or a tar, an option has an invalid value, or no series has a
-        name of `series`.
+        If the source is neither a folder nor an archive, if an option has an invalid value, or if
+        no series has a name of `series`.
     """
     _check_options(patient, timepoint, knee, group)
     chosen = [series] if isinstance(series, str) else series

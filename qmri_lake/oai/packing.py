@@ -35,7 +35,7 @@ __all__ = [
 LARGEST_FILE = 1 << 30
 """Largest file in an archive that is read, in bytes. A DESS in one file has 50 MB. [assumption]"""
 START = 512
-"""A header of a tar; more than the prefix of a DICOM file."""
+"""Number of bytes that identify a file: a tar header, which is longer than a DICOM prefix."""
 _LARGEST_DICTIONARY = 1 << 28
 """Memory of an xz decompressor in bytes; ``xz -9`` needs a quarter of it."""
 
@@ -202,7 +202,7 @@ def cause(error: Exception) -> str:
 
 
 def damaged(name: str, found: str, reason: Reason = Reason.DAMAGED_ARCHIVE) -> InputError:
-    """Return the error of an archive of which nothing can be used."""
+    """Return the error of a damaged archive, which is not used at all."""
     return InputError(
         found,
         expected="a complete archive",

@@ -30,7 +30,7 @@ _LONG_FORMS = (b"OW", b"OB", b"UN")
 implicit length is even, so that they cannot be confused."""
 _ALLOCATED = (8, 16, 32)
 _BLOCK = 512
-"""Bytes. Some writers pad the pixels to a block of the disk."""
+"""Size of a disk block in bytes. Some writers pad the pixels to full blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class PixelFormat:
     """Number of pixels of a frame."""
 
     def of_frame(self, frame: int) -> PixelFormat:
-        """Return the format of one frame of a file of several."""
+        """Return the format of one frame of a file with several frames."""
         step = self.count * self.bits // 8 if self.dtype else 0
         return replace(self, frame=frame, offset=self.offset + frame * step)
 
@@ -101,7 +101,7 @@ def find_pixels(
     rows, columns = values.whole("rows", 0), values.whole("columns", 0)
     frames = values.whole("frames", 1)
     bits = _check_bits(values)
-    if values.faults:  # of these elements
+    if values.faults:  # the elements above are invalid
         raise values.faults[0]
     if rows < 1 or columns < 1 or frames < 1:
         raise _unstated("Rows, Columns or NumberOfFrames is 0", where)

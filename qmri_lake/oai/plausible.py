@@ -57,8 +57,8 @@ class Range:
 
 # Gradients of whole-body scanners resolve about 0.1 mm; spectroscopic maps have voxels of 10 to
 # 20 mm. Slabs of projections are up to 80 mm thick, and sparse localizers have slices 40 mm apart.
-# Ultrashort echo times (0.03 ms) exist, but no spin echo or gradient echo is below 0.3 ms, and an
-# echo time in seconds is. Tables move by 2 m. [assumption]
+# Ultrashort echo times (0.03 ms) exist, but an echo time of a spin echo or gradient echo
+# below 0.3 ms must be in seconds. Tables move by 2 m. [assumption]
 PIXEL_SPACING = Range("PixelSpacing", 0.05, 20, (0.1, 5))
 SLICE_THICKNESS = Range("SliceThickness", 0.1, 100, (0.3, 20))
 SPACING_BETWEEN_SLICES = Range("SpacingBetweenSlices", 0.1, 200, (0.3, 20))
@@ -69,9 +69,10 @@ ECHO_TIME = Range("EchoTime", 0.3, 2000, (1, 500), "ms")
 FIELD_OF_VIEW = (18.0, 600.0)
 """Width or height of an image [mm]: small coils of fingers, and the bore of 700 mm. [assumption]"""
 _MAX_RATIO = 3.0
-"""Length of a pixel by its width. Scanners store nearly square pixels. [assumption]"""
+"""Largest ratio of the sides of a pixel. Scanners store nearly square pixels. [assumption]"""
 _WHOLE_IMAGE = 64
-"""Pixels. Images with fewer pixels can be crops: their width has no minimum. [assumption]"""
+"""Smallest number of pixels for which the width is checked for a minimum: images with fewer pixels
+can be crops. [assumption]"""
 
 
 def check_ranges(values: Iterable[tuple[Range, float]], where: str) -> InputError | None:
@@ -83,7 +84,7 @@ def check_ranges(values: Iterable[tuple[Range, float]], where: str) -> InputErro
 def check_field_of_view(
     pixels: tuple[int, int], spacing: tuple[float, ...], where: str
 ) -> InputError | None:
-    """Return an error if an image, or the shape of its pixels, is not one of a scanner.
+    """Return an error if the size of an image or the shape of its pixels is implausible.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ from qmri_lake.errors import InputError, Reason
 __all__ = ["RawTable", "Use", "number_text", "ragged", "truncated"]
 
 Use = Callable[[str], bool]
-"""Whether to read a column, by its name."""
+"""Function that returns whether to read the column of a given name."""
 
 _LISTED = 5
 """Maximum number of rows that a message names."""

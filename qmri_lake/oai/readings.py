@@ -41,7 +41,7 @@ _PROSTHESIS = -1.0
 
 
 class Readings:
-    """Readings of radiographs. The grade of a knee is taken by grade, not by row.
+    """Readings of radiographs, and the choice of one grade for each knee and visit.
 
     The first project that has a grade, or reports a prosthesis, determines the grade of a knee at a
     visit. An empty cell of project 15 does not hide the grade of another project.
@@ -133,7 +133,7 @@ class Readings:
 
 
 def _months(columns: Columns) -> Mapping[str, int]:
-    """Return the months of each column of a known visit."""
+    """Return the months after enrolment of each column, if its name contains a known visit."""
     number = {column: int(column[1:3]) for column in columns}
     return {column: VISIT_MONTHS[n] for column, n in number.items() if n in VISIT_MONTHS}
 

@@ -1,4 +1,4 @@
-"""Choice between several scans of one knee and group: the last of equal ones, or none."""
+"""Choice between several scans of one knee and group: the last, if it repeats the others."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def choose_scan(group: str, scans: Values[Scan], damaged: Values[Found] = ()) ->
     Raises
     ------
     InputError
-        ``ambiguous_series``, with what differs.
+        If the scans are not repeats (reason ``ambiguous_series``). The message gives the
+        differences.
     """
     ordered = sorted(scans, key=lambda scan: (scan.scan_order, scan.sequence.size, scan.where))
     last = ordered[-1]
@@ -84,7 +85,7 @@ def _name(scan: Scan) -> str:
 
 
 def _selector(scan: Scan, scans: Values[Scan], damaged: Values[Found]) -> str:
-    """Return what only this scan has: its name, its folder, or else its SeriesInstanceUID."""
+    """Return text that identifies only this scan: name, folder, or else SeriesInstanceUID."""
     others = [other.parts for other in scans if other is not scan] + [tuple(damaged)]
     names = {found.name for parts in others for found in parts}
     folders = {found.candidate.where for parts in others for found in parts}

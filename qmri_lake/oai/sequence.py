@@ -1,4 +1,4 @@
-"""Sequence of a series: what identifies it, and in what two series differ."""
+"""Sequence of a series: its properties, and the differences between two series."""
 
 from __future__ import annotations
 
@@ -26,20 +26,23 @@ __all__ = [
 ]
 
 ECHO_TOLERANCE = 0.01
-"""Of an echo time, and at least 0.1 ms: headers are rounded, sequences differ by more."""
+"""Relative tolerance of echo times, at least 0.1 ms. Rounding of headers is smaller, and
+differences between sequences are larger."""
 REPETITION_TOLERANCE = 0.05
-"""Of the repetition time: scanners lengthen it by the heart rate or the power limit."""
+"""Relative tolerance of the repetition time. Scanners lengthen it to adapt to the heart rate or the
+power limit."""
 FLIP_TOLERANCE = 1.0
-"""Degrees: headers are rounded to whole degrees."""
+"""Tolerance of flip angles [degrees], which headers round to whole degrees."""
 ANGLE_TOLERANCE = 15.0
-"""Degrees between the axes of two scans: a knee is positioned anew, but not turned."""
+"""Largest angle between the axes of two scans [degrees]: a knee may be repositioned, but is not
+turned."""
 SPACING_TOLERANCE = 0.01
-"""Of a voxel's size."""
+"""Relative tolerance of voxel sizes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """What identifies the sequence of a series; empty or NaN where the header states nothing."""
+    """Properties that identify the sequence of a series; empty or NaN if the header lacks them."""
 
     description: str
     protocol_name: str
@@ -56,7 +59,7 @@ class Sequence:
     axes: tuple[tuple[float, float, float], ...]
     """Unit vectors of slice, row and column, LPS."""
     spacing: tuple[float, float, float]
-    """Between slices, rows and columns [mm]."""
+    """Distances between slices, rows and columns [mm]."""
     origin: tuple[float, float, float]
     """Centre of the first voxel, LPS [mm]."""
     shape: tuple[int, int, int]
@@ -88,7 +91,7 @@ def make_sequence(
     Parameters
     ----------
     header : Header
-        Of its first file.
+        Header of the first file of the series.
     name : str
         SeriesDescription, of the header or of the listing.
     echo_times : iterable of float
@@ -141,7 +144,7 @@ def spin_lock_time(text: str) -> float:
 
 
 def differences(new: Sequence, old: Sequence, *, echoes: bool = True) -> list[str]:
-    """Return in what the sequence `new` differs from `old`; empty for the same sequence.
+    """Return the differences between the sequences `new` and `old`; empty if there are none.
 
     Names count without the side, case and blanks. The number of slices does not count: it tells
     whether a scan is complete. The tolerances are those of this module.
@@ -149,7 +152,7 @@ def differences(new: Sequence, old: Sequence, *, echoes: bool = True) -> list[st
     Parameters
     ----------
     new, old : Sequence
-        Of two series of one knee.
+        Sequences of two series of one knee.
     echoes : bool
         Whether echo times, and their numbers in names, count. False for series that may be parts of
         one scan.
@@ -173,7 +176,7 @@ def differences(new: Sequence, old: Sequence, *, echoes: bool = True) -> list[st
 
 
 def geometry_differences(new: Sequence, old: Sequence, *, echoes: bool = True) -> list[str]:
-    """Return in what two series differ in echo times, orientation, matrix and voxel size."""
+    """Return the differences of two series in echo times, orientation, matrix and voxel size."""
     found = []
     a, b = new.echo_times, old.echo_times
     same = len(a) == len(b) and all(
@@ -197,9 +200,9 @@ def geometry_differences(new: Sequence, old: Sequence, *, echoes: bool = True) -
 
 
 def describe(sequence: Sequence, times: str = "echo") -> str:
-    """Return the facts by which a person recognises a sequence, as one line.
+    """Describe a sequence for users, in one line.
 
-    `times` is what its times are: ``echo`` or ``spin-lock``.
+    `times` is the kind of its times, ``echo`` or ``spin-lock``.
     """
     absent = []
     known = [f"{sequence.plane}, {format_shape(sequence.shape)} voxels of {_voxel(sequence)} mm"]

@@ -48,9 +48,9 @@ class Series:
     shape: tuple[int, ...]
     """(slice, row, column) for ``dess``, (echo, slice, row, column) for ``msme``."""
     parts: tuple[Part, ...]
-    """Its DICOM series: several if each has some of the echoes."""
+    """DICOM series of the scan: several if each contains some of the echoes."""
     sequence: Sequence = field(repr=False)
-    """What identifies its sequence."""
+    """Properties that identify its sequence."""
     scan_order: tuple[str, str, float, float] = field(repr=False)
     """Sort key of repeated scans, later scans last: study date, time, series number and acquisition
     number."""
@@ -79,8 +79,8 @@ def read_series(series: Series) -> Volume:
     Raises
     ------
     InputError
-        With its reason: truncated file, pixels that cannot be decoded, or files that have changed
-        since the inventory.
+        If a file is truncated, if its pixels cannot be decoded, or if files have changed since the
+        inventory. The error has a `Reason`.
     """
     volumes = [_read_part(part) for part in series.parts]
     volume = volumes[0] if len(volumes) == 1 else _join(volumes, series.where)
@@ -92,7 +92,8 @@ def read_series(series: Series) -> Volume:
 
 
 def _read_part(part: Part) -> Volume:
-    volume = read_volume(part.files, part.where, whole=False)  # the inventory examined the scan
+    # Missing files were detected by the inventory.
+    volume = read_volume(part.files, part.where, whole=False)
     if volume.uid != part.uid:
         raise _changed("another series", part)
     return volume if part.time is None else replace(volume, echo_time=np.array([part.time]))
@@ -124,7 +125,7 @@ def _join(volumes: list[Volume], where: str) -> Volume:
                 reason=Reason.UNREADABLE_FILE,
             )
     times = np.concatenate([volume.echo_time for volume in volumes])
-    place = np.argsort(np.argsort(times))  # of each echo in the joined image
+    place = np.argsort(np.argsort(times))  # position of each echo in the joined image
     image = np.empty((len(times), *first.image.shape[1:]), np.float32)
     start = 0
     for volume in volumes:

@@ -199,7 +199,7 @@ class _Folder:
 
 
 def _first_fault(headers: Sequence[Header]) -> InputError | None:
-    """Return the first fault. If some images are signals of a scan, those of others don't count."""
+    """Return the first error. If some images are signals of a scan, others are ignored."""
     if all(header.fault is None for header in headers):
         return None
     signal = [header for header in headers if not image_kind(header)] or headers
@@ -221,7 +221,7 @@ def make_candidate(
         ): h
         for h in reversed(headers)
     }
-    # Without their frames: those of a full archive would not fit into memory.
+    # Frames are not kept, because those of a full archive would not fit into memory.
     kept = tuple(replace(header, frames=()) for header in reversed(naming.values()))
     found = Candidate(where, files, kept, None, error)
     if error is not None:

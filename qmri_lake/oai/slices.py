@@ -157,7 +157,7 @@ def _unpacked(entry: Entry) -> str:
 
 
 def _is_binary(start: bytes) -> bool:
-    """Return whether the first bytes have characters that no text has; UTF-16 has a mark."""
+    """Return whether the first bytes have characters that occur in no text, except in UTF-16."""
     return not start.startswith((b"\xff\xfe", b"\xfe\xff")) and any(byte < 8 for byte in start)
 
 

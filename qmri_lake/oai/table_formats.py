@@ -49,7 +49,7 @@ def read_table(
     path : path
         The file.
     use : callable, optional
-        Whether to read a column, by its name. Default: all columns.
+        Returns whether to read the column of a given name. Default: all columns.
     name : str, optional
         Name of the file in messages. Default: its name without its folder.
 

@@ -216,7 +216,7 @@ def _merge_repeats(
     """Return one row for each key, and a problem for rows that contradict each other.
 
     Repeated rows are merged into the last one if each column has at most one value. Otherwise, it
-    is unknown which row is right, and none is returned. Problems come with these rows.
+    is unknown which row is right, and none is returned. Each problem has the rows that it concerns.
     """
     others = {column: parse_coded(cells[column]).value for column in keys[1:]}
     key = pd.DataFrame({keys[0]: patient, **others}, cells.index)

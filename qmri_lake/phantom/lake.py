@@ -257,11 +257,12 @@ def _refuse_others(lake: Lake, chosen: Sequence[Exam], settings: JsonMapping) ->
         if made_with != settings:
             exam = lake.exams["exam"].iloc[np.flatnonzero(mine & (status.run == number))[0]]
             raise InputError(
-                f"seed {settings['seed']} and shape {format_shape(settings['shape'])}",
-                expected=f"seed {made_with['seed']} and shape {format_shape(made_with['shape'])}, "
-                f"as for {exam}",
+                f"{exam} exists with seed {made_with['seed']} and shape "
+                f"{format_shape(made_with['shape'])}",
+                expected=f"the given seed {settings['seed']} and shape "
+                f"{format_shape(settings['shape'])}",
                 where=lake.url,
-                todo="Use the same settings, another first_patient, or a new lake.",
+                todo="Use the existing seed and shape, another first_patient, or a new lake.",
                 reason=Reason.OTHER_SERIES,
             )
 

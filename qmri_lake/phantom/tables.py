@@ -27,7 +27,7 @@ _IMAGES = "3: Yes, Knee MR and knee xray"
 
 
 def _write(path: Path, head: list[str], rows: list[list[str]]) -> None:
-    """Write a table; none of a visit that nobody attended, since a table without rows is damage.
+    """Write a table, unless it has no rows: readers list a table without rows as damaged.
 
     The last column marks all rows as synthetic.
     """

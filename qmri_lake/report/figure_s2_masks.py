@@ -36,8 +36,7 @@ Interval: TypeAlias = tuple[float, float]
 
 
 def best_median_worst(scores: pd.DataFrame) -> dict[str, str]:
-    """Return the exams with the lowest, median and highest mean MPTS, and the names of the
-    ranks."""
+    """Return the exams with the lowest, median and highest mean MPTS, each with its rank."""
     means = scores.groupby("exam", sort=False)["mpts_mm"].mean()
     order = [str(exam) for exam in means.fillna(np.inf).sort_values(kind="stable").index]
     if len(order) <= _MAX_PANELS:

@@ -226,7 +226,7 @@ def region_table(cohort: Cohort) -> pd.DataFrame:
     if not len(chosen):
         raise NotFoundError(
             f"no region averages in {len(cohort)} exams",
-            expected="at least one",
+            expected="at least one exam with region averages",
             where="region_table",
             todo="Run step region first: lake.run('region').",
         )

@@ -43,8 +43,7 @@ class MaskPatients:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences for a report on patients who were used for training; empty if there is nothing
-        to report."""
+        """Sentences for a report on test patients who were used for training, if there are any."""
         notes = []
         if self.patients:
             notes.append(

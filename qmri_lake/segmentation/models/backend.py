@@ -138,7 +138,7 @@ def _limit_resources() -> None:
     """Leave GPU memory that is not needed to CuPy and torch; use only the worker's threads."""
     import tensorflow
 
-    tf: Any = tensorflow  # its stubs export little
+    tf: Any = tensorflow  # TensorFlow's type stubs export few names
 
     if threads := threads_of_worker():
         tf.config.threading.set_intra_op_parallelism_threads(threads)

@@ -68,7 +68,7 @@ def _forward(architecture: Architecture, dtype: str, model: KerasModel) -> Forwa
     if key not in _FORWARD:
         import tensorflow
 
-        tf: Any = tensorflow  # its stubs export little
+        tf: Any = tensorflow  # TensorFlow's type stubs export few names
         trained = len(model.trainable_variables)
         index = {id(variable): n for n, variable in enumerate(model.variables)}
         order = [*model.trainable_variables, *model.non_trainable_variables]

@@ -103,7 +103,7 @@ def gpu_bytes() -> int | None:
     import pynvml
     import tensorflow
 
-    tf: Any = tensorflow  # its stubs export little
+    tf: Any = tensorflow  # TensorFlow's type stubs export few names
 
     if not tf.config.list_physical_devices("GPU"):
         return None

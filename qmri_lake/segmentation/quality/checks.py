@@ -71,8 +71,9 @@ def check_mask(
     bone, cartilage : (slice, row, column) uint8, optional
         Labels as in `qmri_lake.tissues`; no voxel may be 255.
     tissues : collection of str, optional
-        Names of the bones and tissues that the source of the masks can have. Others are not judged,
-        and a side that cannot be inferred without them is no reason. Default: all.
+        Names of the bones and tissues that the source of the masks can have. Other structures are
+        not checked. A side that cannot be inferred without them does not flag the exam. Default:
+        all.
 
     Returns
     -------

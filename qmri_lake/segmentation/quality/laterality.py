@@ -126,7 +126,7 @@ def side_from_anatomy(
     )
     score = total / sum(weight for name, weight in _WEIGHT.items() if name in cues)
     if not abs(score) >= _MIN_MARGIN:
-        reason = "its features contradict each other"
+        reason = "the anatomical features contradict each other"
         fewer = [name for name in _NEEDED.values() if name not in given]
         if fewer:
             reason += f", and the masks have no {' and no '.join(fewer)}"

@@ -54,7 +54,7 @@ class AnnouncedMessage(TypedDict):
 Message: TypeAlias = EpochMessage | PreparedMessage | AnnouncedMessage
 """Messages are sent from workers as plain values, since Dask's topics transfer no other objects."""
 Listener: TypeAlias = Callable[[Message], None]
-"""Function that receives the messages of the members."""
+"""Function that receives the messages of the networks that are trained."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class MemberTask:
     """One network of an ensemble to train, with the arguments of `train` in `training.loop`."""
 
     ensemble: str
-    """Folder of the ensemble. It contains the folders of the members, and prepared volumes in
+    """Folder of the ensemble. It contains a folder for each network, and prepared volumes in
     ``cache``."""
     name: str
     recipe: Recipe
@@ -75,7 +75,7 @@ class MemberTask:
 
 
 def train_member(lake: Lake, member: MemberTask, listener: Listener) -> Network:
-    """Train a member in this process, and report its progress to the listener."""
+    """Train a network of an ensemble in this process, and pass its messages to `listener`."""
     name, folder = member.name, Path(member.ensemble)
     network = train(
         lake,
@@ -101,7 +101,7 @@ def train_member(lake: Lake, member: MemberTask, listener: Listener) -> Network:
 def train_on_cluster(
     lake: Lake, members: Sequence[MemberTask], listener: Listener, cluster: DaskCluster
 ) -> list[Network]:
-    """Train members on a cluster, one per worker, and forward their messages to the listener."""
+    """Train networks on a cluster, one per worker, and pass their messages to `listener`."""
     from qmri_lake.lake.lake import open_lake
 
     for member in members:

@@ -276,7 +276,7 @@ def test_side_from_anatomy__is_undecided_for_a_symmetric_knee(truth):
     affine = np.eye(4)[[0, 2, 1, 3]] @ straight
     affine[2] *= -1  # rows run down
     side = side_from_anatomy(bone, cartilage, affine)
-    assert (side.knee, side.reason) == (None, "its features contradict each other")
+    assert (side.knee, side.reason) == (None, "the anatomical features contradict each other")
 
 
 # -- what is odd ---------------------------------------------------------------------------------
