@@ -162,7 +162,7 @@ def open_catalog(path: str | os.PathLike[str]) -> LakeCatalog:
         try:
             content = yaml.safe_load(stream)
         except yaml.YAMLError as error:
-            raise _not_ours("no YAML file", "a catalog", where) from error
+            raise _not_ours("not a YAML file", "a catalog", where) from error
     _check_content(content, where)
     cat = Catalog.from_dict(content)
     # As Catalog.from_yaml_file does.
@@ -184,9 +184,9 @@ _HARMLESS = re.compile(r"\{(CATALOG_DIR|query|lake_ref|data\(\w+\)|env\(\w+\))\}
 
 
 def _check_content(content: object, where: str) -> None:
-    """Raise an error if a catalog names a class, a function or a template that is not of lakes."""
+    """Raise an error if a catalog names code or a template that `write_catalog` does not write."""
     if not isinstance(content, dict) or content.get("version") != 2:
-        raise _not_ours("no catalog of version 2", "a file of write_catalog", where)
+        raise _not_ours("not a catalog of version 2", "a file written by write_catalog", where)
     _check_keys(content, "", "the catalog", where)
     for text in _texts(content):
         for found in _TEMPLATE.findall(text):

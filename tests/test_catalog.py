@@ -229,7 +229,7 @@ def test_open_catalog__refuses_what_is_not_of_a_lake(lake, tmp_path, change):
 def test_open_catalog__refuses_other_files(tmp_path, monkeypatch, text):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c.yaml").write_text(text)
-    with pytest.raises(InputError, match=r"c.yaml: no (YAML file|catalog of version 2)"):
+    with pytest.raises(InputError, match=r"c.yaml: not a (YAML file|catalog of version 2)"):
         ql.open_catalog("c.yaml")
     assert not (tmp_path / "ran").exists()
 

@@ -126,7 +126,7 @@ def _run(words: list[str], *, debug: bool) -> int:
 
 
 def _is_damage(error: Exception) -> bool:
-    """Return whether an error is Icechunk's, or that of a checksum of a chunk."""
+    """Return whether an error is from Icechunk, or from the checksum of a chunk."""
     names = {kind.__name__ for kind in type(error).__mro__}  # Icechunk is slow to import
     return "IcechunkError" in names or "computed checksum" in str(error)
 

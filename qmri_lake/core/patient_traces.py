@@ -18,7 +18,7 @@ REMOVED = "(removed)"
 _SHORTEST = 1_000_000
 """Smallest number that is searched as an integer. Smaller numbers occur with other meanings."""
 _DIGEST = 12
-"""Shortest hexadecimal digest. Its digits are no number of a patient, and must not be changed."""
+"""Length of the shortest hexadecimal digest. Digits in a digest must not be changed."""
 _HEXADECIMAL = frozenset("0123456789abcdef")
 _MARGIN = 80
 """Number of bytes beside a number that are read to recognise keys and digests."""
@@ -31,15 +31,15 @@ class PatientTraces:
     """The ways in which a patient is named: the number with at least 7 digits, alone or in a key.
 
     A number below 1,000,000 is found in texts only with leading zeros, as in exam keys, and not as
-    an integer, because small numbers have other meanings. Digits of a digest are no number,
-    nor are those after a point in decimals and DICOM UIDs.
+    an integer, because small numbers have other meanings. Digits in a digest, and digits after a
+    point in decimals and DICOM UIDs, are ignored.
     """
 
     patient: int
 
     @property
     def number(self) -> str:
-        """The number with at least 7 digits, with which exam keys start."""
+        """The number as text with at least 7 digits, as at the start of exam keys."""
         return f"{self.patient:07d}"
 
     @property

@@ -23,7 +23,7 @@ _SETS = (
     ("NEON", {"asimd", "neon"}),
 )
 _BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
-"""Flags of CPUs that compute in bfloat16; the last flag is that of Arm. Other CPUs emulate bfloat16
+"""Flags of CPUs that compute in bfloat16; the last flag is for Arm. Other CPUs emulate bfloat16
 slowly."""
 
 

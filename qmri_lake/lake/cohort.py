@@ -148,7 +148,7 @@ class Cohort:
         keep, absent = listed.find(self.exams)
         if absent and (strict or not keep.any()):
             raise listed.refuse(absent, self.lake.url)
-        note = f"{len(absent):,} listed without an exam: {name_few(absent)}" if absent else ""
+        note = f"{len(absent):,} listed but not in the cohort: {name_few(absent)}" if absent else ""
         return self.keep(keep, listed.condition, "not listed", note=note)
 
     def __len__(self) -> int:
@@ -431,7 +431,7 @@ def check_same_lake(cohort: Cohort | Ids, lake: Snapshot) -> Cohort:
     if beyond := int((cohort.rows >= len(lake)).sum()):
         raise RunError(
             f"the cohort has {counted(beyond, 'exam')} that this lake does not have",
-            expected=f"exams among the {len(lake):,} of this lake",
+            expected=f"only exams of this lake, which has {len(lake):,}",
             where=f"{lake.url} at {lake.ref or lake.snapshot}",
             todo="Select the cohort from this lake, or refresh the lake.",
         )
@@ -441,7 +441,7 @@ def check_same_lake(cohort: Cohort | Ids, lake: Snapshot) -> Cohort:
 def _outdated(lake: Snapshot) -> RunError:
     return RunError(
         "a patient was removed from the lake after the cohort was selected",
-        expected="a cohort of the lake as it is now",
+        expected="a cohort of the present lake",
         where=lake.url,
         todo="Select the cohort again.",
     )

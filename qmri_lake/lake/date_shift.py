@@ -68,8 +68,8 @@ def shift_dates(variable: Variable, values: Values, days: NDArray[np.int64]) -> 
     -------
     (row, ...) array
         Texts contain the date without a time of day, in the form in which it was written. A text
-        that is not a whole date, such as a year, becomes the fill value: no offset in days is
-        defensible for it. All values of any other variable become the fill value.
+        that is not a whole date, such as a year, becomes the fill value, because it cannot be
+        shifted by a number of days. All values of any other variable become the fill value.
     """
     offset = days.reshape(-1, *([1] * (values.ndim - 1)))
     if variable.dtype == "string":

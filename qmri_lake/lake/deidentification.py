@@ -1,8 +1,8 @@
 """Rules for a derived lake without identifiers: new numbers, shifted dates, no free text.
 
-Only what is known to be harmless is copied: attributes and names that a variable declares, values
-by the privacy kind of their variable, numbers and declared words of parameters. Everything else is
-left out, so that a new variable or attribute of an author cannot leak.
+Only content that is known to be harmless is copied: attributes and names that a variable declares,
+values of variables with a harmless privacy kind, numbers, and declared words of parameters. All
+other content is omitted, so that a new variable or attribute of an author cannot leak.
 
 Options are named as in DICOM PS3.15, annex E. The derived lake is not a DICOM data set, but the
 same questions arise when it is shared.
@@ -79,7 +79,7 @@ _CODE = re.compile(r"(?:\w+ [\w.+-]{1,20}, )?qmri_lake [\w.+-]{1,20}")
 
 @dataclass(frozen=True)
 class Deidentification(CopyRules):
-    """Copy without identifiers."""
+    """Rules of a derivation that omits identifiers."""
 
     pseudonyms: Pseudonyms
     own_steps: Mapping[str, str]

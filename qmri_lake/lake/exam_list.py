@@ -111,7 +111,7 @@ def refuse_unknown(name: str, among: list[Any], own: Values, where: str) -> None
     if unknown:
         raise NotFoundError(
             f"no exam with {name} {name_few(map(repr, sorted(unknown, key=str)))}",
-            expected="values of exams of the lake",
+            expected="values that occur in the lake",
             where=where,
             todo="Use lake.cohort(ids=...) to select the listed exams that the lake has.",
         )
@@ -135,7 +135,7 @@ def read_ids(ids: Ids, where: str = "ids") -> ExamList:
         a table with such a header (comma, semicolon or tab), or one key or patient a line. Other
         columns are not used.
     where : str
-        Argument that is named in errors.
+        Name of the argument, for error messages.
 
     Raises
     ------

@@ -28,7 +28,7 @@ def list_runs(root: Node) -> pd.DataFrame:
 
 
 def list_commits(lake: Snapshot, limit: int | None) -> pd.DataFrame:
-    """List commits up to that of a lake, newest first, with their id, time, message and tags.
+    """List commits up to the commit of a lake, newest first, with id, time, message and tags.
 
     If an earlier commit is damaged, the last row describes the damage, with the time of the commit
     after it.

@@ -1,7 +1,7 @@
 """Places where a lake, model folders and catalogs store what can identify a patient.
 
-Texts are classified by patterns, and patient numbers are those of the lake. Values are counted and
-never returned.
+Texts are classified by patterns, and searched for the patient numbers of the lake. Values are
+counted and never returned.
 """
 
 from __future__ import annotations
@@ -276,7 +276,7 @@ def _model_files(folder: Path, places: _Places) -> None:
 
 
 def _lines(file: Path) -> list[str]:
-    """Return the texts of a file: those of JSON, or its lines."""
+    """Return the texts of a file: the strings of JSON, or the lines of another file."""
     text = file.read_text(encoding="utf-8", errors="replace")
     if file.suffix == ".json":
         try:

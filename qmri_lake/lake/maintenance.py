@@ -237,7 +237,7 @@ class MaintainedLake(Snapshot):
         models: Sequence[str | os.PathLike[str]] = (),
         catalogs: Sequence[str | os.PathLike[str]] = (),
     ) -> pd.DataFrame:
-        """List where this lake stores what can identify a patient, without the values themselves.
+        """List the places where this lake stores identifying values, without the values.
 
         Arrays are listed by the declared privacy kind of their variable. Texts (messages, records
         of runs, lineage, attributes, commits) are searched for patient numbers of the lake, exam

@@ -79,7 +79,7 @@ class OutcomeClasses(NamedTuple):
     def draw(
         self, rng: np.random.Generator, sizes: NDArray[np.intp], shares: NDArray[np.float64]
     ) -> NDArray[np.intp]:
-        """Return the set of each patient (patient,), by chance.
+        """Return a random set for each patient (patient,).
 
         Each set first gets a patient of each class, or a patient with exams of both. The other
         patients of each stratum then fill the sets in proportion to the shares.

@@ -80,7 +80,7 @@ def _prune(lake: Snapshot, older_than: timedelta, *, dry_run: bool) -> Pruning:
     repo = lake.reopened()
     history = list(repo.ancestry(branch=BRANCH))
     tags = {name: repo.lookup_tag(name) for name in sorted(repo.list_tags())}
-    # Icechunk keeps the newest commit, the one that created the repository, and those of tags.
+    # Icechunk keeps the newest commit, the one that created the repository, and tagged commits.
     kept = {history[0].id, history[-1].id, *tags.values()}
     removed = [info.id for info in history if info.written_at < limit and info.id not in kept]
     size = _freed(lake, limit) if removed and is_local(lake.location) else None

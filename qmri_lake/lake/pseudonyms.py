@@ -1,7 +1,7 @@
 """Pseudonyms of patients: new numbers and offsets of dates, in a key file that the owner keeps.
 
-Whoever has the key file can identify the patients of the lakes that were derived with it. It is
-therefore readable for its owner only, and never inside a lake.
+The key file identifies the patients of all lakes that were derived with it. Therefore it is
+readable for its owner only, and never inside a lake.
 """
 
 from __future__ import annotations

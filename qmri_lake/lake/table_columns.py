@@ -101,7 +101,7 @@ def read_column_cells(
 ) -> Column | None:
     """Read a column of a table; return None if it has no value.
 
-    The type is that of all cells with a value: numbers, true and false, or texts. Numbers are
+    All cells with a value must have one type: numbers, true and false, or texts. Numbers are
     float64, because an integer has no NaN. A number may be written as text, as in every cell of a
     text file; if a cell has a leading zero, such as 01, the column contains codes and is a text.
 

@@ -44,7 +44,7 @@ class Join:
     visits: NDArray[np.intp]
     """(visit,) position of the row in the table; -1 for a visit without a row."""
     visit_keys: pd.DataFrame
-    """Keys of the visits: those of the lake, and of the exams with a row; sorted."""
+    """Sorted keys of the visits of the lake, and of the exams with a row."""
     ambiguous: NDArray[np.bool_]
     """(exam,) whether the rows of the exam differ."""
     only_visits: int

@@ -116,8 +116,9 @@ def examine(entry: Entry, start: bytes) -> Entry:
     Returns
     -------
     Entry
-        An archive has `is_archive`, and its kind as `packing`. A compressed DICOM file has its
-        decompressed start, size and content, or an error if its checksum or its end is wrong.
+        For an archive, `is_archive` is set, and `packing` is its kind. For a compressed DICOM file,
+        start, size and content are decompressed; an error is set if its checksum or its end is
+        wrong.
     """
     reopen = entry.open
     try:

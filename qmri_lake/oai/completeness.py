@@ -170,7 +170,7 @@ class _Grid:
         return None
 
     def other_echo_times(self) -> str:
-        """Return the echo times of an OAI series that are not those of the OAI, or ""."""
+        """Return text on echo times of an OAI series that differ from the protocol, or ""."""
         oai = ECHO_TIMES.get(classify(self._first.series_description), ())
         if len(oai) != self._echoes or np.allclose(self._times, oai, rtol=_OAI_TOLERANCE):
             return ""

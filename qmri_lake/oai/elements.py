@@ -51,7 +51,7 @@ class Elements:
 def read_elements(stream: BinaryIO, wanted: Collection[int]) -> Elements:
     """Read the wanted elements of a file, and stop at its pixels.
 
-    The byte order is the declared one. If none is declared, it is that of the first element.
+    The byte order is the declared one, else the byte order of the first element.
 
     Parameters
     ----------

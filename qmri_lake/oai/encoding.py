@@ -42,7 +42,7 @@ follow a carriage return with a probability of 1e-19."""
 def native_order(syntax: str) -> str | None:
     """Return the byte order of uncompressed pixels, or None for a syntax that compresses them.
 
-    A syntax that is not declared is native: the order is that of the header.
+    If no syntax is declared, pixels are uncompressed and have the byte order of the header.
     """
     return _NATIVE.get(syntax, None if syntax else "")
 

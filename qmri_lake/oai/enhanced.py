@@ -89,7 +89,7 @@ def component_of(frame_type: str, component: str) -> str:
 def kept_components(components: Sequence[str]) -> list[bool]:
     """Return which images of a series are used: only magnitude images, if there are any.
 
-    Images of classic files have no component, and are used.
+    Images of classic files have no component and are all used.
     """
     magnitude = "magnitude" in components
     return [component in ("", "magnitude") or not magnitude for component in components]
@@ -111,7 +111,7 @@ def frame_texts(
     texts : mapping
         Texts of the elements of the file, by key.
     tags : mapping
-        Tag of each key. Those of acquisition and geometry are looked up in the groups.
+        Tag of each key. Tags of acquisition and geometry are looked up in the groups.
     frames : int
         Number of frames.
     name : str
@@ -125,7 +125,7 @@ def frame_texts(
     Raises
     ------
     InputError
-        If the groups are not those of the frames, or a frame is mapped by a table.
+        If the numbers of groups and frames differ, or if a frame is mapped by a table.
     """
     wanted = {tag: key for key, tag in {**tags, **FRAME_TAGS}.items() if _is_of_frame(tag)}
     dataset = Dataset(elements.found)

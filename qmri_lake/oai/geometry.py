@@ -212,7 +212,7 @@ def _check_duplicates(
 ) -> None:
     gaps = np.linalg.norm(np.diff(position[members], axis=0), axis=1)
     if gaps.size and 0 < np.median(gaps) < _DUPLICATE_TOLERANCE:
-        # Not copies, but positions in a larger unit.
+        # These are not copies: the positions are in a larger unit.
         _check_range(float(np.median(gaps)), where)
     same = np.flatnonzero(gaps < _DUPLICATE_TOLERANCE)
     if same.size:
@@ -270,8 +270,8 @@ def _fit_line(
 def _check_step(step: float, first: Header, where: str) -> None:
     """Raise an error if positions are in another unit than spacing and thickness.
 
-    Neighbouring slices are never closer than a fraction of SpacingBetweenSlices; a larger distance
-    means that slices are missing.
+    The distance of slices is never much smaller than SpacingBetweenSlices. It is larger if slices
+    are missing, which other checks detect.
     """
     _check_range(step, where)
     for name, stated, low, high in (

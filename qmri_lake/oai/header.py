@@ -85,7 +85,7 @@ _KEYS = {int(tag): key for key, tag in _TAGS.items()}
 _WANTED = [*_KEYS, *map(int, (*FRAME_TAGS.values(), *GROUPS))]
 _UID = re.compile(r"[0-9.]{1,64}")
 PHANTOM_MANUFACTURER = "qmri_lake phantom"
-"""Manufacturer of all synthetic images of this package; the first ones have no SyntheticData."""
+"""Manufacturer of all synthetic images of this package. Early versions wrote no SyntheticData."""
 _LARGEST_RESCALING = 1e28
 """Largest slope or intercept, and inverse of the smallest slope: its product with any 32-bit pixel
 is a finite float32, and not 0."""
@@ -143,7 +143,7 @@ class Header:
     component: str
     """``magnitude``, ``phase`` ... of an image of an enhanced file; empty for other files."""
     facets: tuple[str, ...]
-    """Volume of an image of an enhanced file: values of `FACETS` and the frame type."""
+    """Values of `FACETS` and the frame type, which identify the volume of an enhanced image."""
     frames: tuple[Header, ...]
     """Headers of the images of a file of several frames; empty for other files."""
     fault: InputError | None
@@ -227,7 +227,7 @@ def _is_image(sop_class: str) -> bool:
 
 
 def _read_frames(elements: Elements, values: Values, frames: int) -> Sequence[Mapping[str, str]]:
-    """Return the texts of each frame; those of the file unless it is enhanced MR."""
+    """Return the texts of each frame, or of the whole file if it is not enhanced MR."""
     if is_enhanced(values["sop_class"] or elements.sop_class):
         try:
             with warnings.catch_warnings():

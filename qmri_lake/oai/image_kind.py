@@ -43,7 +43,7 @@ def image_kind(header: Header, series_description: str | None = None) -> str:
     header : Header
         Header of the image.
     series_description : str, optional
-        Name of the series, if not that of the header.
+        Name of the series. Default: the name in the header.
 
     Returns
     -------

@@ -126,7 +126,7 @@ def recognise(start: bytes, reopen: Callable[[], BinaryIO], name: str) -> Conten
     Raises
     ------
     InputError
-        If the name or the first bytes are those of an archive that cannot be read (reason
+        If the name or the first bytes show an archive that cannot be read (reason
         ``damaged_archive``), or if the kind of the archive is not supported (``unreadable_file``).
     """
     if is_dicom(start):
@@ -213,7 +213,7 @@ def damaged(name: str, found: str, reason: Reason = Reason.DAMAGED_ARCHIVE) -> I
 
 
 def _read_to_end(content: BinaryIO) -> None:
-    """Check the checksums of a compressed file; of a very large one, those of its first GiB."""
+    """Check the checksums of a compressed file, or of the first GiB of a very large one."""
     while content.tell() < LARGEST_FILE and content.read(1 << 20):
         pass
 

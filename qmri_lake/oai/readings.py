@@ -31,9 +31,9 @@ COUNTS = (
     "readings_without_side",
     "readings_of_unknown_projects",
 )
-"""Numbers of grades that were not used, because a preferred project has a grade; of grades of
-project 37 or 42 that were used; of readings of project 15 without a grade, among these; and of
-rows without a side, or of an unknown project, which were not used."""
+"""Names of the counts: grades that were not used, because a preferred project has a grade; grades
+of project 37 or 42 that were used; the subset of the latter with a reading of project 15 without a
+grade; and rows that were not used, because they have no side or an unknown project."""
 
 _SIDE = Variable("", "side", (), "uint8", "Side of a reading", flags={"right": 1, "left": 2})
 _PROSTHESIS = -1.0

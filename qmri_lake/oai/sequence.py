@@ -146,8 +146,9 @@ def spin_lock_time(text: str) -> float:
 def differences(new: Sequence, old: Sequence, *, echoes: bool = True) -> list[str]:
     """Return the differences between the sequences `new` and `old`; empty if there are none.
 
-    Names count without the side, case and blanks. The number of slices does not count: it tells
-    whether a scan is complete. The tolerances are those of this module.
+    Names are compared without the side, case and blanks. Numbers of slices are not compared, since
+    they only show whether a scan is complete. Values are compared with the tolerances of this
+    module.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Names and sizes of slices, which identify other files in the place of a slice."""
+"""Names and sizes of slices, which show whether an unreadable file may have been a slice."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ __all__ = ["Strays", "list_series"]
 
 
 class Strays:
-    """Files of one folder that are not slices. Some may be in the place of a slice."""
+    """Files of one folder that are not slices. Some may be damaged slices."""
 
     def __init__(self) -> None:
         self._damaged: list[tuple[Entry, InputError]] = []

@@ -115,7 +115,7 @@ def _has_columns(path: Path) -> bool:
 
 
 def _is_beside_masks(path: Path) -> bool:
-    """Return whether a table describes masks of this package, such as those of a phantom."""
+    """Return whether a table describes masks of this package, such as the truth of a phantom."""
     return any(_OWN_MASK.fullmatch(name) for name in os.listdir(path.parent))
 
 

@@ -227,7 +227,7 @@ def _describe_excluded(available: Cohort, test: HeldOut | None) -> str:
 
 
 def _unknown_origin_warning(lake: Lake, exams: Cohort, kind: Kind) -> str:
-    """Return a warning that masks may be those of training exams, with the origin of the masks."""
+    """Return a warning that the masks may be of training exams, with the origin of the masks."""
     makers = count_other_sources(lake, exams, kind, frozenset())
     names = {"by other networks": "by networks that were not named"}
     text = ", ".join(f"{count:,} {names.get(maker, maker)}" for maker, count in makers.items())

@@ -226,7 +226,7 @@ def _faults_of_list(folder: Path, listed: _List) -> Iterator[str]:
     for number in listed.damaged:
         yield f"line {number} is damaged (expected a checksum and a path)"
     if listed.torn and not (folder / OWNER_NAME).exists():
-        yield f"the last {listed.torn} bytes are no complete line (expected a checksum and a path)"
+        yield f"an incomplete last line of {listed.torn} bytes (expected a checksum and a path)"
 
 
 def damaged_snapshot(location: str, snapshot: str) -> str | None:
@@ -273,7 +273,7 @@ def _fault(folder: Path, name: str, entries: dict[str, _Entry]) -> str | None:
 def _may_be_newer(folder: Path, listed: _List) -> bool:
     """Return whether there may be commits after the last record.
 
-    A writer is active or was killed, or a program that keeps no list has written the lake.
+    A writer may be active or may have been killed, or the last writer did not record checksums.
     """
     if (folder / OWNER_NAME).exists():
         return True

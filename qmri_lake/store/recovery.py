@@ -102,7 +102,7 @@ def sound_commits(repo: icechunk.Repository, url: str) -> Iterator[SoundCommit]:
     """Yield the commits whose exams can be read, the newest first.
 
     A damaged commit does not name the one before it. Therefore the commits of a local lake are
-    found by their files, and those of an object store by tags.
+    found by their files. On an object store, only tagged commits are found.
     """
     infos = []
     for snapshot in _known_snapshots(repo, url):

@@ -81,7 +81,7 @@ def test_cohort__of_thousands_of_patients_names_those_without_an_exam(lake):
     assert rows(cohort) == [2, 3, 6, 7]
     listed = cohort.flow().iloc[1]
     assert listed["condition"].startswith("in a list (3,000 patients, ")
-    assert "2,998 listed without an exam: 9000003, 9000004, 9000005, ..." in listed["why"]
+    assert "2,998 listed but not in the cohort: 9000003, 9000004, 9000005, ..." in listed["why"]
     same, other = lake.cohort(ids=[*MANY][::-1]), lake.cohort(ids=MANY[:-1])
     assert same.flow().iloc[1]["condition"] == listed["condition"], "a digest, whatever the order"
     assert other.flow().iloc[1]["condition"] != listed["condition"]
@@ -97,7 +97,7 @@ def test_cohort__of_a_table(lake):
     visits = lake.cohort(ids=lake.exams[["patient", "timepoint"]].iloc[:2])
     assert rows(visits) == [0, 1]
     why = lake.cohort(ids=table.assign(timepoint=[0, 36])).flow().iloc[1]["why"]
-    assert why == "7 excluded: not listed; 1 listed without an exam: 9000001-036m-right"
+    assert why == "7 excluded: not listed; 1 listed but not in the cohort: 9000001-036m-right"
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_command_line__takes_a_file_of_ids(lake, tmp_path, capsys, monkeypatch):
     path.write_text("patient,knee\n9000001,left\n9000777,left\n")
     assert main(["cohort", f"@{path}", "--lake", lake.url]) == 0
     printed = capsys.readouterr().out
-    assert "1 listed without an exam: 9000777-left" in printed
+    assert "1 listed but not in the cohort: 9000777-left" in printed
     assert "9000001-024m-left" in printed
     assert main(["cohort", f"@{path} and kl >= 2", "--lake", lake.url]) == 0
     assert "1 exam of 1 patient" in capsys.readouterr().out

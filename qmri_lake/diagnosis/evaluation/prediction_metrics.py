@@ -182,7 +182,7 @@ def evaluate(
 
 
 def _without_mask_patients(labelled: LabelledCohort, networks: Folders) -> LabelledCohort:
-    """Exclude exams whose masks were made by networks that learned from their patient."""
+    """Exclude exams whose masks were made by networks that were trained on the same patient."""
     keep = ~find_mask_patients(labelled.cohort, networks).learned
     cohort = labelled.cohort.keep(
         keep,

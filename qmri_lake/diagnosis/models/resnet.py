@@ -343,7 +343,7 @@ def _check_fit(
 
 
 def _depth_of(shapes: Mapping[str, object]) -> int | None:
-    """Return the number of layers of a ResNet: those of all blocks, the first and the last."""
+    """Return the number of layers of a ResNet: all layers of blocks, the first and the last."""
     blocks = len({name for name in shapes if _FIRST_OF_BLOCK.fullmatch(name)})
     each = 3 if "layer1.0.conv3.weight" in shapes else 2
     return blocks * each + 2 if blocks else None

@@ -28,8 +28,8 @@ def check_set_classes(
 ) -> None:
     """Raise an error unless each set has cases and controls with the maps of each model.
 
-    Maps are read until an exam of each class is found. This takes seconds, except for maps that
-    almost all exams lack.
+    Maps are read until an exam of each class is found. This takes seconds, unless almost all exams
+    lack the maps.
 
     Parameters
     ----------

@@ -281,7 +281,7 @@ def forget(network: Network) -> None:
 
 
 def _settings_digest(card: JsonMapping) -> str:
-    """Return a digest of the card as written; new fields of later versions do not change it."""
+    """Return a digest of the stored entries, which fields of later versions do not change."""
     parts = {name: card["recipe"][name] for name in ("architecture", "frame")}
     parts |= {name: card.get(name) for name in ("classes", "spacing")}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
