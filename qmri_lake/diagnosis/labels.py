@@ -82,7 +82,7 @@ class LabelledCohort:
         if not 0 < self.cases < len(self):
             raise InputError(
                 f"{self.cases} cases and {len(self) - self.cases} controls of {self.name}",
-                expected="at least 1 of each",
+                expected="at least 1 case and 1 control",
                 where="labels",
                 todo="Choose a larger cohort; cohort.flow() lists the exclusions.",
             )

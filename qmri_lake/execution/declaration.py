@@ -143,7 +143,7 @@ class Step:
         if missing:
             raise RunError(
                 f"no value for parameter {missing[0]!r}",
-                expected="a value: it has no default",
+                expected="a value, because the parameter has no default",
                 where=f"step {self.name}",
             )
         values = {**defaults, **given}

@@ -215,7 +215,7 @@ def _begin(
         if exam_count(open_root(session.store)):  # another process has committed first
             raise RunError(
                 "another process has begun to derive this lake",
-                expected="one process",
+                expected="one process at a time",
                 where=target.url,
                 todo="Wait until it ends, or derive into another folder.",
             )
@@ -351,7 +351,7 @@ def _copy(
         raise RunError(
             f"{counted(len(lost), 'exam')} not copied, first {first}: "
             f"{read_messages(target.root, STEP)[lost[0]]}",
-            expected="all exams",
+            expected="a complete copy of all exams",
             where=target.url,
             todo="Restore the files of the source at its snapshot and derive again; copied exams "
             "are kept. Or derive into another folder from the newest snapshot.",

@@ -77,7 +77,8 @@ class ExamList:
     def refuse(self, absent: list[str], where: str) -> NotFoundError:
         """Return the error for listed exams that a lake does not have."""
         return NotFoundError(
-            f"{len(absent):,} of {len(self.table):,} listed not in the lake: {name_few(absent)}",
+            f"{len(absent):,} of {len(self.table):,} listed are not in the lake: "
+            f"{name_few(absent)}",
             expected="exams of the lake",
             where=where,
             todo="Use lake.cohort(ids=...) to select the listed exams that the lake has."
@@ -160,7 +161,7 @@ def read_ids(ids: Ids, where: str = "ids") -> ExamList:
         raise InputError(
             f"exam keys and patient numbers, such as {values[keys.index(True)]!r} and "
             f"{values[keys.index(False)]!r}",
-            expected="a list of one kind",
+            expected="only exam keys, or only patient numbers",
             where=where,
             reason=Reason.UNREADABLE_VALUE,
         )
@@ -219,7 +220,7 @@ def _listed(table: pd.DataFrame, source: str, where: str) -> ExamList:
         wrong = keys["exam"][keys["exam"].to_numpy() != np.array(made, dtype=object)]
         if len(wrong):
             raise InputError(
-                f"the exam {name_few(wrong)} is not that of patient, timepoint and knee in its row",
+                f"the exam {name_few(wrong)} contradicts patient, timepoint and knee in its row",
                 expected="columns that agree",
                 where=where,
                 reason=Reason.UNREADABLE_VALUE,

@@ -130,7 +130,7 @@ def match(
         raise InputError(
             f"{counted(cases, 'case')} of {outcome} and {counted(controls, 'control')}, with one "
             "exam for each patient and values to match on",
-            expected="at least 1 of each",
+            expected="at least 1 case and 1 control",
             where="match",
             todo="Use a larger cohort (flow() gives the exclusions) or another seed.",
         )

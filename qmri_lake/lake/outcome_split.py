@@ -58,7 +58,7 @@ class OutcomeClasses(NamedTuple):
             few = ", ".join(map(str, found[:5].tolist()))
             raise InputError(
                 f"{counted(len(found), 'different value')} of {name}: {few}",
-                expected="two, such as 0 and 1",
+                expected="two different values, such as 0 and 1",
                 where=f"{where}: outcome",
                 todo="Define cases and controls: Cohort.with_outcome, or one value for each exam.",
             )

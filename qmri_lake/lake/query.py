@@ -199,7 +199,9 @@ def _number(node: ast.AST, columns: Mapping[str, pd.Series]) -> Operand:
     value = _value(node, columns)
     if _kind(value) != "number":
         raise QueryError(
-            f"{_quote(node)} is not a number", expected="numbers around + - * /", where="query"
+            f"{_quote(node)} is not a number",
+            expected="numbers on both sides of + - * /",
+            where="query",
         )
     return value.astype("Float64") if isinstance(value, pd.Series) else _apply(float, node, value)
 
@@ -213,7 +215,9 @@ def _condition(node: ast.AST, columns: Mapping[str, pd.Series]) -> pd.Series:
 
 def _not_a_condition(node: ast.AST) -> QueryError:
     return QueryError(
-        f"{_quote(node)} is not a condition", expected="a condition, true or false", where="query"
+        f"{_quote(node)} is not a condition",
+        expected="a condition, which is true or false",
+        where="query",
     )
 
 

@@ -111,7 +111,7 @@ def _refuse_guess(
                 f"{found} for the side",
                 expected="left and right, L and R, or the codes 1 (right) and 2 (left)",
                 where=where,
-                todo="Replace the codes by left and right: nothing else says which one is which.",
+                todo="Replace the codes by left and right: the table does not define them.",
                 reason=Reason.UNREADABLE_VALUE,
             )
 

@@ -21,7 +21,7 @@ def require_visits(root: Node, where: str) -> None:
     if "visit/patient" not in root:
         raise InputError(
             "the lake has no visits",
-            expected="the group visit",
+            expected="a lake with the group visit",
             where=where,
             todo="Ingest the clinical tables.",
         )

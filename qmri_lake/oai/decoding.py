@@ -123,7 +123,7 @@ def _check_padding(header: Header, stored: NDArray[np.integer]) -> None:
         raise InputError(
             f"{counted(int(padded.sum()), 'pixel')} with the PixelPaddingValue "
             + (f"{low}" if low == high else f"{low} to {high}"),
-            expected="a value of every pixel",
+            expected="a signal in every pixel",
             where=header.name,
             todo="Export the series without padding, or with 0 outside the image.",
             reason=Reason.PADDED_PIXELS,

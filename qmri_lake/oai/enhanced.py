@@ -227,7 +227,7 @@ def _apply_real_world(frame: dict[str, str], name: str) -> None:
         raise InputError(
             f"{'a table' if mapping == 'table' else 'several functions'} in "
             "RealWorldValueMappingSequence",
-            expected="one slope and intercept",
+            expected="one slope and one intercept",
             where=name,
             todo="Export the series without real-world values.",
             reason=Reason.MODALITY_LUT,

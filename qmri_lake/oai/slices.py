@@ -130,7 +130,7 @@ def not_dicom(entry: Entry) -> InputError:
         f"{found} in the place of a slice",
         expected="a DICOM file",
         where=entry.name,
-        todo="Copy or download the file again, or remove it if it is no slice.",
+        todo="Copy or download the file again, or remove it if it is not a slice.",
         reason=reason,
     )
 

@@ -132,6 +132,6 @@ def _no_image(entry: Entry) -> InputError:
         "DICOM without an image in the place of a slice",
         expected="an image",
         where=entry.name,
-        todo="Copy or download the file again, or remove it if it is no slice.",
+        todo="Copy or download the file again, or remove it if it is not a slice.",
         reason=Reason.NOT_DICOM,
     )

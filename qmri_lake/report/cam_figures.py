@@ -53,7 +53,10 @@ def cam_figure(means: xr.Dataset | Sequence[xr.Dataset], *, title: str = "") -> 
     rows = [means] if isinstance(means, xr.Dataset) else list(means)
     if not rows:
         raise InputError(
-            "no mean CAMs", expected="at least one", where="cam_figure", reason=Reason.ABSENT_EXAM
+            "no mean CAMs",
+            expected="at least one dataset of mean CAMs",
+            where="cam_figure",
+            reason=Reason.ABSENT_EXAM,
         )
     fig = Figure(figsize=(9.2, 3.3 * len(rows) + 0.6), layout="constrained")
     axes = fig.subplots(len(rows), 2, squeeze=False)

@@ -180,7 +180,7 @@ def one_exam(sphere: xr.Dataset) -> xr.Dataset:
         if sphere.sizes["exam"] != 1:
             raise InputError(
                 f"{sphere.sizes['exam']} exams",
-                expected="one",
+                expected="one exam",
                 where="map_atlas",
                 todo="Load one exam, lake.load('sphere', exam=...), or use cohort_mean.",
                 reason=Reason.ABSENT_EXAM,

@@ -84,7 +84,7 @@ def patient_codes(
     if pd.isna(given).any():
         raise InputError(
             f"{int(pd.isna(given).sum())} exams without a patient",
-            expected="one for each exam",
+            expected="a patient for each exam",
             where=where,
             reason=Reason.UNREADABLE_VALUE,
         )

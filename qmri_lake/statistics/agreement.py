@@ -95,7 +95,7 @@ def bland_altman(
     if n < 3:
         raise InputError(
             f"{n} pairs with both values",
-            expected="3 or more",
+            expected="3 or more pairs",
             where="bland_altman",
             todo="Add exams.",
         )

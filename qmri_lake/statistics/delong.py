@@ -151,7 +151,7 @@ def _aucs(
     if min(of_cases, of_controls) < 2:
         raise InputError(
             f"{of_cases} patients with a case and {of_controls} with a control",
-            expected="2 or more of each",
+            expected="2 or more patients with each class",
             where=where,
             reason=Reason.UNREADABLE_VALUE,
             todo="Add patients.",

@@ -60,6 +60,6 @@ def check_folder(url: str) -> None:
             "the folder no longer exists",
             expected="the folder of the open lake",
             where=url,
-            todo="It was moved, renamed or removed. Open the lake at its new place.",
+            todo="It was moved, renamed or removed. Open the lake at its new location.",
             reason=Reason.NOT_A_LAKE,
         )

@@ -93,7 +93,7 @@ def remove_patient(session: icechunk.Session, traces: PatientTraces) -> None:
     if present.names:
         raise RunError(
             f"the name {present.names[0]} contains the number of the patient",
-            expected="names of groups and arrays that name no patient",
+            expected="names of groups and arrays without patient numbers",
             todo="Remove this table or variant, then repeat.",
         )
     _remove_exams(root, present.rows)

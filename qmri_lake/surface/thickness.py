@@ -141,7 +141,7 @@ def mean_t2(
     if t2_affine is None:
         raise InputError(
             "t2 without t2_affine",
-            expected="both arguments",
+            expected="t2 together with t2_affine",
             where="spherical map",
             todo="Give the affine of the grid that T2 was fitted on.",
         )

@@ -37,7 +37,7 @@ def test_label_oa__cases_have_kl_2_and_replaced_knees_are_excluded(lake):
     assert labelled.cohort.flow()["why"].iloc[-1] == "1 excluded: knee replaced"
     with pytest.raises(InputError, match="1 exam without a label"):
         ql.diagnosis.label_oa(lake.cohort(), missing="raise")
-    with pytest.raises(InputError, match="at least 1 of each"):
+    with pytest.raises(InputError, match="at least 1 case and 1 control"):
         ql.diagnosis.label_oa(lake.cohort("kl < 2")).require_both_classes()
     with pytest.raises(InputError, match="empty cohort"):
         ql.diagnosis.label_oa(lake.cohort("age > 100"))

@@ -65,7 +65,9 @@ def test_select__names_unknown_values(lake, keys):
         lake.load("msme", patient=[9000001, 9000003])
     with pytest.raises(NotFoundError, match=r"no exam with timepoint 12 \(expected"):
         lake.select(timepoint=[0, 12, 0])
-    with pytest.raises(NotFoundError, match=r"1 of 2 listed not in the lake: 9999999-000m-left"):
+    with pytest.raises(
+        NotFoundError, match=r"1 of 2 listed are not in the lake: 9999999-000m-left"
+    ):
         lake.run("t2", [keys[0], "9999999-000m-left"])
     with pytest.raises(NotFoundError, match=r"no exam with exam=\[\]"):
         lake.select(exam=[])
@@ -122,12 +124,14 @@ def test_cohort__refuses_what_is_not_a_list_of_exams(lake, ids, message):
 
 
 def test_cohort__refuses_a_table_that_contradicts_itself(lake):
-    with pytest.raises(InputError, match=r"is not that of patient, timepoint and knee in its row"):
+    with pytest.raises(InputError, match=r"contradicts patient, timepoint and knee in its row"):
         lake.cohort(ids=lake.exams.assign(knee="left"))
 
 
 def test_cohort__of_no_exam_of_the_lake_is_refused(lake):
-    with pytest.raises(NotFoundError, match=r"2 of 2 listed not in the lake: 1, 2 .*lake\.exams"):
+    with pytest.raises(
+        NotFoundError, match=r"2 of 2 listed are not in the lake: 1, 2 .*lake\.exams"
+    ):
         lake.cohort(ids=[1, 2])
 
 

@@ -396,7 +396,9 @@ def test_match__refuses(cohort, options, error, message):
 
 
 def test_match__one_class_or_a_match_already(cohort):
-    with pytest.raises(InputError, match=r"0 cases .* \d+ controls.*expected at least 1 of each"):
+    with pytest.raises(
+        InputError, match=r"0 cases .* \d+ controls.*expected at least 1 case and 1 control"
+    ):
         cohort.where("case == 0").match("case")
     with pytest.raises(InputError, match="column 'matched_set' exists"):
         cohort.match("case").match("case")

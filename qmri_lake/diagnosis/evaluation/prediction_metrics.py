@@ -199,7 +199,7 @@ def _labelled_and_predicted(cohort: Cohort, task: str, rule: PainRule) -> Labell
     if not len(predicted):
         raise InputError(
             f"no prediction of {task} in {counted(len(labelled), 'exam')} with a label",
-            expected="at least 1",
+            expected="at least 1 exam with a prediction and a label",
             where=cohort.lake.url,
             todo=f'Compute them: lake.run("predict_{task}", models=...).',
             reason=Reason.ABSENT_EXAM,

@@ -86,7 +86,9 @@ def class_weights(images: ImageSet) -> torch.Tensor:
     import torch
 
     if images.label is None:
-        raise RunError("images without labels", expected="a training set", where="class_weights")
+        raise RunError(
+            "images without labels", expected="images with labels", where="class_weights"
+        )
     counts = np.bincount(images.label, minlength=len(CLASSES))
     return torch.from_numpy((len(images) / (len(CLASSES) * counts)).astype(np.float32))
 

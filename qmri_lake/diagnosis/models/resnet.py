@@ -294,7 +294,7 @@ def _checked_digest(path: Path, digest: str | None) -> str:
         found = sha256_of(path)
     except FileNotFoundError as error:
         raise NotFoundError(
-            "no such file", expected="a state dict of a ResNet, .pth", where=str(path)
+            "no such file", expected="a .pth file with the state dict of a ResNet", where=str(path)
         ) from error
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error)) from error
@@ -335,7 +335,7 @@ def _check_fit(
         todo = "Pass a state dict with torchvision's names, such as model.state_dict() returns."
     raise InputError(
         what,
-        expected=f"those of a ResNet {depth}",
+        expected=f"weights of a ResNet {depth}",
         where=str(path),
         todo=todo,
         reason=Reason.MODEL_MISMATCH,

@@ -233,7 +233,7 @@ def search(  # keyword-only options: the part of the paper's search, and its exe
     if not space:
         raise InputError(
             "no recipe in this part of the search",
-            expected="at least 1",
+            expected="at least 1 recipe",
             where="search",
             todo="search_space() lists the recipes.",
         )

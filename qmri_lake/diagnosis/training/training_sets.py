@@ -158,7 +158,7 @@ def _labelled_sets(
     if sets is None and oa is not None and before is None:
         raise RunError(
             f"no {SPLIT} beside the models of OA",
-            expected="the sets on which they were trained",
+            expected="the sets on which the models of OA were trained",
             where=str(oa),
             todo=f"Pass sets: the {SPLIT} of their training.",
         )
@@ -203,7 +203,7 @@ def _refuse_training_patients(chosen: CohortSplit, before: CohortSplit) -> None:
             raise InputError(
                 f"{len(both)} patients of the {name} set were used to train the models of OA, "
                 f"such as {both[0]}",
-                expected="patients that were not used to train them",
+                expected="patients who were not used to train the models of OA",
                 where="sets",
                 todo="Omit sets to use the split of OA.",
             )

@@ -32,7 +32,7 @@ def chain_section(
     if exam is None:
         raise NotFoundError(
             f"no exam with {', '.join(REQUIRED)}",
-            expected=f"at least one of {counted(len(cohort), 'exam')}",
+            expected=f"these variables in at least one of {counted(len(cohort), 'exam')}",
             where=lake.url,
             todo="Ingest images and run all steps up to sphere.",
             reason=Reason.ABSENT_EXAM,
@@ -50,7 +50,7 @@ def segmentation_section(
     if results is None:
         raise NotFoundError(
             "no exam with a mask and a reference",
-            expected="at least one",
+            expected="at least one exam",
             where=lake.url,
             todo="Import references: qmri-lake ingest-masks.",
             reason=Reason.ABSENT_EXAM,
@@ -77,7 +77,7 @@ def agreement_section(lake: Lake, cohort: Cohort) -> Section:
     if not len(both):
         raise NotFoundError(
             "no exam with maps and regional averages",
-            expected="at least one",
+            expected="at least one exam",
             where=lake.url,
             todo="Run steps sphere and region.",
             reason=Reason.ABSENT_EXAM,

@@ -57,7 +57,7 @@ def keras() -> Any:
     except ImportError as error:
         raise RunError(
             f"no Keras with {wanted} ({error})",
-            expected="both installed",
+            expected="both packages installed",
             where="segmentation",
             todo="pip install 'qmri-lake[segmentation]'",
         ) from error

@@ -141,7 +141,7 @@ class NnUNet(OwnNetwork):
         if spacing is None:
             raise InputError(
                 "no spacing",
-                expected="three lengths, mm",
+                expected="a spacing of three lengths, mm",
                 where=self.identity,
                 reason=Reason.UNREADABLE_VALUE,
             )

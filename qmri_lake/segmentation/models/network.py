@@ -343,7 +343,7 @@ def load_model(network: Network) -> KerasModel:
     except (ValueError, KeyError, OSError, UserWarning) as error:
         raise InputError(
             f"weights that don't fit ({' '.join(str(error).split())[:120]})",
-            expected=f"those of {network.recipe.architecture}",
+            expected=f"weights of {network.recipe.architecture}",
             where=f"{network.name}/{WEIGHTS}",
             todo=f"Put the weights beside the {CARD} of the same training.",
             reason=Reason.MODEL_MISMATCH,

@@ -80,7 +80,7 @@ def check_shapes(path: Path, architecture: Architecture, where: str) -> None:
         raise InputError(
             f"weights that don't fit ({stored[other]} arrays of shape {other}, "
             f"not {expected[other]})",
-            expected=f"those of {architecture}",
+            expected=f"weights of {architecture}",
             where=where,
             todo="Put the weights beside the card of the same training.",
             reason=Reason.MODEL_MISMATCH,

@@ -135,7 +135,7 @@ def train_ensemble(
     if path.is_file():
         if not resume:
             raise RunError(
-                f"a {SPLIT}",
+                f"the folder contains {SPLIT}",
                 expected="an empty folder, or resume=True",
                 where=folder.name,
                 todo="Resume with --resume (resume=True), or train into another folder.",

@@ -61,7 +61,7 @@ def refuse_existing(folder: Path) -> None:
     for name in (CHECKPOINT, CARD, WEIGHTS):
         if (folder / name).is_file():
             raise RunError(
-                f"a {name}",
+                f"the folder contains {name}",
                 expected="an empty folder, or one with a checkpoint to resume from",
                 where=folder.name,
                 todo="Resume with --resume (resume=True), or train into another folder.",
