@@ -131,7 +131,7 @@ def apply_affine(matrix: NDArray[np.float64], points: Values) -> NDArray[np.floa
 
 
 def checked_affine(affine: ArrayLike, where: str, *, square: bool = True) -> Affine:
-    """Return an affine as float64; raise an error if it is flat, oblique or not finite.
+    """Return an affine as float64; raise an error if it is flat, oblique, or has NaN or infinity.
 
     Smoothing needs axes at right angles. Interpolation does not: its callers pass ``square=False``.
     """

@@ -26,7 +26,7 @@ def check_main_guard(what: str) -> None:
     Raises
     ------
     RunError
-        If the call comes from such a line of the script.
+        If a line of the script outside of this condition calls the function.
     """
     script = _script_frame()
     if script is None or _is_guarded(Path(script.f_code.co_filename), script.f_lineno):

@@ -179,11 +179,11 @@ def check_dims(inputs: Inputs, where: str, remedies: Mapping[str, str] | None = 
     Parameters
     ----------
     inputs : as in `map_exams`
-        Only the first one may have exams that the others lack.
+        The other inputs may have the dim ``exam`` only if the first input has it.
     where : str
         The function.
     remedies : mapping of dim to str, optional
-        Code that renames a dimension, where `rename_dims` would not do.
+        Code that renames a dimension, if `rename_dims` is not sufficient.
     """
     known = next(iter(inputs.values()))[1].dims
     for name, (dims, array) in inputs.items():

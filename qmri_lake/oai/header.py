@@ -87,8 +87,8 @@ _UID = re.compile(r"[0-9.]{1,64}")
 PHANTOM_MANUFACTURER = "qmri_lake phantom"
 """Manufacturer of all synthetic images of this package. Early versions wrote no SyntheticData."""
 _LARGEST_RESCALING = 1e28
-"""Largest slope or intercept, and inverse of the smallest slope: its product with any 32-bit pixel
-is a finite float32, and not 0."""
+"""Largest slope or intercept, and inverse of the smallest slope. The product of an allowed slope
+and any 32-bit pixel other than 0 is a finite float32, and not 0."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,7 @@ def transfer_labels(
     ------
     InputError
         If labels are 255, since voxels that were never segmented are not background; if labels are
-        unknown; if an affine is not finite; or if the grids do not overlap.
+        unknown; if an affine contains NaN or infinity; or if the grids do not overlap.
     """
     from qmri_lake.registration.label_transfer_numba import majority_labels
 

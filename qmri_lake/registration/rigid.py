@@ -86,7 +86,7 @@ def refine_rigid(
     affine, target_affine : (4, 4) float64
         Voxel (slice, row, column, 1) to LPS mm, for the DESS and for the MSME.
     msme : (echo, slice, row, column) float32
-        MSME image; echoes that are not finite are excluded.
+        MSME image; echoes with NaN or infinity are excluded.
     labels : (slice, row, column) uint8
         Labels of `qmri_lake.tissues.CARTILAGE` on the DESS grid.
 

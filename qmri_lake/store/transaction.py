@@ -342,7 +342,7 @@ def _check_rows(root: Node, removals: int) -> None:
 
 
 def merge_forks(session: icechunk.Session, forks: Sequence[icechunk.ForkSession]) -> bool:
-    """Apply the chunks of forks to a session; return whether they could be merged as they are.
+    """Apply the chunks of forks to a session; return whether Icechunk could merge them directly.
 
     Icechunk merges the chunks of a fork into the manifests that the arrays had when the fork was
     made. If another writer has made the arrays longer since then, the merge would lose the chunks

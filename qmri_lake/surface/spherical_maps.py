@@ -135,8 +135,8 @@ def spherical_map(
     ------
     InputError
         If there is no bone, no cartilage, or no cartilage on the bone; if the masks have different
-        shapes; if the affine is not finite, has a spacing of zero or is not at right angles; or if
-        `t2` is given without `t2_affine`.
+        shapes; if the affine contains NaN or infinity, has a spacing of zero or is not at right
+        angles; or if `t2` is given without `t2_affine`.
     NotFoundError
         If there is no such bone.
 

@@ -58,9 +58,9 @@ def segment_exam(
     Raises
     ------
     InputError
-        If the networks have different tasks, if the image has no signal or is not finite, if the
-        volume is too small for a network, if its voxel size differs from that of the training
-        exams, if weights do not fit, or if a member returns values outside 0 to 1.
+        If the networks have different tasks, if the image has no signal or contains NaN or
+        infinity, if the volume is too small for a network, if its voxel size differs from that of
+        the training exams, if weights do not fit, or if a member returns values outside 0 to 1.
     """
     tasks = sorted({network.task for network in networks})
     if len(tasks) != 1:

@@ -94,8 +94,8 @@ class NetworkView:
         Raises
         ------
         InputError
-            If the image is not finite or its percentile is 0, if the slices are not sagittal, or
-            if `knee` is not "left" or "right".
+            If the image contains NaN or infinity, if its percentile is 0, if the slices are not
+            sagittal, or if `knee` is not "left" or "right".
         """
         image = _check_volume(image)
         source, place = self._boxes(image.shape)

@@ -125,7 +125,7 @@ def test_train_ensemble__trains_members_in_parallel(
         assert [n.digest for n in again] == [n.digest for n in networks]
         assert said == []
         (tmp_path / "m" / SPLIT).unlink()
-        with pytest.raises(RunError, match=r"bone_3d-1: a checkpoint\.npz"):
+        with pytest.raises(RunError, match=r"bone_3d-1: the folder contains checkpoint\.npz"):
             train_ensemble(training_lake, "bones", cluster=client, **options)
 
 
@@ -242,7 +242,7 @@ def test_train__from_references_to_networks(
     first = (out / "bone_3d-1" / CHECKPOINT).stat().st_mtime_ns
     # The same again is refused; with --resume, what is finished is left alone.
     assert main([*command, "--members", "1"]) == 2
-    assert "models: a split.json (expected" in capsys.readouterr().err
+    assert "models: the folder contains split.json (expected" in capsys.readouterr().err
     assert main([*command, "--members", "2", "--resume"]) == 0
     assert "cross_entropy" in capsys.readouterr().out
     assert (out / "bone_3d-1" / CHECKPOINT).stat().st_mtime_ns == first
