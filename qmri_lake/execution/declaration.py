@@ -169,9 +169,9 @@ class Step:
     def needed_steps(self, parameters: Parameters) -> tuple[str, ...]:
         """Return the steps that write the inputs of this step.
 
-        The steps that write the affine and the extent count only if this step reads no volume of
-        the group. If a volume exists, its affine and extent exist too. An exam created from a mask
-        has an affine and an extent, but no image.
+        The steps that write the affine and the extent are included only if this step reads no
+        volume of the group. If a volume exists, its affine and extent exist too. An exam created
+        from a mask has an affine and an extent, but no image.
         """
         needed: dict[str, None] = {}
         for group, names in self.inputs(parameters).items():

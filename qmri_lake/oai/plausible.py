@@ -67,7 +67,8 @@ POSITION = Range("ImagePositionPatient", -3000, 3000, (-500, 500))
 ECHO_TIME = Range("EchoTime", 0.3, 2000, (1, 500), "ms")
 
 FIELD_OF_VIEW = (18.0, 600.0)
-"""Width or height of an image [mm]: small coils of fingers, and the bore of 700 mm. [assumption]"""
+"""Range of the width and height of an image [mm]: from coils for fingers to bores of 700 mm.
+[assumption]"""
 _MAX_RATIO = 3.0
 """Largest ratio of the sides of a pixel. Scanners store nearly square pixels. [assumption]"""
 _WHOLE_IMAGE = 64

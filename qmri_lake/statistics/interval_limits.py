@@ -25,7 +25,8 @@ RANGES = MappingProxyType(
 """Range of the quantities of each scale."""
 
 _LARGEST_WIDTH = 700.0
-"""Largest exponent that gives a finite number: limits are then the ends of the range."""
+"""Largest exponent that gives a finite number. For larger exponents, limits are the ends of the
+range."""
 
 
 def checked_limits(

@@ -140,7 +140,7 @@ class Snapshot:
 
     @property
     def removals(self) -> int:
-        """How often a patient was removed. Rows of exams are valid between two removals only."""
+        """Number of removals of patients. Each removal changes positions of exams."""
         return removal_count(self.root)
 
     @property

@@ -108,7 +108,7 @@ def find_mask_patients(cohort: Cohort, networks: Folders = ()) -> MaskPatients:
 
 
 def _patients_of_networks(networks: Folders) -> dict[str, set[int]]:
-    """Return the patients from whom networks learned, by the identity that a run records."""
+    """Return the patients used to train networks, by the identity of the network in a run."""
     found = {}
     for folder in networks:
         for network in find_networks(folder):
@@ -120,7 +120,7 @@ def _patients_of_networks(networks: Folders) -> dict[str, set[int]]:
 
 
 def _learned(record: JsonObject | None, given: Mapping[str, set[int]]) -> tuple[set[int], str]:
-    """Return the patients from whom the networks of a run learned, and why others are unknown."""
+    """Return the patients used to train the networks of a run, and why others are unknown."""
     if record is None:
         return set(), ""
     if record["step"] == "import":
