@@ -1,9 +1,10 @@
-"""Traces of one patient in texts, JSON values and bytes: the number and exam keys."""
+"""Traces of one patient in texts, JSON values and bytes: number, exam keys, identifier."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ _DIGEST = 12
 _HEXADECIMAL = frozenset("0123456789abcdef")
 _MARGIN = 80
 """Number of bytes beside a number that are read to recognise keys and digests."""
+_SHORTEST_TEXT = 4
+"""Smallest number of characters of an identifier that is searched in texts."""
 _INTEGERS = {4: "<u4", 8: "<u8"}
 """Types of integers by their size in bytes."""
 
@@ -33,9 +36,14 @@ class PatientTraces:
     A number below 1,000,000 is found in texts only with leading zeros, as in exam keys, and not as
     an integer, because small numbers have other meanings. Digits in a digest, and digits after a
     point in decimals and DICOM UIDs, are ignored.
+
+    An identifier of the study, such as ``P007``, is found in texts if it has at least 4 characters
+    and a digit, because other words have other meanings. In bytes, it is found as a stored text.
     """
 
     patient: int
+    study_id: str = ""
+    """Identifier of the patient in the study; "" if it is the number."""
 
     @property
     def number(self) -> str:
@@ -46,8 +54,17 @@ class PatientTraces:
     def _pattern(self) -> re.Pattern[str]:
         return re.compile(rf"(?<!\d)(?<!\d\.)0*{self.number}(?!\d)(?:-\d+m-(?:left|right))?")
 
+    @cached_property
+    def _identifier(self) -> re.Pattern[str] | None:
+        text = self.study_id
+        if len(text) < _SHORTEST_TEXT or not any(map(str.isdigit, text)):
+            return None
+        return re.compile(rf"(?<![^\W_]){re.escape(text)}(?![^\W_])")
+
     def in_text(self, text: str) -> bool:
         """Return whether a text names the patient."""
+        if self._identifier is not None and self._identifier.search(text):
+            return True
         return self.number in text and any(
             not _in_digest(found) for found in self._pattern.finditer(text)
         )
@@ -59,6 +76,8 @@ class PatientTraces:
     def without(self, value: Any) -> Any:
         """Return a text or JSON value in which `REMOVED` replaces the number and the exam keys."""
         if isinstance(value, str):
+            if self._identifier is not None:
+                value = self._identifier.sub(REMOVED, value)
             return self._pattern.sub(_replacement, value) if self.number in value else value
         if isinstance(value, (list, tuple)):
             return [self.without(item) for item in value]
@@ -73,7 +92,20 @@ class PatientTraces:
 
         Integers are searched only in compressed arrays, whose size of elements is known.
         """
-        return self._has_text(part.data) or self._has_integer(part)
+        return (
+            self._has_text(part.data)
+            or self._has_integer(part)
+            or any(written in part.data for written in self._written)
+        )
+
+    @cached_property
+    def _written(self) -> tuple[bytes, ...]:
+        """The identifier as arrays of texts and JSON store it: with its length, or in quotes.
+
+        The bytes of a short identifier alone would occur in images by chance.
+        """
+        text = self.study_id.encode()
+        return (len(text).to_bytes(4, "little") + text, b'"' + text + b'"') if text else ()
 
     def _has_text(self, data: bytes) -> bool:
         number = self.number.encode()

@@ -15,10 +15,10 @@ import pandas as pd
 from qmri_lake.core.text import counted, did_you_mean
 from qmri_lake.errors import InputError, NotFoundError, Problem, Reason
 from qmri_lake.ingestion.file_pattern import FilePattern
+from qmri_lake.lake.study_ids import LONGEST, patient_number
 from qmri_lake.lake.table_cells import is_missing, parse_knee, parse_timepoint
 from qmri_lake.oai.delimited_text import read_text
 from qmri_lake.schema.exam_index import KEYS, exam_key
-from qmri_lake.schema.visits import PATIENTS
 
 __all__ = [
     "LIST_COLUMNS",
@@ -43,7 +43,6 @@ LIST_COLUMNS: Mapping[str, str] = {
 
 _SHOWN = 5
 """Number of names in a message."""
-_LONGEST_PATIENT = 64
 _WHERE = "the list"
 _REASONS = {
     "patient": Reason.ABSENT_PATIENT,
@@ -95,17 +94,6 @@ class NamedFiles:
     problems: list[Problem] = field(default_factory=list)
     unmatched: list[str] = field(default_factory=list)
     """Names of the files of the folder that the pattern or the list does not contain."""
-
-
-def patient_number(text: str) -> int | None:
-    """Return the patient number if an identifier is one: a number of up to 10 digits.
-
-    >>> patient_number("9000798"), patient_number("P007")
-    (9000798, None)
-    """
-    low, high = PATIENTS
-    is_number = text.isascii() and text.isdigit() and len(text) <= len(str(high))
-    return int(text) if is_number and int(text) >= low else None
 
 
 def find_by_pattern(
@@ -263,11 +251,11 @@ def _names(source: Path) -> dict[str, Path]:
 
 def _checked_patient(text: str, where: str) -> str:
     """Return an identifier of a patient, which is one line of printable text."""
-    if text and text.isprintable() and len(text) <= _LONGEST_PATIENT and text.strip("0"):
+    if text and text.isprintable() and len(text) <= LONGEST and text.strip("0"):
         return text
     raise InputError(
         "no identifier of the patient" if not text.strip("0") else "an unusable patient identifier",
-        expected=f"a number above 0, or printable text of up to {_LONGEST_PATIENT} characters",
+        expected=f"a number above 0, or printable text of up to {LONGEST} characters",
         where=where,
         todo="Correct the name or the row.",
         reason=Reason.ABSENT_PATIENT if not text else Reason.UNREADABLE_VALUE,

@@ -207,6 +207,8 @@ class Deidentification(CopyRules):
     def values(self, variable: Variable, values: Values, patients: Values) -> Values:
         """Replace numbers and keys, and shift dates."""
         kind = REGISTRY.privacy_of(variable)
+        if kind == Privacy.PATIENT and values.dtype.kind in "OTU":
+            return self._new_texts(values, patients)
         if kind == Privacy.PATIENT:
             numbers = self.pseudonyms.numbers(values.reshape(-1).tolist())
             return numbers.reshape(values.shape).astype(values.dtype)
@@ -218,6 +220,13 @@ class Deidentification(CopyRules):
         if variable.step == "derive" and (variable.valid_range or (0, 1))[1] > 1:
             return _numbered(values)
         return values
+
+    def _new_texts(self, values: Values, patients: Values) -> Values:
+        """Replace identifiers of patients that are texts by the new number, also as text."""
+        new = self.pseudonyms.numbers(patients.tolist())
+        owner = np.broadcast_to(new.reshape(-1, *[1] * (values.ndim - 1)), values.shape)
+        texts = [str(n) if text else "" for n, text in zip(owner.flat, values.flat, strict=True)]
+        return np.array(texts, dtype=object).reshape(values.shape)
 
     def _new_key(self, key: str) -> str:
         found = _KEY.fullmatch(key)

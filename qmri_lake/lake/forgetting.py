@@ -21,6 +21,7 @@ from qmri_lake.errors import NotFoundError, RunError
 from qmri_lake.lake.learned import Copy, find_in_lakes, find_in_models
 from qmri_lake.lake.lineage import origin_of
 from qmri_lake.lake.pruning import expire_commits
+from qmri_lake.lake.study_ids import assigned_number, find_patient_number, read_study_ids
 from qmri_lake.schema.visits import PATIENTS
 from qmri_lake.store.arrays import open_root
 from qmri_lake.store.exam_removal import Presence, find_patient, remove_patient, stored_size
@@ -132,7 +133,7 @@ class Forgetting:
 
 def forget_patient(
     lake: Snapshot,
-    patient: int,
+    patient: int | str,
     *,
     delete_tags: bool,
     derived: Sequence[str],
@@ -141,13 +142,16 @@ def forget_patient(
 ) -> Forgetting:
     """Remove a patient; see `Lake.forget`."""
     low, high = PATIENTS
+    if isinstance(patient, str):
+        patient = _number_of(lake, patient)
     if not isinstance(patient, (int, np.integer)) or not low <= patient <= high:
         raise RunError(
             f"patient = {patient!r}",
             expected=f"a patient number from {low} to {high}",
             where=lake.url,
         )
-    traces = PatientTraces(int(patient))
+    patient = int(patient)
+    traces = PatientTraces(patient, _study_id(lake, patient))
     copies = (*find_in_lakes(derived, traces), *find_in_models(models, traces))
     if dry_run:
         return _plan(lake.refresh(), traces, copies, delete_tags)[0]
@@ -175,6 +179,30 @@ def forget_patient(
         done = replace(planned, search=search_objects(lake.location, traces))
         _refuse_traces(lake, traces, done)
     return done
+
+
+def _number_of(lake: Snapshot, text: str) -> int:
+    """Return the number of an identifier, also after an interrupted removal."""
+    try:
+        return find_patient_number(lake.refresh(), text)
+    except NotFoundError:
+        if lake.removals:
+            return assigned_number(text)
+        raise
+
+
+def _study_id(lake: Snapshot, patient: int) -> str:
+    """Return the identifier of a patient in the study, also after an interrupted removal."""
+    found = read_study_ids(lake.refresh().root).get(patient, "")
+    if found or not lake.removals:
+        return found
+    before = unfinished_removal(lake)
+    history = [info.id for info in lake.reopened().ancestry(branch=BRANCH)]
+    if before is None or before == history[-1]:
+        return ""
+    earlier = history[history.index(before) + 1]
+    root = open_root(lake.repo.readonly_session(snapshot_id=earlier).store)
+    return read_study_ids(root).get(patient, "")
 
 
 def _plan(

@@ -13,6 +13,7 @@ import socket
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from qmri_lake.errors import NotFoundError, printable
 from qmri_lake.execution.step import load_steps
 from qmri_lake.lake.deidentification import clean_parameters, message_code
 from qmri_lake.lake.history import list_commits
+from qmri_lake.lake.study_ids import read_study_ids
 from qmri_lake.schema.builtin import REGISTRY
 from qmri_lake.schema.privacy import Privacy
 from qmri_lake.schema.variable import Variable
@@ -47,6 +49,9 @@ _PURPOSES = {
 }
 _KEY = re.compile(r"\b\d{7,10}-\d{3}m-(?:left|right)\b")
 _NUMBER = re.compile(r"\d+")
+_WORD = re.compile(r"[^\W_]+")
+_SHORTEST_ID = 4
+"""Smallest number of characters of an identifier of the study that is searched in texts."""
 _UID = re.compile(r"\b[0-2](?:\.\d+){5,}\b|\b2\.25\.\d{20,39}\b")
 _DATE = re.compile(
     r"\b(?:19|20)\d\d-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])(?!\d)"
@@ -78,6 +83,25 @@ class _Scanner:
 
     patients: Collection[int]
     hosts: Collection[str]
+    study_ids: Collection[str] = ()
+
+    @cached_property
+    def _words(self) -> dict[int, set[tuple[str, ...]]]:
+        """Identifiers of the study that occur in texts by no chance, by their number of words."""
+        found: dict[int, set[tuple[str, ...]]] = {}
+        for text in self.study_ids:
+            words = tuple(_WORD.findall(text))
+            if len(text) >= _SHORTEST_ID and any(map(str.isdigit, text)):
+                found.setdefault(len(words), set()).add(words)
+        return found
+
+    def _names_patient(self, text: str) -> bool:
+        words = _WORD.findall(text) if self._words else []
+        return any(
+            tuple(words[start : start + length]) in known
+            for length, known in self._words.items()
+            for start in range(len(words) - length + 1)
+        )
 
     def kinds(self, text: str) -> set[str]:
         """Return the kinds of identifiers in a text; empty if no pattern matches."""
@@ -88,6 +112,8 @@ class _Scanner:
         if any(
             int(word) in self.patients for word in _NUMBER.findall(without_keys) if len(word) <= 12
         ):
+            found.add(Privacy.PATIENT)
+        if self._names_patient(text):
             found.add(Privacy.PATIENT)
         if _UID.search(text):
             found.add(Privacy.UID)
@@ -149,7 +175,8 @@ def find_identifiers(
     load_steps()
     owner = lock_owner(lake.location)
     hosts = {socket.gethostname(), *([owner["host"]] if owner else [])} - {"", "localhost"}
-    places = _Places(_Scanner(lake.all_patients(), hosts))
+    study_ids = {*read_study_ids(lake.root).values()}
+    places = _Places(_Scanner(lake.all_patients(), hosts, study_ids))
     _arrays(lake, places)
     _records(lake, places)
     _attributes(lake, places)

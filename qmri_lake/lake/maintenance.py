@@ -105,7 +105,7 @@ class MaintainedLake(Snapshot):
 
     def forget(
         self,
-        patient: int,
+        patient: int | str,
         *,
         delete_tags: bool = False,
         derived: Sequence[str] = (),
@@ -123,8 +123,8 @@ class MaintainedLake(Snapshot):
 
         Parameters
         ----------
-        patient : int
-            Number of the patient.
+        patient : int or str
+            Number of the patient, or identifier of the study such as ``"P007"``.
         delete_tags : bool
             Delete the tags whose commits contain the patient. Default: such a tag is an error.
         derived : sequence of str

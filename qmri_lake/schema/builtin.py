@@ -321,6 +321,15 @@ REGISTRY = Registry(
         ),
         Variable(
             "clinical",
+            "study_id",
+            (),
+            "string",
+            "Identifier of the patient as the study writes it, such as P007",
+            fill_meaning="the patient number itself",
+            privacy=Privacy.PATIENT,
+        ),
+        Variable(
+            "clinical",
             "synthetic",
             (),
             "uint8",
