@@ -23,6 +23,7 @@ __all__ = [
     "ClusterOption",
     "CohortOption",
     "ExamsOption",
+    "FormOption",
     "KneeOption",
     "LakeArgument",
     "LakeOption",
@@ -42,6 +43,7 @@ __all__ = [
     "parse_patient",
     "parse_shape",
     "parse_units",
+    "parse_visits",
 ]
 
 # ------------------------------------------------------------------------------- lakes and cohorts
@@ -110,6 +112,14 @@ TimepointOption = Annotated[
 KneeOption = Annotated[
     str | None,
     typer.Option(metavar="left|right", help="Side of the knee, if the files do not state it."),
+]
+FormOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="sform|qform",
+        help="Affine of NIfTI files to use if their sform and qform differ. Without this "
+        "option, such files are listed as problems.",
+    ),
 ]
 ProfileOption = Annotated[
     str | None,
@@ -256,20 +266,22 @@ def parse_shape(text: str) -> tuple[int, int, int]:
     return slices, rows, columns
 
 
-def parse_patient(text: str) -> int:
-    """Parse the number of a patient.
+def parse_patient(text: str) -> int | str:
+    """Parse the number of a patient, or an identifier of the study such as ``P007``.
 
     Raises
     ------
     InputError
-        If the text is not a number. For an exam key, the message suggests its number.
+        If the text is an exam key. The message suggests its number.
     """
     if text.isascii() and text.isdigit():
         return int(text)
-    number = re.match(r"0*(\d+)-\d+m-", text)
+    number = re.match(r"0*(\d+)-\d+m-(left|right)$", text)
+    if number is None and text.strip():
+        return text.strip()
     raise InputError(
         f"patient {text!r}",
-        expected="the number of a patient, such as 9000798",
+        expected="the number of a patient, such as 9000798, or an identifier of the study",
         where="PATIENT",
         todo=f"Did you mean {number[1]}?" if number else "",
         reason=Reason.UNREADABLE_VALUE,
@@ -325,3 +337,25 @@ def parse_units(settings: Sequence[str]) -> dict[str, str]:
             )
         units[column] = unit.strip()
     return units
+
+
+def parse_visits(settings: Sequence[str]) -> dict[str, int]:
+    """Parse ``NAME=MONTHS`` pairs.
+
+    Raises
+    ------
+    InputError
+        If a setting has no name, or its months are no whole number.
+    """
+    visits = {}
+    for setting in settings:
+        name, _, months = setting.rpartition("=")
+        if not name.strip() or not (months.isascii() and months.strip().isdigit()):
+            raise InputError(
+                f"{setting!r}",
+                expected="NAME=MONTHS, such as followup=24",
+                where="--visit",
+                reason=Reason.UNREADABLE_VALUE,
+            )
+        visits[name.strip()] = int(months)
+    return visits

@@ -9,6 +9,7 @@ import typer
 
 from qmri_lake.cli._options import (
     ClusterOption,
+    FormOption,
     KneeOption,
     LakeOption,
     PatientOption,
@@ -16,6 +17,7 @@ from qmri_lake.cli._options import (
     ProfileOption,
     TimepointOption,
     parse_units,
+    parse_visits,
 )
 from qmri_lake.cli._problems import show_ingest, show_problems
 
@@ -28,8 +30,8 @@ def ingest(
         Path,
         typer.Argument(
             metavar="SOURCE",
-            help="Folder that contains DICOM folders or archives (tar, tar.gz, zip), or a single "
-            "archive.",
+            help="Folder that contains DICOM folders or archives (tar, tar.gz, zip), a single "
+            "archive, a folder of image files, or a BIDS dataset.",
         ),
     ],
     lake: LakeOption,
@@ -40,7 +42,13 @@ def ingest(
             help="Folder with one file EXAM.npz per exam, with masks on the DESS and MSME grids.",
         ),
     ] = None,
-    patient: PatientOption = None,
+    patient: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATIENT",
+            help="Number or identifier of the patient, such as P007, if the files do not state it.",
+        ),
+    ] = None,
     timepoint: TimepointOption = None,
     knee: KneeOption = None,
     group: Annotated[
@@ -57,6 +65,47 @@ def ingest(
             help="Use only this series, by UID, description or folder (repeatable).",
         ),
     ] = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Names of image files, relative to SOURCE: text with {patient}, {timepoint} or "
+            "{visit}, {knee}, {group}, {echo}, {time}, *, ? and **/ for any folders. "
+            "Example: {patient}_{timepoint}m_{knee}_dess.nii.gz.",
+        ),
+    ] = None,
+    files: Annotated[
+        Path | None,
+        typer.Option(
+            "--list",
+            metavar="CSV",
+            help="List of image files with the columns file, patient, timepoint, knee, and "
+            "optionally group, echo, time_ms. Example row: a/scan1.nii.gz,P007,24m,left,dess.",
+        ),
+    ] = None,
+    bids: Annotated[
+        bool | None,
+        typer.Option(
+            "--bids/--no-bids",
+            help="Read SOURCE as a BIDS dataset (default: if it has images in sub-*/[ses-*/]anat).",
+        ),
+    ] = None,
+    visit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=MONTHS",
+            help="Months of a {visit} of a pattern, or of a session of BIDS, such as "
+            "followup=24 (repeatable).",
+        ),
+    ] = None,
+    form: FormOption = None,
+    any_position: Annotated[
+        bool,
+        typer.Option(
+            "--any-position",
+            help="Use image files whose position is on the side of the other knee.",
+        ),
+    ] = False,
     replace: Annotated[
         list[str] | None,
         typer.Option(metavar="EXAM", help="Replace the stored series of this exam (repeatable)."),
@@ -69,7 +118,16 @@ def ingest(
     cluster: ClusterOption = None,
     problems: ProblemsOption = None,
 ) -> int:
-    """Read DICOM series and clinical tables into a lake.
+    """Read images and clinical tables into a lake.
+
+    DICOM: qmri-lake ingest DELIVERY --lake knees.lake
+
+    NIfTI, NRRD, MetaImage and PAR/REC, by their names: qmri-lake ingest FOLDER --lake knees.lake
+    --group dess --pattern '{patient}_{timepoint}m_{knee}_dess.nii.gz'
+
+    The same, by a list: qmri-lake ingest FOLDER --lake knees.lake --list files.csv
+
+    BIDS: qmri-lake ingest DATASET --lake knees.lake --visit followup=24
 
     Only new series are added; --replace and --repair also replace stored ones. Unusable files are
     listed with the reason and what to do; all others are ingested.
@@ -87,6 +145,12 @@ def ingest(
             knee=knee,
             group=group,
             series=series,
+            pattern=pattern,
+            files=files,
+            bids=bids,
+            visits=parse_visits(visit or []) or None,
+            form=form,  # type: ignore[arg-type]
+            any_position=any_position,
             replace=replace or (),
             repair=repair,
             profile=profile,
@@ -127,14 +191,7 @@ def ingest_masks(
     patient: PatientOption = None,
     timepoint: TimepointOption = None,
     knee: KneeOption = None,
-    form: Annotated[
-        str | None,
-        typer.Option(
-            metavar="sform|qform",
-            help="Affine of NIfTI files to use if their sform and qform differ. Without this "
-            "option, such files are listed as problems.",
-        ),
-    ] = None,
+    form: FormOption = None,
     profile: ProfileOption = None,
     cluster: ClusterOption = None,
     problems: ProblemsOption = None,

@@ -173,7 +173,9 @@ def prune(
 
 
 def forget(
-    patient: Annotated[str, typer.Argument(metavar="PATIENT", help="Number of the patient.")],
+    patient: Annotated[
+        str, typer.Argument(metavar="PATIENT", help="Number or identifier of the patient.")
+    ],
     lake: LakeOption,
     derived: Annotated[
         list[str] | None,

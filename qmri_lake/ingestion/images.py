@@ -1,4 +1,4 @@
-"""Ingest a delivery of OAI files: the images and clinical tables that are not in the lake yet."""
+"""Ingest a delivery: the images and clinical tables that are not in the lake yet."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ from qmri_lake.errors import (
 from qmri_lake.execution.run import Listener
 from qmri_lake.execution.step import load_steps
 from qmri_lake.ingestion.clinical import store_visits
+from qmri_lake.ingestion.delivery import Delivery, Found
 from qmri_lake.ingestion.known_series import check_replaced, compare_series
 from qmri_lake.ingestion.series_tasks import write_series
 from qmri_lake.ingestion.tables import refuse_own_tables
 from qmri_lake.lake.lake import Lake, create_lake, existing_lake
+from qmri_lake.lake.study_ids import store_study_ids
 from qmri_lake.lake.synthetic_exams import mark_synthetic
+from qmri_lake.masks.content import Form
 from qmri_lake.oai.table_names import find_tables
 from qmri_lake.schema.builtin import REGISTRY
 from qmri_lake.schema.groups import GROUPS
@@ -39,7 +42,8 @@ from qmri_lake.store.status import declare_status
 from qmri_lake.store.transaction import declare, exam_count, group_sizes
 
 if TYPE_CHECKING:
-    from qmri_lake.oai.inventory import Inventory, Repeat, Series
+    from qmri_lake.ingestion.delivered import DeliveredSeries
+    from qmri_lake.oai.inventory import Repeat
 
 __all__ = ["IngestResult", "ingest"]
 
@@ -87,11 +91,17 @@ def ingest(
     lake: Lake | str | os.PathLike[str],
     *,
     masks: str | os.PathLike[str] | None = None,
-    patient: int | None = None,
+    patient: int | str | None = None,
     timepoint: int | None = None,
     knee: str | None = None,
     group: str | None = None,
     series: str | Iterable[str] | None = None,
+    pattern: str | None = None,
+    files: str | os.PathLike[str] | None = None,
+    bids: bool | None = None,
+    visits: Mapping[str, int] | None = None,
+    form: Form | None = None,
+    any_position: bool = False,
     replace: str | Iterable[str] = (),
     repair: bool = False,
     profile: str | None = None,
@@ -100,7 +110,10 @@ def ingest(
     progress: Callable[[int, str], None] | None = None,
     listeners: Sequence[Listener] = (),
 ) -> IngestResult:
-    """Ingest a delivery of DICOM files and clinical tables into a lake.
+    """Ingest a delivery of images and clinical tables into a lake.
+
+    Images are DICOM series, or NIfTI, NRRD, MetaImage or PAR/REC files whose exams are stated by
+    `pattern`, by `files`, or by the names of a BIDS dataset.
 
     A second ingest adds only new series, unless `replace` or `repair` is given. An interrupted
     ingest resumes from its last commit when it is started again.
@@ -117,13 +130,31 @@ def ingest(
         OAI; see `qmri_lake.ingestion.npz_masks`.
     patient, timepoint, knee : optional
         Exam of series whose headers do not identify it. A header that contradicts these values is
-        reported as a problem.
+        reported as a problem. A patient may be a text such as ``"P007"``; see
+        `qmri_lake.lake.study_ids`. With `pattern`, the parts that it does not contain.
     group : {"dess", "msme"}, optional
         For series that neither name nor acquisition identifies. Default: such a series is listed as
         ``unknown_sequence``.
     series : str or iterable of str, optional
         The series to use, by SeriesInstanceUID, SeriesDescription or folder. All others are
         ignored.
+    pattern : str, optional
+        Pattern of the paths of image files other than DICOM, relative to the folder, such as
+        ``"{patient}_{timepoint}m_{knee}_dess.nii.gz"``; see
+        `qmri_lake.ingestion.file_pattern.FilePattern`. Give the group with ``{group}`` or `group`.
+        Clinical tables are then not read.
+    files : path, optional
+        CSV list of image files instead of a pattern, with the columns file, patient, timepoint,
+        knee, and optionally group, echo and time_ms. Paths are relative to `source`.
+    bids : bool, optional
+        Whether the source is a BIDS dataset. Default: whether it has images in
+        ``sub-*/[ses-*/]anat``.
+    visits : mapping of str to int, optional
+        Months by the name of a visit, for ``{visit}`` of a pattern and for sessions of BIDS.
+    form : {"sform", "qform"}, optional
+        Affine to use of NIfTI files whose sform and qform differ. Default: such a file is listed.
+    any_position : bool
+        Whether to use image files whose position is on the side of the other knee.
     replace : str or iterable of str
         Keys of exams whose stored series are replaced by the delivered ones. Earlier commits keep
         the old series; results that were computed from them are stale.
@@ -144,35 +175,35 @@ def ingest(
         Its ``problems`` list each series, table or cell that could not be used, with the file, the
         reason and what to do. Everything else has been ingested.
     """
-    from qmri_lake.oai.inventory import inventory
-
     if masks is not None and not Path(masks).is_dir():
         raise NotFoundError(
             "no such folder", expected="a folder of <exam key>.npz files", where=str(masks)
         )
-
-    def take_inventory() -> Inventory:
-        return inventory(
-            source,
-            patient=patient,
-            timepoint=timepoint,
-            knee=knee,
-            group=group,
-            series=series,
-            progress=progress,
-        )
-
-    if Path(source).is_file():
+    load_steps()  # installed steps may declare kinds of series
+    delivery = Delivery(
+        source,
+        patient,
+        timepoint,
+        knee,
+        group,
+        series,
+        pattern,
+        files,
+        bids,
+        visits,
+        form,
+        any_position,
+    )
+    delivery.check()
+    if Path(source).is_file() and not delivery.is_named:
         refuse_own_tables(Path(source))
     exams = [replace] if isinstance(replace, str) else [*replace]
-
-    load_steps()  # installed steps may declare kinds of series
-    found: Inventory | None = None
+    found: Found | None = None
     target = lake if isinstance(lake, Lake) else existing_lake(os.fspath(lake))
     if target is None:
         # The inventory comes first, so that an unreadable source does not leave an empty lake.
         check_replaced((), exams)
-        found = take_inventory()
+        found = delivery.take_inventory(None, progress)
         _check_not_empty(source, found)
         target = create_lake(os.fspath(lake), profile=profile)  # type: ignore[arg-type]
     else:
@@ -180,7 +211,7 @@ def ingest(
         check_replaced(target.exams["exam"], exams)
     # The lake is locked before the headers are read, which takes an hour for a full delivery.
     with target.writing():
-        found = found or take_inventory()
+        found = found or delivery.take_inventory(target, progress)
         if not (found.series or found.problems or masks):
             refuse_own_tables(Path(source))
         problems = list(found.problems)
@@ -188,16 +219,21 @@ def ingest(
         compared = compare_series(target, found.series, exams, repair=repair)
         problems += compared.problems
         written = write_series(
-            target, compared, cluster=cluster, commit_every=commit_every, listeners=listeners
+            target,
+            compared,
+            cluster=cluster,
+            commit_every=commit_every,
+            listeners=listeners,
+            study_ids=found.study_ids,
         )
         problems += written.problems
         # Series that were already present may be of a lake without marks.
         mark_synthetic(target, [item.exam for item in found.series if item.synthetic])
+        store_study_ids(target, found.study_ids)
         offers = sum(problem.reason == Reason.MORE_COMPLETE for problem in problems)
-        visits, notes = 0, tuple[str, ...]()
-        if Path(source).is_dir():
-            dates = {(s.patient, s.timepoint): s.scan_order[0] for s in found.series}
-            visits, notes, table_problems = store_visits(target, Path(source), dates)
+        rows, notes = 0, tuple[str, ...]()
+        if Path(source).is_dir() and not delivery.is_named:
+            rows, notes, table_problems = store_visits(target, Path(source), found.dates)
             problems += table_problems
         imported = 0
         if masks is not None:
@@ -209,7 +245,7 @@ def ingest(
         lake=target,
         added=written.added,
         present=compared.present + written.unchanged,
-        visits=visits,
+        visits=rows,
         masks=imported,
         problems=tuple(problems),
         repeats=found.repeats,
@@ -235,7 +271,7 @@ def _replacement_notes(offers: int, replaced: int) -> list[str]:
     return notes
 
 
-def _check_not_empty(source: str | os.PathLike[str], found: Inventory) -> None:
+def _check_not_empty(source: str | os.PathLike[str], found: Found) -> None:
     """Raise an error if the source has nothing to ingest."""
     if found.series or found.problems:
         return
@@ -270,7 +306,7 @@ def _check_target(lake: Lake, profile: str | None) -> None:
         )
 
 
-def _fix_sizes(lake: Lake, series: Iterable[Series]) -> None:
+def _fix_sizes(lake: Lake, series: Iterable[DeliveredSeries]) -> None:
     """Declare the image groups of this delivery, large enough for its largest series."""
     shapes: dict[str, list[tuple[int, ...]]] = {}
     for item in series:

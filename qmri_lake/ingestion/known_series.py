@@ -21,7 +21,7 @@ from qmri_lake.store.status import read_status
 from qmri_lake.store.transaction import group_sizes
 
 if TYPE_CHECKING:
-    from qmri_lake.oai.inventory import Series
+    from qmri_lake.ingestion.delivered import DeliveredSeries
 
 __all__ = ["Comparison", "check_replaced", "compare_series"]
 
@@ -33,9 +33,9 @@ _SAME_PLACE = 0.1  # mm; rounded headers of one scan differ by less, two scans b
 class Comparison:
     """Delivered series, compared with those of a lake."""
 
-    new: list[Series] = field(default_factory=list)
+    new: list[DeliveredSeries] = field(default_factory=list)
     """The lake has no series of the exam and group."""
-    replaced: list[Series] = field(default_factory=list)
+    replaced: list[DeliveredSeries] = field(default_factory=list)
     """The stored series is to be replaced."""
     present: int = 0
     """Series that the lake has."""
@@ -95,7 +95,7 @@ def check_replaced(known: Iterable[str], exams: Iterable[str]) -> None:
 
 
 def compare_series(
-    lake: Lake, series: Values[Series], replaced: Collection[str], *, repair: bool
+    lake: Lake, series: Values[DeliveredSeries], replaced: Collection[str], *, repair: bool
 ) -> Comparison:
     """Compare delivered series with those of a lake.
 
@@ -146,7 +146,7 @@ def compare_series(
     return found
 
 
-def _compare(known: _Stored, row: int, item: Series) -> Problem | None:
+def _compare(known: _Stored, row: int, item: DeliveredSeries) -> Problem | None:
     """Return how a delivered series differs from the stored one; None if it is the same."""
     mine = item.sequence
     theirs = known.sequence(row, mine)
@@ -195,7 +195,7 @@ def _extent(sequence: Sequence) -> str:
     return counted(sequence.shape[0], "slice") + of_echoes
 
 
-def _misfit(lake: Lake, known: _Stored, item: Series) -> Problem | None:
+def _misfit(lake: Lake, known: _Stored, item: DeliveredSeries) -> Problem | None:
     """Return why a series can't be written into the lake, or None."""
     if item.uid and known.owner.get(item.uid, item.exam) != item.exam:
         return Problem(

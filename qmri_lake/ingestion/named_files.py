@@ -27,6 +27,7 @@ __all__ = [
     "find_by_pattern",
     "patient_number",
     "read_list",
+    "without_doubled",
 ]
 
 LIST_COLUMNS: Mapping[str, str] = {
@@ -155,7 +156,7 @@ def find_by_pattern(
             found.problems.append(error.problem())
     if not (found.files or found.problems):
         raise _no_match(pattern, list(names), os.fspath(source))
-    return _without_doubled(found)
+    return without_doubled(found)
 
 
 def read_list(
@@ -215,7 +216,7 @@ def read_list(
             found.problems.append(error.problem())
     listed = {item.where for item in found.files}
     found.unmatched = [name for name in _names(folder) if name not in listed | {path.name}]
-    return _without_doubled(found)
+    return without_doubled(found)
 
 
 def _check_complete(pattern: FilePattern, given: Mapping[str, object]) -> None:
@@ -278,7 +279,7 @@ def _no_match(pattern: FilePattern, names: Sequence[str], where: str) -> InputEr
     )
 
 
-def _without_doubled(found: NamedFiles) -> NamedFiles:
+def without_doubled(found: NamedFiles) -> NamedFiles:
     """Replace files that share an exam, group, echo and time by a problem, and repeated files."""
     for key_of in (_content, lambda item: item.path):
         groups: dict[object, list[NamedFile]] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from qmri_lake.execution.exam_io import write_exam
 from qmri_lake.execution.run import Listener, TaskResult, execute
 from qmri_lake.ingestion.known_series import Comparison
 from qmri_lake.lake.lake import Lake
+from qmri_lake.lake.study_ids import write_study_ids
 from qmri_lake.lake.synthetic_exams import mark_exams
 from qmri_lake.schema.builtin import REGISTRY
 from qmri_lake.schema.exam_index import KEYS
@@ -31,8 +32,8 @@ from qmri_lake.store.status import read_status, status_steps
 from qmri_lake.store.transaction import append_exams
 
 if TYPE_CHECKING:
+    from qmri_lake.ingestion.delivered import DeliveredSeries
     from qmri_lake.oai.dicom import Volume
-    from qmri_lake.oai.inventory import Series
 
 __all__ = ["Written", "write_series"]
 
@@ -56,7 +57,7 @@ class _SeriesTask:
 
     row: int
     exam: str
-    series: tuple[Series, ...]
+    series: tuple[DeliveredSeries, ...]
     over: frozenset[str] = frozenset()
     """Groups of which the exam has a series that is replaced."""
     keeps_grid: bool = False
@@ -71,15 +72,13 @@ class _SeriesTask:
 
 def _read_and_write(fork: icechunk.ForkSession, task: _SeriesTask) -> TaskResult:
     """Decode and write the series of one exam; one task."""
-    from qmri_lake.oai.inventory import read_series
-
     result = TaskResult(task.row, task.exam, {}, fork)
     root = open_root(fork.store, "r+")
     for series in task.series:
         step = f"ingest_{series.group}"
         is_over = series.group in task.over
         try:
-            volume = read_series(series)
+            volume = series.read()
             if is_over and root[f"{series.group}/digest"][task.row] == volume.digest:
                 continue  # the stored pixels are the same
             product: dict[str, NDArray[np.generic]] = {
@@ -114,8 +113,8 @@ def _read_and_write(fork: icechunk.ForkSession, task: _SeriesTask) -> TaskResult
                     Reason.UNREADABLE_FILE,
                     series.where,
                     one_line(error),
-                    "a DICOM series",
-                    "Open it with another DICOM reader.",
+                    "a readable image",
+                    "Open it with another program.",
                     task.exam,
                 )
             )
@@ -150,11 +149,15 @@ def write_series(
     cluster: object,
     commit_every: int,
     listeners: Sequence[Listener],
+    study_ids: Mapping[int, str] | None = None,
 ) -> Written:
-    """Write new series, and those that replace stored ones."""
+    """Write new series, and those that replace stored ones.
+
+    `study_ids` are the identifiers of patients whose number does not state them, by number.
+    """
     if not (compared.new or compared.replaced):
         return Written(dict.fromkeys(GROUPS.series(), 0), 0, 0, ())
-    by_exam: dict[str, list[Series]] = {}
+    by_exam: dict[str, list[DeliveredSeries]] = {}
     for item in (*compared.new, *compared.replaced):
         by_exam.setdefault(item.exam, []).append(item)
     keys = pd.DataFrame(
@@ -165,9 +168,14 @@ def write_series(
         exam for exam, items in by_exam.items() if any(series.synthetic for series in items)
     ]
 
+    identifiers = {
+        exam: (study_ids or {}).get(items[0].patient, "") for exam, items in by_exam.items()
+    }
+
     def add(session: icechunk.Session) -> None:
         append_exams(session, keys)
         mark_exams(session, synthetic)
+        write_study_ids(session, identifiers)
 
     with translated_errors(lake.url):
         commit(lake.repo, add, f"Add {len(keys)} exams")
@@ -221,7 +229,7 @@ def _imported_rows(lake: Lake) -> NDArray[np.bool_]:
     return found
 
 
-def _count(lake: Lake, series: Sequence[Series], run: int) -> dict[str, int]:
+def _count(lake: Lake, series: Sequence[DeliveredSeries], run: int) -> dict[str, int]:
     """Count the series that a run has written, by group."""
     row_of = {key: row for row, key in enumerate(lake.exams["exam"])}
     counts = dict.fromkeys(GROUPS.series(), 0)

@@ -189,25 +189,31 @@ def write_study_ids(session: icechunk.Session, identifiers: Mapping[str, str]) -
     change(session)
 
 
-def store_study_ids(lake: Snapshot, identifiers: Mapping[str, str]) -> None:
-    """Store the identifiers of exams of a lake in one commit; none if all are stored."""
-    if not _exams_without(lake, identifiers):
+def store_study_ids(lake: Snapshot, identifiers: Mapping[int, str]) -> None:
+    """Store the identifiers of patients for all their exams, in one commit; none if all are stored.
+
+    Parameters
+    ----------
+    lake : Snapshot
+    identifiers : mapping of int to str
+        Identifier by patient number.
+    """
+    exams = lake.exams
+    stored = lake.root[STUDY_ID.path][:] if STUDY_ID.path in lake.root else [""] * len(exams)
+    wanted = {
+        str(exam): identifiers[int(patient)]
+        for exam, patient, text in zip(exams["exam"], exams["patient"], stored, strict=True)
+        if not text and identifiers.get(int(patient))
+    }
+    if not wanted:
         return
     with translated_errors(lake.url):
         commit(
             lake.repo,
-            lambda session: write_study_ids(session, identifiers),
+            lambda session: write_study_ids(session, wanted),
             "Store identifiers of the study",
         )
     lake.refresh()
-
-
-def _exams_without(lake: Snapshot, identifiers: Mapping[str, str]) -> list[str]:
-    """Return the exams that are to have an identifier and have none."""
-    if STUDY_ID.path not in lake.root:
-        return [exam for exam, text in identifiers.items() if text]
-    stored = dict(zip(lake.exams["exam"], lake.root[STUDY_ID.path][:].tolist(), strict=True))
-    return [exam for exam, text in identifiers.items() if text and not stored.get(exam, "")]
 
 
 def assigned_number(text: str) -> int:

@@ -17,7 +17,7 @@ from qmri_lake.masks.grids import Affine, check_affine, reorder_onto
 from qmri_lake.masks.voxel_units import in_millimetres
 from qmri_lake.masks.whole_files import open_plain, read_exactly
 
-__all__ = ["FORM_TOLERANCE_MM", "read_nifti"]
+__all__ = ["FORM_TOLERANCE_MM", "read_nifti", "read_nifti_geometry"]
 
 FORM_TOLERANCE_MM = 0.1
 """Largest distance between the corners of the grids of sform and qform that agree. The rotation of
@@ -57,41 +57,59 @@ def read_nifti(path: str, grid: VoxelGrid | None, form: Form | None) -> Content:
         If the file is damaged, if sform and qform differ (``contradictory_affines``) or are absent
         (``grid_mismatch``), or if voxels are not those of a knee (``implausible_voxels``).
     """
-    from nibabel import Nifti1Header, Nifti2Header
-
-    kinds: dict[int, Any] = {348: Nifti1Header, 540: Nifti2Header}
 
     def size(first: bytes) -> int:
-        header = _header_of(first, kinds, path)
+        header = _header_of(first, path)
         values = prod(int(n) for n in header.get_data_shape())
         return int(header.get_data_offset() + values * header.get_data_dtype().itemsize)
 
     with open_plain(path) as stream:
         content = read_exactly(stream, path, _HEADER, size)
-        header = _header_of(content[:_HEADER], kinds, path)
+        header = _header_of(content[:_HEADER], path)
     values = header.data_from_fileobj(BytesIO(content))
-    first, second, third = (int(n) for n in (*header.get_data_shape(), 1, 1)[:3])
-    shape = (first, second, third)
-    unit = _UNITS.get(int(header["xyzt_units"]) & 7)
-    if unit is None:
-        raise _damaged(f"xyzt_units = {int(header['xyzt_units'])}", "0 to 3 for lengths", path)
     slope, _ = header.get_slope_inter()
     step = abs(slope) if slope is not None and values.dtype.kind == "f" else 0.0
     # Stored numbers that are themselves fractions have no steps.
     scaled = header.get_data_dtype().kind in "iu"
-    affine = _affine_of(header, shape, unit, path, grid, form)
+    affine = _affine_of(header, path, grid, form)
     return Content(values, affine, step=step if scaled else 0.0)
 
 
-def _header_of(first: bytes, kinds: dict[int, Any], path: str) -> Any:
+def read_nifti_geometry(path: str, form: Form | None) -> tuple[tuple[int, ...], Affine]:
+    """Read the header of a NIfTI file, without its values.
+
+    Returns
+    -------
+    shape : tuple of int
+        Number of values along each axis.
+    affine : (4, 4) float64
+        Voxel (i, j, k, 1) to LPS mm.
+
+    Raises
+    ------
+    InputError
+        As in `read_nifti`.
+    """
+    with open_plain(path) as stream:
+        header = _header_of(stream.read(_HEADER), path)
+    shape = tuple(int(n) for n in header.get_data_shape())
+    return shape, _affine_of(header, path, None, form)
+
+
+def _header_of(first: bytes, path: str) -> Any:
     """Return the header, whose fields must not contradict one another.
 
     NiBabel corrects some of these fields without an error; it only writes a line to its log.
     """
+    from nibabel import Nifti1Header, Nifti2Header
+
+    kinds: dict[int, Any] = {348: Nifti1Header, 540: Nifti2Header}
     order: Literal["little", "big"] = (
         "little" if int.from_bytes(first[:4], "little") in kinds else "big"
     )
-    kind = kinds[int.from_bytes(first[:4], order)]
+    kind = kinds.get(int.from_bytes(first[:4], order))
+    if kind is None:
+        raise _damaged("no NIfTI header", "the content of a .nii file", path)
     length = kind.template_dtype.itemsize
     if len(first) < length:
         raise truncated(f"{len(first)} bytes, fewer than a header has", path)
@@ -114,15 +132,13 @@ def _header_of(first: bytes, kinds: dict[int, Any], path: str) -> Any:
     return header
 
 
-def _affine_of(
-    header: Any,
-    shape: tuple[int, int, int],
-    unit: str,
-    path: str,
-    grid: VoxelGrid | None,
-    form: Form | None,
-) -> Affine:
+def _affine_of(header: Any, path: str, grid: VoxelGrid | None, form: Form | None) -> Affine:
     """Return the affine, LPS mm; raise an error if it is unknown or ambiguous."""
+    first, second, third = (int(n) for n in (*header.get_data_shape(), 1, 1)[:3])
+    shape = (first, second, third)
+    unit = _UNITS.get(int(header["xyzt_units"]) & 7)
+    if unit is None:
+        raise _damaged(f"xyzt_units = {int(header['xyzt_units'])}", "0 to 3 for lengths", path)
     codes = {name: int(header[f"{name}_code"]) for name in ("sform", "qform")}
     present = [name for name, code in codes.items() if code]
     if not present:

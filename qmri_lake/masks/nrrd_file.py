@@ -30,7 +30,7 @@ from qmri_lake.masks.slicer_segments import (
 from qmri_lake.masks.voxel_units import in_millimetres
 from qmri_lake.masks.whole_files import GZIP, gzip_errors, open_plain, read_bzip2, read_to_end
 
-__all__ = ["read_nrrd"]
+__all__ = ["affine_of", "read_header", "read_nrrd", "read_values"]
 
 _SPACES = {
     "left-posterior-superior": (1, 1, 1),
@@ -230,4 +230,70 @@ def _unreadable(found: str, path: str, expected: str = "an NRRD file") -> InputE
         where=path,
         todo="Copy or download it again, or save it again.",
         reason=Reason.UNREADABLE_FILE,
+    )
+
+
+def read_values(path: str) -> tuple[Values, dict[str, Any]]:
+    """Return the values, in the axis order of the file, and the header.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged.
+    """
+    return _read(path)
+
+
+def read_header(path: str) -> dict[str, Any]:
+    """Return the header of a file, without its values.
+
+    Raises
+    ------
+    InputError
+        If the header is damaged.
+    """
+    import nrrd
+
+    with open_plain(path) as stream:
+        try:
+            return dict(nrrd.read_header(stream))
+        except (KeyError, ValueError, TypeError, StopIteration, nrrd.NRRDError) as error:
+            raise _unreadable(f"unreadable header: {one_line(error)}", path) from error
+
+
+def affine_of(
+    header: dict[str, Any], vectors: Affine, shape: tuple[int, int, int], path: str
+) -> Affine:
+    """Return the affine, voxel (i, j, k) to LPS mm.
+
+    Parameters
+    ----------
+    header : dict
+    vectors : (3, 3)
+        Direction of each axis of the volume, one in a row.
+    shape : tuple of int
+        Number of voxels along each axis.
+    path : str
+        Path of the file, for errors.
+
+    Raises
+    ------
+    InputError
+        If the position is unknown (``grid_mismatch``), or voxels are not those of a knee.
+    """
+    space, origin = str(header.get("space", "")).lower(), header.get("space origin")
+    if space not in _SPACES or vectors.shape != (3, 3) or origin is None:
+        raise InputError(
+            f"space {space!r}" if space else "no space, so the position is unknown",
+            expected="left-posterior-superior, right-anterior-superior or left-anterior-superior, "
+            "with space directions and space origin",
+            where=path,
+            todo="Export the image with its geometry.",
+            reason=Reason.GRID_MISMATCH,
+        )
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = vectors.T, np.asarray(origin, np.float64)
+    affine = np.diag([*_SPACES[space], 1.0]) @ affine
+    return in_millimetres(
+        affine, shape, _unit(header, path), path, "Set `space units` in the file."
     )

@@ -67,6 +67,10 @@ class Series:
         """Folder or tar of the first part, relative to the source."""
         return self.parts[0].where
 
+    def read(self) -> Volume:
+        """Read the pixels; see `read_series`."""
+        return read_series(self)
+
 
 def read_series(series: Series) -> Volume:
     """Read the pixels and the geometry of one scan of an inventory.
