@@ -234,7 +234,7 @@ def _read_column(column: pd.Series, name: str, where: str) -> pd.Series:
     texts = column.map(lambda value: "" if pd.isna(value) else str(value).strip())
     if name in ("patient", "timepoint"):
         texts = texts.str.removesuffix(".0")  # whole numbers of a column with missing values
-        good, expected = texts.str.fullmatch(r"\d{1,9}"), "whole numbers"
+        good, expected = texts.str.fullmatch(r"\d{1,10}"), "whole numbers"
     elif name == "knee":
         texts = texts.str.lower()
         good, expected = texts.isin(["left", "right"]), "left or right"

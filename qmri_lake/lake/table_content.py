@@ -63,8 +63,16 @@ class TableContent:
     """Whether all timepoints are numbers of at most 11, which may be numbers of visits."""
 
 
-def read_content(table: pd.DataFrame, options: TableOptions, name: str) -> TableContent:
-    """Read keys and columns of a table; unusable columns and rows are problems."""
+def read_content(
+    table: pd.DataFrame,
+    options: TableOptions,
+    name: str,
+    identifiers: Mapping[str, int] | None = None,
+) -> TableContent:
+    """Read keys and columns of a table; unusable columns and rows are problems.
+
+    `identifiers` are the numbers of patients by the identifiers of the study.
+    """
     table = table.set_axis([str(column) for column in table.columns], axis=1)
     if not len(table):
         raise _fault("a table without rows", "at least 1 row", "Check the table.", name)
@@ -90,7 +98,7 @@ def read_content(table: pd.DataFrame, options: TableOptions, name: str) -> Table
         else:
             columns.append(column)
             notes.append(column.note)
-    read = read_keys(table, name, keys)
+    read = read_keys(table, name, keys, identifiers)
     problems = [*read.problems, *problems]
     if not columns or not len(read.frame):
         what = "no column" if not columns else "no row"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,12 @@ class Keys:
     """How the keys were understood."""
 
 
-def read_keys(table: pd.DataFrame, name: str, columns: dict[str, str]) -> Keys:
+def read_keys(
+    table: pd.DataFrame,
+    name: str,
+    columns: dict[str, str],
+    identifiers: Mapping[str, int] | None = None,
+) -> Keys:
     """Read the key columns of a table.
 
     Parameters
@@ -51,6 +56,8 @@ def read_keys(table: pd.DataFrame, name: str, columns: dict[str, str]) -> Keys:
         Name of the table, for messages.
     columns : mapping of key to column
         Column of ``patient`` and, if given, of ``timepoint`` and ``knee``.
+    identifiers : mapping of str to int, optional
+        Number of each patient by the identifier of the study.
 
     Raises
     ------
@@ -58,8 +65,14 @@ def read_keys(table: pd.DataFrame, name: str, columns: dict[str, str]) -> Keys:
         If a column mixes forms of which one is a guess: bare numbers of months with visits such as
         ``V03``; side codes other than 1 (right) and 2 (left), or codes together with words.
     """
+    known = identifiers or {}
+
+    def parse_identifier(cell: object) -> Parsed:
+        number = known.get(str(cell).strip())
+        return parse_patient(cell) if number is None else (number, "identifier")
+
     parsers: dict[str, Callable[[object], Parsed]] = {
-        "patient": parse_patient,
+        "patient": parse_identifier,
         "timepoint": parse_timepoint,
         "knee": parse_knee,
     }
@@ -120,7 +133,8 @@ def _row_problem(key: str, where: str, missing: bool) -> Problem:
     # The message omits the cell, because a cell that is not a key may contain a person's name.
     names = {"patient": "patient number", "timepoint": "timepoint", "knee": "side of the knee"}
     expected = {
-        "patient": f"all digits of a whole number from {PATIENTS[0]} to {PATIENTS[1]}",
+        "patient": f"all digits of a whole number from {PATIENTS[0]} to {PATIENTS[1]}, or an "
+        "identifier in the column study_id of the lake",
         "timepoint": f"months from 0 to {LAST_MONTH} (24 or 24m), or a visit of the OAI (V03)",
         "knee": "left, right, L, R, 1 (right) or 2 (left)",
     }

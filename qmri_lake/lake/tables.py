@@ -12,6 +12,7 @@ import pandas as pd
 from qmri_lake.core.text import counted
 from qmri_lake.errors import InputError, Problem, Reason, RunError, problem_table
 from qmri_lake.lake.lineage import origin_of
+from qmri_lake.lake.study_ids import read_study_ids
 from qmri_lake.lake.table_commit import TableCommit
 from qmri_lake.lake.table_content import TableContent, TableOptions, TableSource, read_content
 from qmri_lake.lake.table_join import Join, describe_key, listed
@@ -147,7 +148,8 @@ def store_table(
                 where=lake.url,
                 todo="Run the derivation again, which resumes it; then add the table.",
             )
-        read = read_content(table, options, source.name)
+        identifiers = {text: number for number, text in read_study_ids(lake.root).items()}
+        read = read_content(table, options, source.name, identifiers)
         write = TableCommit(read, options, source)
         write.check_existing(lake.root)
         join = write.join(lake.root)

@@ -31,7 +31,7 @@ PATTERN = "{patient}_{timepoint}m_{knee}_dess.nii.gz"
         ("{patient}{knee}.mha", "9000798L.mha", NameFields("9000798", None, "left")),
         ("knee{knee}_{patient}", "kneeR_x", NameFields("x", None, "right")),
         # The l of "smaller" is not a side.
-        ("{patient}_*{knee}*.nii", "P1_smaller_right.nii", NameFields("P1", None, "right")),
+        ("{patient:2}_*{knee}*.nii", "P1_smaller_right.nii", NameFields("P1", None, "right")),
         (
             "{patient}/{patient}_{group}_e{echo}_{time}ms.nii",
             "P1/P1_MSME_e2_20.5ms.nii",
