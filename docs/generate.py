@@ -59,15 +59,15 @@ REASONS: Mapping[Reason, str] = {
     Reason.CHECKSUM_MISMATCH: "The content of a compressed file differs from its checksum: bytes "
     "were changed. Nothing of it was used. Check it with `gzip -t` or `unzip -t`, and copy or "
     "download it again.",
-    Reason.CONTRADICTORY_AFFINES: "A mask file has two positions that differ: the sform and qform "
-    "of NIfTI, or the origin and the offset of a cropped segmentation. Compare both with the "
+    Reason.CONTRADICTORY_AFFINES: "A mask or image has two positions that differ: the sform and "
+    "qform of NIfTI, or the origin and the offset of a cropped segmentation. Compare both with the "
     "image, for example with `nib-ls` or in a viewer, and choose one with `--form`, or export the "
     "mask again.",
     Reason.FRACTIONAL_LABELS: "A mask has values that are not whole numbers, such as "
     "probabilities, or labels that were interpolated. Threshold or `argmax` the probabilities, or "
     "resample the labels by nearest neighbour.",
-    Reason.IMPLAUSIBLE_VOXELS: "The voxels of a mask, in the unit of its file, are too small or "
-    "too large for a knee. The error names the unit that would fit. Correct the unit "
+    Reason.IMPLAUSIBLE_VOXELS: "The voxels of a mask or image, in the unit of its file, are too "
+    "small or too large for a knee. The error names the unit that would fit. Correct the unit "
     "(`xyzt_units`, `space units`) or the affine in the file.",
     Reason.OVERLAPPING_LABELS: "Some voxels belong to two segments, but a label map has only one "
     "label per voxel. In 3D Slicer, set *Editable area* or *Overwrite other segments*, and export "
@@ -87,7 +87,8 @@ REASONS: Mapping[Reason, str] = {
     Reason.KL_PROSTHESIS: "A KL grade of `.P`: the knee has a prosthesis and counts as replaced.",
     Reason.LARGER_THAN_LAKE: "The series is larger than the arrays of this lake.",
     Reason.MISSING_ECHO: "The headers or the OAI protocol say that the series has more echoes. "
-    "Compare `EchoNumbers` and `EchoTime` of its files, and download it again.",
+    "Compare `EchoNumbers` and `EchoTime` of its files, and download it again. For image files, an "
+    "echo is missing, or the times of the echoes: see the problem.",
     Reason.MISSING_SLICE: "Slices are missing: a gap between slices is wider than the other gaps "
     "or than `SpacingBetweenSlices`, or there are fewer files than `ImagesInAcquisition` states. "
     "Copy or download the series again.",
@@ -112,8 +113,10 @@ REASONS: Mapping[Reason, str] = {
     Reason.RAGGED_TABLE: "A row is longer or shorter than the header, so its cells may be shifted. "
     "Nothing of the table was used: correct the row, or download the table again.",
     Reason.SEVERAL_VOLUMES: "The frames of enhanced files form several volumes, such as stacks, "
-    "temporal positions or flip angles. Export each volume as a separate series.",
-    Reason.SIDE_CONFLICT: "Headers, folders, listing or options name different knees.",
+    "temporal positions or flip angles. Export each volume as a separate series. Or an image file "
+    "has several images, and its group has one.",
+    Reason.SIDE_CONFLICT: "Headers, folders, listing or options name different knees, or the "
+    "position of an image file is on the side of the other knee.",
     Reason.TABLE_WITHOUT_KEY: "A table lacks a key column, such as the patient.",
     Reason.TIMEPOINT_CONFLICT: "Headers, folders, listing or options name different visits.",
     Reason.TOO_SMALL: "A volume is smaller than the smallest input of a network.",

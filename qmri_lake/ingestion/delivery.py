@@ -14,6 +14,7 @@ from qmri_lake.image_files.formats import is_image_name
 from qmri_lake.ingestion.bids import find_bids_files, is_bids
 from qmri_lake.ingestion.file_pattern import FilePattern
 from qmri_lake.ingestion.image_inventory import ImageOptions, take_image_inventory
+from qmri_lake.ingestion.named_dicom import take_named_inventory
 from qmri_lake.ingestion.named_files import NamedFiles, find_by_pattern, read_list
 from qmri_lake.lake.study_ids import PatientNumbers
 from qmri_lake.masks.content import Form
@@ -128,6 +129,9 @@ class Delivery:
         if not self.is_named:
             return self._dicom(numbers, progress)
         named = self._named_files()
+        folders = [file for file in named.files if Path(file.path).is_dir()]
+        named.files = [file for file in named.files if not Path(file.path).is_dir()]
+        dicom = take_named_inventory(folders, numbers, self.group, progress)
         options = ImageOptions(
             self.group,
             self.form,
@@ -136,11 +140,12 @@ class Delivery:
         )
         found = take_image_inventory(named, numbers, options, progress)
         return Found(
-            found.series,
-            found.problems,
-            ignored=found.ignored,
-            notes=found.notes,
-            study_ids=found.study_ids,
+            (*dicom.series, *found.series),
+            (*dicom.problems, *found.problems),
+            tuple(dicom.repeats),
+            {**found.ignored, **dicom.ignored},
+            (*dicom.notes, *found.notes),
+            found.study_ids | dicom.study_ids,
         )
 
     def _named_files(self) -> NamedFiles:
@@ -157,7 +162,8 @@ class Delivery:
         pattern = FilePattern(self.pattern, self.visits)
         if self.group is not None and "group" in pattern.placeholders:
             raise _invalid("{group} in the pattern, and --group", "one of them", "Omit --group.")
-        if self.group is None and "group" not in pattern.placeholders:
+        is_dicom = pattern.text.endswith("/")  # whose headers state the kind of series
+        if self.group is None and "group" not in pattern.placeholders and not is_dicom:
             groups = " or ".join(GROUPS.series())
             raise _invalid(
                 f"no group for the pattern {self.pattern!r}",

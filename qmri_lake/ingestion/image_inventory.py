@@ -119,7 +119,11 @@ def take_image_inventory(
     ignored = Counter(
         f"{PurePath(name).suffix or 'other'} file"
         for name in named.unmatched
-        if not (is_image_name(name) or PurePath(name).with_suffix("").as_posix() in used)
+        if not (
+            name.endswith("/")
+            or is_image_name(name)
+            or PurePath(name).with_suffix("").as_posix() in used
+        )
     )
     return ImageInventory(
         tuple(sorted(found, key=lambda item: (item.exam, item.group))),

@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 LIST_COLUMNS: Mapping[str, str] = {
-    "file": "path of the file, relative to the folder",
+    "file": "path of the file, or of a folder with a DICOM series, relative to the folder",
     "patient": "identifier of the patient, a number or a text such as P007",
     "timepoint": "months since baseline (24 or 24m), or visit of the OAI (V03)",
     "knee": "left, right, L, R, or the codes of the OAI, 1 (right) and 2 (left)",
@@ -112,7 +112,8 @@ def find_by_pattern(
     source : path
         A folder, which is searched recursively, or one file, whose name is matched.
     pattern : FilePattern or str
-        Pattern of the paths relative to the folder.
+        Pattern of the paths relative to the folder. One that ends with ``/`` is compared with the
+        paths of folders instead, each of which has the DICOM files of a series.
     patient, timepoint, knee : optional
         Parts of the exam that the pattern does not contain; they hold for all files.
 
@@ -131,7 +132,7 @@ def find_by_pattern(
     pattern = FilePattern(pattern) if isinstance(pattern, str) else pattern
     given = {"patient": patient, "timepoint": timepoint, "knee": knee}
     _check_complete(pattern, given)
-    found, names = NamedFiles(), _names(Path(source))
+    found, names = NamedFiles(), _names(Path(source), folders=pattern.text.endswith("/"))
     for where, path in names.items():
         try:
             fields = pattern.match(where)
@@ -214,8 +215,12 @@ def read_list(
             found.files.append(_read_row(cells, folder, f"{path.name} row {number}"))
         except InputError as error:
             found.problems.append(error.problem())
-    listed = {item.where for item in found.files}
-    found.unmatched = [name for name in _names(folder) if name not in listed | {path.name}]
+    listed = {item.where.rstrip("/") for item in found.files}
+    found.unmatched = [
+        name
+        for name in _names(folder)
+        if not ({name, *map(str, Path(name).parents)} & listed or name == path.name)
+    ]
     return without_doubled(found)
 
 
@@ -234,19 +239,22 @@ def _check_complete(pattern: FilePattern, given: Mapping[str, object]) -> None:
             )
 
 
-def _names(source: Path) -> dict[str, Path]:
-    """Return the files of a folder by their relative paths, without hidden ones."""
+def _names(source: Path, *, folders: bool = False) -> dict[str, Path]:
+    """Return the files of a folder by their relative paths, without hidden ones; or the folders.
+
+    The path of a folder ends with ``/``.
+    """
     if source.is_file():
         return {source.name: source}
     if not source.is_dir():
         raise NotFoundError("no such folder", expected="a folder of files", where=str(source))
     found: dict[str, Path] = {}
-    for folder, folders, files in os.walk(source):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
+    for folder, below, files in os.walk(source):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        for name in below if folders else sorted(files):
             if not name.startswith("."):
                 path = Path(folder, name)
-                found[path.relative_to(source).as_posix()] = path
+                found[path.relative_to(source).as_posix() + "/" * folders] = path
     return found
 
 
@@ -293,6 +301,8 @@ def without_doubled(found: NamedFiles) -> NamedFiles:
 def _content(item: NamedFile) -> object:
     number = patient_number(item.patient)
     person = item.patient.casefold() if number is None else number
+    if not item.group and Path(item.path).is_dir():
+        return item.path  # the headers state the kind of series
     return person, item.timepoint, item.knee, item.group, item.echo, item.times_ms
 
 
@@ -340,10 +350,10 @@ def _check_columns(columns: Sequence[str], where: str) -> None:
 def _read_row(cells: Mapping[str, str], folder: Path, where: str) -> NamedFile:
     name = cells["file"].replace("\\", "/").removeprefix("./")
     path = folder / name
-    if not name or not path.is_file():
+    if not name or not path.exists():
         raise InputError(
             f"no file {name!r}" if name else "no file",
-            expected=f"a file relative to {folder.name or folder}",
+            expected=f"a file or folder, relative to {folder.name or folder}",
             where=where,
             todo="Correct the row. It was not used.",
             reason=Reason.UNREADABLE_FILE,

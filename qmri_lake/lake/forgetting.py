@@ -142,7 +142,7 @@ def forget_patient(
 ) -> Forgetting:
     """Remove a patient; see `Lake.forget`."""
     low, high = PATIENTS
-    if isinstance(patient, str):
+    if isinstance(patient, str) and not patient.isdigit():
         patient = _number_of(lake, patient)
     if not isinstance(patient, (int, np.integer)) or not low <= patient <= high:
         raise RunError(

@@ -323,6 +323,35 @@ def test_ingest__dicom_of_a_patient_without_a_number(
     assert len(lake.refresh().cohort("study_id == 'P008'")) == 0  # the series is that of P007
 
 
+def test_ingest__dicom_folders_by_pattern_and_list(
+    write_series: Callable[..., Written], tmp_path: Path
+) -> None:
+    for patient in ("P1", "P2"):
+        for month in (0, 24):
+            folder = tmp_path / "d" / patient / f"{month}m_R"
+            write_series(folder, patient="x", series="x DESS RIGHT", study="", visit="")
+    left = tmp_path / "d/P3/0m_L"
+    write_series(left, patient="x", series="x DESS RIGHT", study="", visit="")  # contradicts
+    (tmp_path / "d/P4/0m_L").mkdir(parents=True)
+    result = ql.ingest(
+        tmp_path / "d", tmp_path / "l.lake", pattern="{patient}/{timepoint}m_{knee}/"
+    )
+    assert dict(result.added)["dess"] == 4
+    assert [(p.where, p.reason.value) for p in result.problems] == [
+        ("P3/0m_L", "side_conflict"),
+        ("P4/0m_L/", "unreadable_file"),
+    ]
+    assert sorted(result.lake.cohort("study_id == 'P1'").exams["timepoint"]) == [0, 24]
+    (tmp_path / "files.csv").write_text(
+        "file,patient,timepoint,knee\nP1/0m_R,P1,0,R\nP1/24m_R,P1,24,R\nP2/0m_R,P1,24,R\n"
+    )
+    again = ql.ingest(tmp_path / "d", tmp_path / "m.lake", files=tmp_path / "files.csv")
+    assert dict(again.added)["dess"] == 1
+    (problem,) = again.problems
+    assert problem.reason == Reason.AMBIGUOUS_SERIES
+    assert problem.found.endswith(": P1/24m_R, P2/0m_R")
+
+
 @pytest.mark.slow
 def test_ingest__nifti_of_dcm2niix_equals_the_dicom_series(real_data: Path, tmp_path: Path) -> None:
     """The NIfTI and JSON that dcm2niix writes for a real multi-echo series."""
