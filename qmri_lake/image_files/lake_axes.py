@@ -33,7 +33,7 @@ def lake_geometry(path: str | os.PathLike[str], form: Form | None = None) -> Fil
         As in `read_geometry`, or if the axes are not at right angles (``inconsistent_geometry``).
     """
     found = read_geometry(path, form)
-    checked_affine(found.affine, os.fspath(path))
+    _check_angles(found.affine, os.fspath(path))
     voxels, affine = to_lake_axes(np.broadcast_to(np.uint8(0), found.shape), found.affine)
     slices, rows, columns = voxels.shape
     return FileGeometry(found.images, (slices, rows, columns), affine, found.times_ms)
@@ -58,7 +58,7 @@ def read_lake_image(
     """
     where = os.fspath(path)
     found = read_values(where, form)
-    checked_affine(found.affine, where)
+    _check_angles(found.affine, where)
     first, affine = to_lake_axes(found.values[0], found.affine)
     image = np.empty((len(found.values), *first.shape), np.float32)
     for number, values in enumerate(found.values):
@@ -66,6 +66,20 @@ def read_lake_image(
             image[number] = to_lake_axes(values, found.affine)[0]
         _check_values(image[number], where)
     return image, affine
+
+
+def _check_angles(affine: Affine, where: str) -> None:
+    """Raise an error if the axes of an image are not at right angles."""
+    try:
+        checked_affine(affine, where)
+    except InputError as error:
+        raise InputError(
+            error.found,
+            expected="axes at right angles",
+            where=where,
+            todo="Resample the image to such a grid, or export it again from the DICOM series.",
+            reason=error.reason,
+        ) from None
 
 
 def _check_values(image: NDArray[np.float32], where: str) -> None:

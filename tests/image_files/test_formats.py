@@ -147,7 +147,11 @@ def test_read_lake_image__refuses_what_is_no_volume_of_numbers(tmp_path: Path) -
             b"NDims = 3\nDimSize = 2 2 2\nElementType = MET_UCHAR\nElementDataFile = LOCAL\n",
             "no Offset and no TransformMatrix and no ElementSpacing, so the position is unknown",
         ),
-        (b"NRRD0004\ntype: short\ndimension: 3\nsizes: 2 2 2\nencoding: raw\n\n", "directions"),
+        (
+            b"NRRD0004\ntype: short\ndimension: 3\nsizes: 2 2 2\nendian: little\nencoding: raw\n\n"
+            + bytes(16),
+            "0 space directions for 3 axes",
+        ),
     ],
 )
 def test_read_lake_image__names_other_content(tmp_path: Path, content: bytes, found: str) -> None:
@@ -173,7 +177,7 @@ def test_par_rec__reads_the_example_of_nibabel(tmp_path: Path) -> None:
     assert sorted(image.shape[1:]) == sorted(reference.shape[:3])
     values = reference.get_fdata()
     # The same voxel at the same place, in RAS.
-    index = np.array([3, 20, 30])
+    index = np.array(image.shape[1:]) // 3
     place = TO_RAS @ affine @ [*index, 1]
     i, j, k = np.rint(np.linalg.solve(reference.affine, place)[:3]).astype(int)
     np.testing.assert_allclose(image[:, *index], values[i, j, k], rtol=1e-6)
