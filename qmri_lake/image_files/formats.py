@@ -13,7 +13,7 @@ from qmri_lake.errors import InputError, Reason
 from qmri_lake.image_files.content import FileGeometry, FileImage, as_images, split_shape
 from qmri_lake.image_files.meta_image import read_meta_geometry, read_meta_image
 from qmri_lake.image_files.nrrd_image import read_nrrd_geometry, read_nrrd_image
-from qmri_lake.image_files.par_rec import read_par_geometry, read_par_image
+from qmri_lake.image_files.par_rec import read_par_geometry, read_par_image, rec_file
 from qmri_lake.masks.content import Form
 from qmri_lake.masks.nifti import read_nifti, read_nifti_geometry
 from qmri_lake.masks.whole_files import GZIP
@@ -102,7 +102,7 @@ def value_files(path: str) -> list[str]:
     found = _DATA_FILE.search(first)
     name = found[1].decode("latin-1").strip() if found else ""
     if path.lower().endswith(".par"):
-        name = Path(path).stem + (".REC" if path.endswith("PAR") else ".rec")
+        name = Path(rec_file(path)).name
     beside = Path(path).parent / name
     return [path, str(beside)] if name and beside.is_file() else [path]
 

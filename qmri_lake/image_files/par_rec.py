@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -13,9 +14,14 @@ from qmri_lake.image_files.content import FileGeometry, FileImage, as_images, sp
 from qmri_lake.masks.grids import Affine
 from qmri_lake.masks.voxel_units import in_millimetres
 
-__all__ = ["read_par_geometry", "read_par_image"]
+__all__ = ["read_par_geometry", "read_par_image", "rec_file"]
 
 _TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def rec_file(path: str) -> str:
+    """Return the path of the ``.REC`` file that belongs to a ``.PAR`` file."""
+    return str(Path(path).with_suffix(".REC" if path.endswith("PAR") else ".rec"))
 
 
 def read_par_geometry(path: str) -> FileGeometry:
@@ -27,9 +33,9 @@ def read_par_geometry(path: str) -> FileGeometry:
         If the file is damaged, if its images are of several kinds (magnitude and phase), or if
         voxels are not those of a knee.
     """
-    image = _open(path)
-    images, shape = split_shape(tuple(image.shape), path)
-    return FileGeometry(images, shape, _affine(image, shape, path), _times(image, images, path))
+    header = _read_header(path)
+    images, shape = split_shape(tuple(int(n) for n in header.get_data_shape()), path)
+    return FileGeometry(images, shape, _affine(header, shape, path), _times(header, images))
 
 
 def read_par_image(path: str) -> FileImage:
@@ -40,36 +46,32 @@ def read_par_image(path: str) -> FileImage:
     InputError
         As in `read_par_geometry`, or if the values cannot be read.
     """
-    image = _open(path)
+    from nibabel.parrec import PARRECArrayProxy
+
+    header, file = _read_header(path), rec_file(path)
+    if not Path(file).is_file():
+        raise _damaged(f"no file {Path(file).name} beside it", path)
     try:
-        values = np.asarray(image.dataobj)
+        proxy = cast(Any, PARRECArrayProxy)(file, header, mmap=False, scaling="dv")
+        values = np.asarray(proxy)
     except Exception as error:
         raise _damaged(error, path) from error
     images = as_images(values, path)
     _, i, j, k = images.shape
-    return FileImage(images, _affine(image, (i, j, k), path))
+    return FileImage(images, _affine(header, (i, j, k), path))
 
 
-def _open(path: str) -> Any:
-    from nibabel.parrec import PARRECImage
+def _read_header(path: str) -> Any:
+    from nibabel.parrec import PARRECHeader
 
     try:
-        with warnings.catch_warnings(action="ignore"):  # about versions of the format
+        # Warnings are about versions of the format.
+        with warnings.catch_warnings(action="ignore"), open(path, encoding="latin-1") as stream:
             # The order of slices and echoes is that of their numbers, not of the file.
-            return PARRECImage.from_filename(path, strict_sort=True)
+            header = cast(Any, PARRECHeader).from_fileobj(stream, strict_sort=True)
     except Exception as error:
         raise _damaged(error, path) from error
-
-
-def _affine(image: Any, shape: tuple[int, int, int], path: str) -> Affine:
-    affine = _TO_LPS @ np.asarray(image.affine, np.float64)
-    return in_millimetres(affine, shape, "", path, "Export the image again.")
-
-
-def _times(image: Any, images: int, path: str) -> tuple[float, ...]:
-    """Return the echo time of each image; empty if the images differ in something else."""
-    lines = image.header.image_defs
-    kinds = {int(kind) for kind in lines["image_type_mr"]}
+    kinds = {int(kind) for kind in header.image_defs["image_type_mr"]}
     if len(kinds) > 1:
         raise InputError(
             f"images of {len(kinds)} kinds",
@@ -78,13 +80,24 @@ def _times(image: Any, images: int, path: str) -> tuple[float, ...]:
             todo="Export the magnitude images alone.",
             reason=Reason.SEVERAL_VOLUMES,
         )
-    times = sorted({float(time) for time in lines["echo_time"]})
+    return header
+
+
+def _affine(header: Any, shape: tuple[int, int, int], path: str) -> Affine:
+    affine = _TO_LPS @ np.asarray(header.get_affine(), np.float64)
+    return in_millimetres(affine, shape, "", path, "Export the image again.")
+
+
+def _times(header: Any, images: int) -> tuple[float, ...]:
+    """Return the echo time of each image; empty if the images differ in something else."""
+    times = sorted({float(time) for time in header.image_defs["echo_time"]})
     return tuple(times) if len(times) == images and times[0] > 0 else ()
 
 
-def _damaged(error: BaseException, path: str) -> InputError:
+def _damaged(found: str | BaseException, path: str) -> InputError:
+    text = found if isinstance(found, str) else one_line(found).replace(path, "the file")
     return InputError(
-        one_line(error).replace(path, "the file"),
+        text,
         expected="a .PAR file of version 4, with its .REC file beside it",
         where=path,
         todo="Copy both files again, or convert them with dcm2niix.",

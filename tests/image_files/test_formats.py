@@ -176,6 +176,7 @@ def test_par_rec__reads_the_example_of_nibabel(tmp_path: Path) -> None:
     assert geometry.images == reference.shape[3] == 3
     assert sorted(image.shape[1:]) == sorted(reference.shape[:3])
     values = reference.get_fdata()
+    reference.dataobj.file_like.close()
     # The same voxel at the same place, in RAS.
     index = np.array(image.shape[1:]) // 3
     place = TO_RAS @ affine @ [*index, 1]
