@@ -102,7 +102,7 @@ class PatientNumbers:
             owner = self._texts.get(number, "")
             if owner and patient_number(owner) != number:
                 raise _conflict(
-                    f"patient {text} has the number that was assigned to another identifier",
+                    "a patient number that was assigned to an identifier of the study",
                     "Use the identifier of the study for this patient.",
                 )
             self._taken.add(number)
@@ -111,7 +111,7 @@ class PatientNumbers:
         if known is not None:
             if self._texts[known] != text:
                 raise _conflict(
-                    f"patient {text}, whose identifier was also written as {self._texts[known]}",
+                    "an identifier of a patient that was also written with other capitals",
                     "Write the identifier in one way, with the same capitals.",
                 )
             return known

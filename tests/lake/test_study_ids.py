@@ -60,8 +60,8 @@ def test_patient_numbers__resolve_equal_numbers(lake: ql.Lake) -> None:
     assert found == {str(wanted): wanted, "P007": wanted + 1}
     refused = PatientNumbers(lake).add([str(find_patient_number(lake, "P007")), "p007"])
     assert all(isinstance(error, InputError) for error in refused.values())
-    assert "was assigned to another identifier" in str(refused[str(wanted)])
-    assert "patient p007, whose identifier was also written as P007" in str(refused["p007"])
+    assert "was assigned to an identifier of the study" in str(refused[str(wanted)])
+    assert "also written with other capitals" in str(refused["p007"])
 
 
 def test_study_ids__are_stored_beside_the_number(lake: ql.Lake) -> None:
