@@ -69,9 +69,10 @@ def ingest(
         str | None,
         typer.Option(
             metavar="PATTERN",
-            help="Names of image files, relative to SOURCE: text with {patient}, {timepoint} or "
-            "{visit}, {knee}, {group}, {echo}, {time}, *, ? and **/ for any folders. "
-            "Example: {patient}_{timepoint}m_{knee}_dess.nii.gz.",
+            help="Names of image files, relative to SOURCE: text with `{patient}`, "
+            "`{timepoint}` or `{visit}`, `{knee}`, `{group}`, `{echo}`, `{time}`, `*`, `?` and "
+            "`**/` for any folders. Example: `{patient}_{timepoint}m_{knee}_dess.nii.gz`. "
+            "A pattern that ends with `/` names folders of DICOM series.",
         ),
     ] = None,
     files: Annotated[
@@ -80,21 +81,21 @@ def ingest(
             "--list",
             metavar="CSV",
             help="List of image files with the columns file, patient, timepoint, knee, and "
-            "optionally group, echo, time_ms. Example row: a/scan1.nii.gz,P007,24m,left,dess.",
+            "optionally group, echo, `time_ms`. Example row: `a/scan1.nii.gz,P007,24m,left,dess`.",
         ),
     ] = None,
     bids: Annotated[
         bool | None,
         typer.Option(
             "--bids/--no-bids",
-            help="Read SOURCE as a BIDS dataset (default: if it has images in sub-*/[ses-*/]anat).",
+            help="Read SOURCE as a BIDS dataset (default: if it has images in `sub-*/[ses-*/]anat`).",
         ),
     ] = None,
     visit: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=MONTHS",
-            help="Months of a {visit} of a pattern, or of a session of BIDS, such as "
+            help="Months of a `{visit}` of a pattern, or of a session of BIDS, such as "
             "followup=24 (repeatable).",
         ),
     ] = None,
@@ -120,14 +121,14 @@ def ingest(
 ) -> int:
     """Read images and clinical tables into a lake.
 
-    DICOM: qmri-lake ingest DELIVERY --lake knees.lake
+    DICOM: `qmri-lake ingest DELIVERY --lake knees.lake`
 
-    NIfTI, NRRD, MetaImage and PAR/REC, by their names: qmri-lake ingest FOLDER --lake knees.lake
-    --group dess --pattern '{patient}_{timepoint}m_{knee}_dess.nii.gz'
+    NIfTI, NRRD, MetaImage and PAR/REC, by their names: `qmri-lake ingest FOLDER --lake knees.lake
+    --group dess --pattern "{patient}_{timepoint}m_{knee}_dess.nii.gz"`
 
-    The same, by a list: qmri-lake ingest FOLDER --lake knees.lake --list files.csv
+    The same, by a list: `qmri-lake ingest FOLDER --lake knees.lake --list files.csv`
 
-    BIDS: qmri-lake ingest DATASET --lake knees.lake --visit followup=24
+    BIDS: `qmri-lake ingest DATASET --lake knees.lake --visit followup=24`
 
     Only new series are added; --replace and --repair also replace stored ones. Unusable files are
     listed with the reason and what to do; all others are ingested.
@@ -241,7 +242,10 @@ def ingest_table(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The table, with a header row.")],
     lake: LakeOption,
     patient: Annotated[
-        str, typer.Option(metavar="COLUMN", help="Column with the number of the patient.")
+        str,
+        typer.Option(
+            metavar="COLUMN", help="Column with the number or the identifier of the patient."
+        ),
     ],
     timepoint: Annotated[
         str | None,
