@@ -88,7 +88,8 @@ def ingest(
         bool | None,
         typer.Option(
             "--bids/--no-bids",
-            help="Read SOURCE as a BIDS dataset (default: if it has images in `sub-*/[ses-*/]anat`).",
+            help="Read SOURCE as a BIDS dataset (default: if it has images in "
+            "`sub-*/[ses-*/]anat`).",
         ),
     ] = None,
     visit: Annotated[

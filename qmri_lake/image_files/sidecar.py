@@ -119,7 +119,7 @@ def _files(path: str, root: str) -> list[Path]:
         return found
     entities = _entities(Path(image_stem(image.name)).name)
     above: list[Path] = []
-    for folder in [image.parent, *image.parents]:
+    for folder in image.parents:
         named = sorted(file for file in folder.glob("*.json") if file != own)
         above += [file for file in named if _applies(file.stem, entities)]
         if folder == Path(root):
