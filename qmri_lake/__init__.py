@@ -36,9 +36,11 @@ __all__ = [
     "create_lake",
     "diagnosis",
     "errors",
+    "export_for_editing",
     "falls_to",
     "fit_t2",
     "fusion",
+    "import_edits",
     "ingest",
     "ingest_masks",
     "ingest_table",
@@ -69,6 +71,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from qmri_lake.catalog import open_catalog
+    from qmri_lake.editing.export import export_for_editing
+    from qmri_lake.editing.reimport import import_edits
     from qmri_lake.execution.cluster import cluster
     from qmri_lake.execution.step import Skip, step
     from qmri_lake.ingestion.images import ingest
@@ -112,6 +116,8 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "lake.cohort": ["Cohort"],
         "execution.cluster": ["cluster"],
         "steps.predict": ["predict"],
+        "editing.export": ["export_for_editing"],
+        "editing.reimport": ["import_edits"],
         "ingestion.images": ["ingest"],
         "lake.lake": ["Lake", "create_lake", "open_lake"],
         "masks": ["inside", "tissue"],

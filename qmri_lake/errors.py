@@ -45,6 +45,7 @@ class Reason(StrEnum):
     ABSENT_TIMEPOINT = "absent_timepoint"
     ABSENT_EXAM = "absent_exam"
     AMBIGUOUS_SERIES = "ambiguous_series"
+    CHANGED_MASK = "changed_mask"
     COLOUR_PIXELS = "colour_pixels"
     CONTRADICTORY_BITS = "contradictory_bits"
     DAMAGED_ARCHIVE = "damaged_archive"

@@ -9,6 +9,7 @@ import typer
 from qmri_lake.cli import (
     demo,
     derive,
+    editing,
     figures,
     ingest,
     inspect,
@@ -54,6 +55,8 @@ def command() -> Any:
                 ingest.ingest,
                 ingest.ingest_masks,
                 ingest.ingest_table,
+                editing.export_for_editing,
+                editing.import_edits,
                 run.run,
                 derive.derive,
                 report.report,

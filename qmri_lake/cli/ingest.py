@@ -166,7 +166,7 @@ def ingest(
     return int(bool(result.problems))
 
 
-# Eleven parameters: one option for each argument of `ql.ingest_masks`.
+# One option for each argument of `ql.ingest_masks`.
 def ingest_masks(
     source: Annotated[
         Path,
@@ -177,8 +177,9 @@ def ingest_masks(
         str,
         typer.Option(
             metavar="NAME|FILE|TABLE",
-            help="Meaning of the label values: oai-zib, oaizib-cm, bone-lesion, imorphics, iwoai, "
-            "pymskt or qmri-lake; a .yaml file; or a table such as 1=femur,2=femoral.",
+            help="Meaning of the label values: oai-zib, oaizib-cm, oai-zib-uq, akoa, bone-lesion, "
+            "imorphics, iwoai, skm-tea, pymskt or qmri-lake; a .yaml file; or a table such as "
+            "1=femur,2=femoral.",
         ),
     ],
     into: Annotated[
@@ -193,12 +194,36 @@ def ingest_masks(
     patient: PatientOption = None,
     timepoint: TimepointOption = None,
     knee: KneeOption = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Pattern of the file names, such as '{patient}_{timepoint}m_{knee}*.nii.gz'. "
+            "Without it, names are read as described above.",
+        ),
+    ] = None,
+    listing: Annotated[
+        Path | None,
+        typer.Option(
+            "--list",
+            metavar="CSV",
+            help="List of the files with the columns file, patient, timepoint and knee.",
+        ),
+    ] = None,
+    create: Annotated[
+        bool,
+        typer.Option(
+            "--create",
+            help="Create exams that have no image, on the grids of their masks. --pattern, --list, "
+            "and --patient, --timepoint and --knee together imply it.",
+        ),
+    ] = False,
     form: FormOption = None,
     profile: ProfileOption = None,
     cluster: ClusterOption = None,
     problems: ProblemsOption = None,
 ) -> int:
-    """Import masks made elsewhere: NIfTI, NRRD, .npz, iMorphics .mat, IWOAI HDF5.
+    """Import masks made elsewhere: NIfTI, NRRD, MetaImage, DICOM SEG, .npz, .mat, HDF5.
 
     The exam of a mask is identified by the file name or by the options. The file name is an exam
     key, such as 9000798-024m-right.nii.gz, or contains patient, visit and side, such as
@@ -207,15 +232,14 @@ def ingest_masks(
     is never treated as background.
 
     Tissues for a table: background; femur, tibia, patella (bones); femoral, tibial, patellar
-    (cartilage); meniscus. Several label values may stand for the same tissue.
-
-    For a mask without an image, give --patient, --timepoint and --knee: the exam is then created on
-    the grid of the mask.
+    (cartilage); meniscus. Several label values may stand for the same tissue. Medial and lateral
+    parts are kept if the table tells them: medial tibial, lateral tibial, medial meniscus, lateral
+    meniscus.
     """
-    from qmri_lake.cli._progress import console, run_bar
+    from qmri_lake.cli._progress import console, counting, run_bar
     from qmri_lake.ingestion.masks import ingest_masks as run
 
-    with run_bar() as bar:
+    with counting("masks") as progress, run_bar() as bar:
         result = run(
             source,
             lake,
@@ -224,9 +248,13 @@ def ingest_masks(
             patient=patient,
             timepoint=timepoint,
             knee=knee,
+            pattern=pattern,
+            listing=listing,
+            create=create,
             form=form,  # type: ignore[arg-type]
             profile=profile,
             cluster=cluster,
+            progress=progress,
             listeners=[bar],
         )
     console.print(str(result))

@@ -12,7 +12,7 @@ import pandas as pd
 
 from qmri_lake.store.arrays import Node
 from qmri_lake.store.repository import first_line
-from qmri_lake.store.runs import read_runs
+from qmri_lake.store.runs import EDITED, read_runs
 
 if TYPE_CHECKING:
     from qmri_lake.store.snapshot import Snapshot
@@ -21,9 +21,13 @@ __all__ = ["list_commits", "list_runs"]
 
 
 def list_runs(root: Node) -> pd.DataFrame:
-    """List runs by number, with their step, parameters, code, input snapshot, times and counts."""
+    """List runs by number, with their step, parameters, code, input snapshot, times and counts.
+
+    If masks were edited by hand, the column ``edited`` states who did it and why.
+    """
     columns = ["step", "parameters", "code", "snapshot", "started", "finished", "counts"]
     frame = pd.DataFrame.from_dict(read_runs(root), orient="index")
+    columns += [EDITED] if EDITED in frame else []
     return frame.reindex(columns=columns).rename_axis("run")
 
 

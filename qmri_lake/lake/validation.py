@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from qmri_lake.core.array_api import Values
+from qmri_lake.core.text import counted
 from qmri_lake.schema.exam_index import KEYS, exam_key
 from qmri_lake.schema.groups import GROUPS
 from qmri_lake.schema.variable import Variable
@@ -15,6 +17,7 @@ from qmri_lake.store.repository import first_line
 from qmri_lake.store.runs import read_runs
 from qmri_lake.store.status import STATE, read_status, status_steps
 from qmri_lake.store.transaction import OWN_AXIS
+from qmri_lake.tissues import CARTILAGE, DIVIDED, PART
 
 if TYPE_CHECKING:
     from qmri_lake.store.snapshot import Snapshot
@@ -90,10 +93,37 @@ def exam_faults(lake: Snapshot) -> Callable[[int], Iterator[str]]:
                 continue
             for fault in variable.faults(values):
                 yield f"{place}: {fault} (expected {variable.expectation})"
+            yield from _part_faults(lake, path, place, values, row)
             if done[row] and np.isnan(values).all():
                 yield f"{place}: all values are NaN (expected an image: its state is done)"
 
     return check
+
+
+_PARTS_OF = {
+    "dess/cartilage_part": "dess/cartilage",
+    "dess/reference_cartilage_part": "dess/reference_cartilage",
+}
+"""Labels that each array divides into medial and lateral parts."""
+
+
+def _part_faults(lake: Snapshot, path: str, place: str, values: Values, row: int) -> Iterator[str]:
+    """Yield parts outside the tissues that have parts."""
+    if path not in _PARTS_OF or _PARTS_OF[path] not in lake.root:
+        return
+    parts = np.isin(values, [value for value in PART.values() if value])
+    if not parts.any():
+        return
+    try:
+        labels = lake.root[_PARTS_OF[path]][row]
+    except Exception:  # a fault of the other array, which is listed there
+        return
+    outside = int((parts & ~np.isin(labels, [CARTILAGE[name] for name in DIVIDED])).sum())
+    if outside:
+        yield (
+            f"{place}: {counted(outside, 'voxel')} medial or lateral outside the tissues with "
+            f"parts (expected parts of {' and '.join(DIVIDED)} in {_PARTS_OF[path]})"
+        )
 
 
 def _done(lake: Snapshot, path: str, variable: Variable) -> NDArray[np.bool_]:

@@ -1,16 +1,17 @@
-"""Mask files in the axis order of a lake: NIfTI, NRRD, iMorphics, IWOAI and ``.npz``."""
+"""Mask files in the axis order of a lake, whatever their format is."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from qmri_lake.core.geometry import VoxelGrid
+from qmri_lake.core.label_bytes import has_label, labels_besides, relabel
 from qmri_lake.errors import InputError, Reason
 from qmri_lake.masks.content import Content, Form
 from qmri_lake.masks.formats import check_shape, read_content
@@ -25,7 +26,7 @@ from qmri_lake.masks.grids import (
 from qmri_lake.masks.label_tables import Labels, find_source, unknown_label
 from qmri_lake.masks.label_values import as_numbers, as_volume
 from qmri_lake.masks.sources import SOURCES, Source
-from qmri_lake.tissues import BONE, CARTILAGE
+from qmri_lake.tissues import BONE, CARTILAGE, PART
 
 __all__ = ["Mask", "read_mask"]
 
@@ -44,6 +45,8 @@ class Mask:
     """Whether the file says that it contains a part of an image whose size it does not store."""
     notes: tuple[str, ...] = ()
     """Descriptions of decisions that were made while reading the file."""
+    sides: Mapping[int, str] = field(default_factory=dict)
+    """``medial`` or ``lateral``, by label number, if the source tells it."""
 
     @property
     def bone(self) -> NDArray[np.uint8] | None:
@@ -55,13 +58,26 @@ class Mask:
         """Labels of `qmri_lake.tissues.CARTILAGE`; None if the source has no cartilage."""
         return self._labels_of(CARTILAGE)
 
+    @property
+    def cartilage_part(self) -> NDArray[np.uint8] | None:
+        """Labels of `qmri_lake.tissues.PART`; None if the source does not tell any side."""
+        return self._lookup(self.sides, PART) if self.sides else None
+
+    def has(self, flags: Mapping[str, int]) -> bool:
+        """Return whether any voxel is a tissue of `flags`, which is `BONE` or `CARTILAGE`."""
+        numbers = [n for n, tissue in self.meanings.items() if flags.get(tissue)]
+        return has_label(self.labels, numbers)
+
     def _labels_of(self, flags: Mapping[str, int]) -> NDArray[np.uint8] | None:
         if not any(flags.get(tissue) for tissue in self.meanings.values()):
             return None  # "not segmented" differs from "background"
+        return self._lookup(self.meanings, flags)
+
+    def _lookup(self, names: Mapping[int, str], flags: Mapping[str, int]) -> NDArray[np.uint8]:
         table = np.zeros(256, np.uint8)
-        for number, tissue in self.meanings.items():
-            table[number] = flags.get(tissue, 0)
-        return table[self.labels]
+        for number, name in names.items():
+            table[number] = flags.get(name, 0)
+        return relabel(self.labels, table)
 
     def __repr__(self) -> str:
         named = ", ".join(f"{number} {tissue}" for number, tissue in self.meanings.items())
@@ -81,9 +97,9 @@ def read_mask(
     Parameters
     ----------
     path : path
-        ``.nii``, ``.nii.gz``, ``.nrrd``, ``.nhdr``, ``.seg.nrrd``, ``.npz`` of this package,
-        ``.mat`` (iMorphics), ``.seg``, ``.h5``, ``.hdf5`` (IWOAI 2019). The content determines the
-        format, whatever the name is.
+        ``.nii``, ``.nii.gz``, ``.nrrd``, ``.nhdr``, ``.seg.nrrd``, ``.mha``, ``.mhd``, DICOM SEG,
+        ``.npz`` of this package, ``.mat`` (iMorphics), ``.seg``, ``.h5``, ``.hdf5`` (IWOAI 2019).
+        The content determines the format, whatever the name is.
     labels : str, path or mapping, optional
         Meaning of the label numbers: a name in `qmri_lake.masks.sources.SOURCES` such as
         ``"oai-zib"``, a YAML file, or a mapping such as ``{1: "femur", 2: "femoral"}``. Instead of
@@ -92,7 +108,8 @@ def read_mask(
     like : Dataset of one exam, optional
         Result of ``lake.load("dess", ...)``. The mask is permuted and flipped to the grid of this
         exam. Required for ``.mat`` and IWOAI files, which do not store their position. A
-        ``.seg.nrrd`` file that 3D Slicer cropped is put into its place; other voxels are 0.
+        ``.seg.nrrd`` file that 3D Slicer cropped, or a DICOM SEG without its empty slices, is put
+        into its place; other voxels are 0.
     form : {"sform", "qform"}, optional
         Affine of a NIfTI file to use if its sform and qform differ by more than 0.1 mm. By default,
         such a file raises an error. If they agree, the sform is used, as the standard says.
@@ -142,9 +159,16 @@ def read_mask(
                 crop.whole.affine,
             )
         else:
-            cropped = crop is not None and any(crop.offset)
+            cropped = crop is not None and (crop.offset is None or any(crop.offset))
         numbers, affine = to_lake_axes(numbers, affine)
-    return Mask(np.ascontiguousarray(numbers), affine, meanings, cropped, tuple(content.notes))
+    return Mask(
+        np.ascontiguousarray(numbers),
+        affine,
+        meanings,
+        cropped,
+        tuple(content.notes),
+        _sides(content, source),
+    )
 
 
 def _meanings(content: Content, source: Source | None, path: str) -> dict[int, str]:
@@ -191,11 +215,17 @@ def _meanings(content: Content, source: Source | None, path: str) -> dict[int, s
     return meanings
 
 
+def _sides(content: Content, source: Source | None) -> dict[int, str]:
+    """Return the side of each number. Label names in the table are looked up in the file."""
+    sides: dict[int, str] = {}
+    for key, side in ({} if source is None else source.sides).items():
+        for number in (key,) if isinstance(key, int) else content.names[key]:
+            sides[number] = side
+    return sides
+
+
 def _check_known(numbers: NDArray[np.uint8], meanings: Mapping[int, str], path: str) -> None:
-    present = np.zeros(256, dtype=bool)
-    present[numbers] = True
-    unknown = [n for n in np.flatnonzero(present).tolist() if n and n not in meanings]
-    if unknown:
+    if unknown := labels_besides(numbers, (0, *meanings)):
         raise unknown_label(
             {n: int((numbers == n).sum()) for n in unknown},
             ", ".join(["0", *(f"{number} {tissue}" for number, tissue in meanings.items())]),

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 
 from qmri_lake.core.text import format_shape, one_line
 from qmri_lake.errors import InputError, QmriLakeError, Reason
 from qmri_lake.masks.content import Content, Form, shared_note
 from qmri_lake.masks.contours import FIELDS, read_contours
+from qmri_lake.masks.dicom_seg import read_dicom_seg
 from qmri_lake.masks.grids import ExamGrid
 from qmri_lake.masks.iwoai_channels import read_channels
 from qmri_lake.masks.mat_elements import check_mat
+from qmri_lake.masks.meta_image import read_meta_image
 from qmri_lake.masks.nifti import read_nifti
 from qmri_lake.masks.nrrd_file import read_nrrd
 from qmri_lake.masks.own_masks import read_own_masks
 from qmri_lake.masks.recognition import MaskFormat, recognise
 
-__all__ = ["check_shape", "read_content"]
+__all__ = ["check_shape", "library_errors", "read_content"]
 
 
 def read_content(path: str, grid: ExamGrid | None, form: Form | None = None) -> Content:
@@ -30,7 +35,7 @@ def read_content(path: str, grid: ExamGrid | None, form: Form | None = None) -> 
             todo="Ingest the DESS series of the exam first, or pass like=lake.load('dess', ...).",
             reason=Reason.GRID_MISMATCH,
         )
-    try:
+    with library_errors(path, found):
         match found:
             case MaskFormat.NIFTI:
                 return read_nifti(path, grid, form)
@@ -42,6 +47,17 @@ def read_content(path: str, grid: ExamGrid | None, form: Form | None = None) -> 
                 return _mat(path, grid)
             case MaskFormat.HDF5:
                 return read_channels(path)
+            case MaskFormat.META_IMAGE:
+                return read_meta_image(path)
+            case MaskFormat.DICOM_SEG:
+                return read_dicom_seg(path)
+
+
+@contextmanager
+def library_errors(path: str, found: MaskFormat) -> Iterator[None]:
+    """Raise the errors of libraries for a damaged file as an `InputError`."""
+    try:
+        yield
     except QmriLakeError:
         raise
     except Exception as error:  # each library raises its own errors for a damaged file

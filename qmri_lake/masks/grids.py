@@ -48,8 +48,9 @@ class ExamGrid(VoxelGrid):
 class Crop:
     """The declaration of a file that it contains a part of an image; the rest is background."""
 
-    offset: tuple[int, int, int]
-    """Voxel of the image that is the first voxel of the file, in the axis order of the file."""
+    offset: tuple[int, int, int] | None
+    """Voxel of the image that is the first voxel of the file, in the axis order of the file; None
+    if the file does not store it."""
     whole: VoxelGrid | None = None
     """Grid of the image, in the axis order of the file; None if the file does not store it."""
 
@@ -125,7 +126,9 @@ def reorder_onto(
     ordered, moved = _reorder(labels, affine, axes, flips)
     mine = VoxelGrid(ordered.shape, moved)
     if crop is not None and np.allclose(mine.spacing, grid.spacing, rtol=1e-3):
-        declared = None if crop.whole else _reorder_offset(crop, mine.shape, grid, axes, flips)
+        declared = None
+        if crop.whole is None and crop.offset is not None:
+            declared = _reorder_offset(crop.offset, mine.shape, grid, axes, flips)
         return _put_into(ordered, mine, grid, declared, where)
     if ordered.shape != grid.shape or not np.allclose(mine.spacing, grid.spacing, rtol=1e-3):
         raise _mismatch(
@@ -146,10 +149,14 @@ def reorder_onto(
 
 
 def _reorder_offset(
-    crop: Crop, shape: tuple[int, ...], grid: VoxelGrid, axes: list[int], flips: list[bool]
+    first: tuple[int, ...],
+    shape: tuple[int, ...],
+    grid: VoxelGrid,
+    axes: list[int],
+    flips: list[bool],
 ) -> list[int]:
     """Return the offset in the axes of a grid, if the image of the file has this grid."""
-    offset = [crop.offset[axis] for axis in axes]
+    offset = [first[axis] for axis in axes]
     return [
         whole - start - size if flip else start
         for start, size, whole, flip in zip(offset, shape, grid.shape, flips, strict=True)

@@ -10,7 +10,7 @@ from typing import Any
 from qmri_lake.core.text import counted, did_you_mean
 from qmri_lake.errors import InputError, Reason
 from qmri_lake.masks.sources import SOURCES, Source
-from qmri_lake.tissues import BONE, CARTILAGE
+from qmri_lake.tissues import BONE, CARTILAGE, DIVIDED, PART
 
 __all__ = ["Labels", "find_source", "unknown_label"]
 
@@ -18,6 +18,9 @@ Labels = str | os.PathLike[str] | Mapping[Any, str] | Source
 """Name of a known source, a YAML file, or a mapping from numbers or label names to tissues."""
 
 _TISSUES = tuple(dict.fromkeys([*BONE, *CARTILAGE]))
+_SIDES = tuple(name for name, value in PART.items() if value)
+_PARTS = {f"{side} {tissue}": (tissue, side) for tissue in DIVIDED for side in _SIDES}
+"""Tissue and side of each word for a part of a tissue, such as ``medial tibial``."""
 
 
 def find_source(labels: Labels) -> Source:
@@ -29,7 +32,7 @@ def find_source(labels: Labels) -> Source:
         A name in `SOURCES`; a ``.yaml`` file that contains a mapping; text such as
         ``"1=femur,2=femoral"``; or a mapping. The mapping assigns tissues (keys of
         `qmri_lake.tissues.BONE` and ``CARTILAGE``) to numbers (1 to 255) or to label names in the
-        file.
+        file. A part of a tissue is given as ``"medial tibial"``, ``"lateral meniscus"`` and so on.
 
     Raises
     ------
@@ -80,21 +83,24 @@ def _read_yaml(path: str) -> Mapping[Any, Any]:
 def _from_mapping(table: Mapping[Any, Any], where: str) -> Source:
     tissues: dict[int, str] = {}
     named: dict[str, str] = {}
-    for key, tissue in table.items():
+    sides: dict[int | str, str] = {}
+    for key, word in table.items():
+        tissue, side = _PARTS.get(str(word), (str(word), ""))
         if tissue not in _TISSUES:
             raise InputError(
-                f"no tissue {tissue!r}",
-                expected=f"one of {', '.join(_TISSUES)}",
+                f"no tissue {word!r}",
+                expected=f"one of {', '.join((*_TISSUES, *_PARTS))}",
                 where=where,
-                todo=did_you_mean(str(tissue), _TISSUES),
+                todo=did_you_mean(str(word), (*_TISSUES, *_PARTS)),
                 reason=Reason.UNKNOWN_LABEL,
             )
         text = str(key).strip()
-        if not text.isdecimal():
+        number = int(text) if text.isdecimal() else None
+        if number is None:
             named[text] = tissue
-        elif 0 < int(text) < 256:
-            tissues[int(text)] = tissue
-        elif int(text) or tissue != "background":
+        elif 0 < number < 256:
+            tissues[number] = tissue
+        elif number or tissue != "background":
             raise InputError(
                 f"label {text}: {tissue}",
                 expected="numbers from 1 to 255; 0 is always background",
@@ -102,7 +108,9 @@ def _from_mapping(table: Mapping[Any, Any], where: str) -> Source:
                 todo="Remove background from the table.",
                 reason=Reason.UNKNOWN_LABEL,
             )
-    source = Source("own table", "a table of the caller", tissues, named=named)
+        if side:
+            sides[text if number is None else number] = side
+    source = Source("own table", "a table of the caller", tissues, named=named, sides=sides)
     if not (source.has(BONE) or source.has(CARTILAGE)):
         raise InputError(
             "a table without any tissue",

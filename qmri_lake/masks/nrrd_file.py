@@ -12,6 +12,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, BinaryIO, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qmri_lake.core.array_api import Values
 from qmri_lake.core.geometry import VoxelGrid
@@ -19,9 +20,10 @@ from qmri_lake.core.text import one_line
 from qmri_lake.errors import InputError, Reason
 from qmri_lake.masks.content import Content
 from qmri_lake.masks.damage import LARGEST, check_size, trailing_bytes, truncated
-from qmri_lake.masks.grids import Affine
+from qmri_lake.masks.grids import Affine, Crop
 from qmri_lake.masks.label_values import as_numbers, as_volume
 from qmri_lake.masks.slicer_segments import (
+    Segment,
     check_extents,
     merge_layers,
     read_crop,
@@ -30,7 +32,7 @@ from qmri_lake.masks.slicer_segments import (
 from qmri_lake.masks.voxel_units import in_millimetres
 from qmri_lake.masks.whole_files import GZIP, gzip_errors, open_plain, read_bzip2, read_to_end
 
-__all__ = ["affine_of", "read_header", "read_nrrd", "read_values"]
+__all__ = ["affine_of", "read_header", "read_layers", "read_nrrd", "read_values"]
 
 _SPACES = {
     "left-posterior-superior": (1, 1, 1),
@@ -80,6 +82,32 @@ def read_nrrd(path: str) -> Content:
         If the file is damaged, has no position (``grid_mismatch``), has voxels that are not those
         of a knee (``implausible_voxels``), or has segments that overlap (``overlapping_labels``).
     """
+    labels, affine, segments, crop = read_layers(path)
+    if len(labels) > 1:
+        merged, names, numbered = merge_layers(labels, segments, path)
+        notes = [] if numbered else [f"labels numbered as segments: {', '.join(names)}"]
+        return Content(merged, affine, names, numbered, crop=crop, notes=notes)
+    named: dict[str, tuple[int, ...]] = {}
+    for segment in segments:
+        named[segment.name] = (*named.get(segment.name, ()), segment.value)
+    return Content(labels[0], affine, named, crop=crop)
+
+
+def read_layers(
+    path: str,
+) -> tuple[NDArray[np.uint8], Affine, list[Segment], Crop | None]:
+    """Read the layers of an NRRD file and its segments.
+
+    Returns
+    -------
+    layers : (layer, i, j, k) array of uint8
+    affine : (4, 4)
+        Voxel (i, j, k) to LPS mm.
+    segments : list of Segment
+        Empty if the file is no segmentation of 3D Slicer.
+    crop : Crop or None
+        The part of an image that the file contains, if it says so.
+    """
     values, header = _read(path)
     space = str(header.get("space", "")).lower()
     directions, origin = header.get("space directions"), header.get("space origin")
@@ -104,14 +132,7 @@ def read_nrrd(path: str) -> Content:
     segments = read_segments(header, path)
     check_extents(labels, segments, path)
     crop = read_crop(header, VoxelGrid(labels.shape[1:], affine), path)
-    if len(labels) > 1:
-        merged, names, numbered = merge_layers(labels, segments, path)
-        notes = [] if numbered else [f"labels numbered as segments: {', '.join(names)}"]
-        return Content(merged, affine, names, numbered, crop=crop, notes=notes)
-    named: dict[str, tuple[int, ...]] = {}
-    for segment in segments:
-        named[segment.name] = (*named.get(segment.name, ()), segment.value)
-    return Content(labels[0], affine, named, crop=crop)
+    return labels, affine, segments, crop
 
 
 def _in_layers(values: Values, directions: Affine, path: str) -> tuple[Values, Affine]:

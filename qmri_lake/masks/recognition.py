@@ -23,6 +23,8 @@ class MaskFormat(StrEnum):
     NPZ = ".npz"
     MAT = "MATLAB"
     HDF5 = "HDF5"
+    META_IMAGE = "MetaImage"
+    DICOM_SEG = "DICOM SEG"
 
     @property
     def has_position(self) -> bool:
@@ -30,8 +32,20 @@ class MaskFormat(StrEnum):
         return self not in (MaskFormat.MAT, MaskFormat.HDF5)
 
 
-SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".npz", ".mat", ".seg", ".h5", ".hdf5")
-"""Usual suffixes of mask files."""
+SUFFIXES = (
+    ".nii.gz",
+    ".nii",
+    ".nrrd",
+    ".nhdr",
+    ".mha",
+    ".mhd",
+    ".npz",
+    ".mat",
+    ".seg",
+    ".h5",
+    ".hdf5",
+)
+"""Usual suffixes of mask files. A file of DICOM is a mask if its header says so."""
 
 _FIRST = 2048
 """Number of bytes that are read. HDF5 may begin at byte 512, 1024 or 2048."""
@@ -39,16 +53,28 @@ _FIRST = 2048
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 _RENAMED = re.compile(
-    r"(\.nii|\.nrrd|\.nhdr|\.npz|\.mat|\.seg|\.h5|\.hdf5)(\.gz)?[ ._(~-]", re.IGNORECASE
+    r"(\.nii|\.nrrd|\.nhdr|\.mha|\.mhd|\.npz|\.mat|\.seg|\.h5|\.hdf5)(\.gz)?[ ._(~-]",
+    re.IGNORECASE,
 )
 """A usual suffix that is followed by something else, as in ``a.nii (1).gz`` or ``a.npz.1``."""
 
 _UNFINISHED = re.compile(r"\.(part|partial|crdownload|download|filepart|tmp)$", re.IGNORECASE)
 """Suffix of a download that was not finished."""
 
+_SEGMENTATION = re.compile(
+    rb"\x02\0\x02\0UI..1\.2\.840\.10008\.5\.1\.4\.1\.1\.66\.[47](?![0-9.])", re.DOTALL
+)
+"""Media Storage SOP Class UID of a Segmentation or a Label Map Segmentation, in the header."""
+
+_SELF_CONTAINED = (
+    MaskFormat.NIFTI,
+    MaskFormat.NRRD,
+    MaskFormat.META_IMAGE,
+    MaskFormat.DICOM_SEG,
+)
+"""Formats of images, which are masks whatever their names are; HDF5 and zip have other uses."""
+
 _OTHERS = (
-    (b"ObjectType", "MetaImage (.mha, .mhd)"),
-    (b"NDims", "MetaImage (.mha, .mhd)"),
     (b"<", "a web page or XML"),
     (b"{", "JSON"),
     (b"7z\xbc\xaf", "a 7-Zip archive"),
@@ -108,8 +134,8 @@ def _is_mask_file(path: Path) -> bool:
     """Return whether a file in a folder is meant as a mask, by its name or its content.
 
     A file with a usual suffix is one, whatever it contains: if it cannot be read, it is listed.
-    Renamed files and unfinished downloads are included. Of the files with other names, only NIfTI
-    and NRRD are, because HDF5 and zip have many other uses.
+    Renamed files and unfinished downloads are included. Of the files with other names, only
+    formats of images are, because HDF5 and zip have many other uses.
     """
     name = path.name
     if name.startswith("."):  # metadata of file systems or archives
@@ -125,7 +151,7 @@ def _is_mask_file(path: Path) -> bool:
         return False
     if found is None:
         return False
-    return renamed or found in (MaskFormat.NIFTI, MaskFormat.NRRD)
+    return renamed or found in _SELF_CONTAINED
 
 
 def find_mask_files(source: str | os.PathLike[str]) -> tuple[list[tuple[str, str]], list[str]]:
@@ -159,7 +185,7 @@ def find_mask_files(source: str | os.PathLike[str]) -> tuple[list[tuple[str, str
         f"no mask among {counted(len(everything), 'file')}" if root.is_dir() else "no such file",
         expected="a mask file, or a folder of mask files",
         where=os.fspath(source),
-        todo="Give NIfTI, NRRD, .npz, .mat or HDF5 files.",
+        todo="Give NIfTI, NRRD, MetaImage, DICOM SEG, .npz, .mat or HDF5 files.",
         reason=Reason.UNREADABLE_FILE,
     )
 
@@ -179,6 +205,10 @@ def _format_of(first: bytes) -> MaskFormat | None:
         return MaskFormat.HDF5
     if first.startswith(b"NRRD"):
         return MaskFormat.NRRD
+    if re.match(rb"(ObjectType|NDims)\s*=", first):
+        return MaskFormat.META_IMAGE
+    if first[128:132] == b"DICM":
+        return MaskFormat.DICOM_SEG if _SEGMENTATION.search(first) else None
     if first.startswith(b"PK\3\4"):
         return MaskFormat.NPZ
     sizes = {int.from_bytes(first[:4], order) for order in ("little", "big")}

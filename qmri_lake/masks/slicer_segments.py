@@ -10,12 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmri_lake.core.geometry import GRID_TOLERANCE_MM, VoxelGrid, corner_distance
+from qmri_lake.core.label_bytes import labels_besides
 from qmri_lake.core.text import counted
 from qmri_lake.errors import InputError, Reason
 from qmri_lake.masks.grids import Affine, Crop, format_index
 from qmri_lake.masks.label_tables import unknown_label
+from qmri_lake.masks.segment_overlap import add_segment
 
-__all__ = ["Segment", "check_extents", "merge_layers", "read_crop", "read_segments"]
+__all__ = [
+    "Segment",
+    "check_extents",
+    "check_named",
+    "merge_layers",
+    "merge_named",
+    "read_crop",
+    "read_segments",
+]
+
+_APART = "In 3D Slicer, remove the overlap of these segments, or export them one by one."
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -146,36 +158,62 @@ def merge_layers(
     numbered = len(set(values)) == len(values)
     labels = np.zeros(layers.shape[1:], np.uint8)
     names: dict[str, tuple[int, ...]] = {}
-    known = np.zeros(layers.shape[0], np.int64)
+    owners: dict[int, str] = {}
     for index, segment in enumerate(segments):
         number = segment.value if numbered else index + 1
         inside = layers[segment.layer] == segment.value
-        known[segment.layer] += np.count_nonzero(inside)
-        if (shared := labels[inside]).any():
-            numbers = np.unique(shared[shared > 0])
-            others = [n for n, own in names.items() if set(own) & set(numbers.tolist())]
-            raise InputError(
-                f"{counted(int((shared > 0).sum()), 'voxel')} both in {segment.name!r} and in "
-                + " or ".join(map(repr, others)),
-                expected="one segment for each voxel",
-                where=where,
-                todo="In 3D Slicer, remove the overlap of these segments, or export them one by "
-                "one.",
-                reason=Reason.OVERLAPPING_LABELS,
-            )
-        labels[inside] = number
+        add_segment(labels, inside, number, segment.name, owners, where, _APART)
         names[segment.name] = (*names.get(segment.name, ()), number)
-    for layer, count in zip(layers, known, strict=True):
-        if np.count_nonzero(layer) != count:
-            numbers, counts = np.unique(layer[layer > 0], return_counts=True)
-            present = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
-            raise unknown_label(
-                {n: c for n, c in present.items() if n not in values} or present,
-                ", ".join(f"{s.value} {s.name}" for s in segments),
-                where,
-                "Name all segments, or export a label map from 3D Slicer.",
-            )
+    check_named(layers, segments, where)
     return labels, names, numbered
+
+
+def merge_named(
+    layers: NDArray[np.uint8],
+    segments: Sequence[Segment],
+    numbers: Mapping[str, int],
+    where: str,
+) -> NDArray[np.uint8]:
+    """Combine the segments of some names into one label map; others are left out.
+
+    Parameters
+    ----------
+    layers : (layer, i, j, k) array of uint8
+    segments : sequence of Segment
+    numbers : mapping of str to int
+        Number in the result of each name.
+    where : str
+        Path of the file, for errors.
+
+    Raises
+    ------
+    InputError
+        If segments of these names overlap (``overlapping_labels``).
+    """
+    labels = np.zeros(layers.shape[1:], np.uint8)
+    owners: dict[int, str] = {}
+    for segment in segments:
+        if segment.name in numbers and segment.layer < len(layers):
+            inside = layers[segment.layer] == segment.value
+            number = numbers[segment.name]
+            add_segment(labels, inside, number, segment.name, owners, where, _APART)
+    return labels
+
+
+def check_named(layers: NDArray[np.uint8], segments: Sequence[Segment], where: str) -> None:
+    """Raise an error if a layer has labels that no segment names (``unknown_label``)."""
+    values = [segment.value for segment in segments]
+    for index, layer in enumerate(layers):
+        named = {segment.value for segment in segments if segment.layer == index}
+        if not (rest := labels_besides(layer, (0, *named))):
+            continue
+        present = {n: int((layer == n).sum()) for n in rest}
+        raise unknown_label(
+            {n: c for n, c in present.items() if n not in values} or present,
+            ", ".join(f"{s.value} {s.name}" for s in segments),
+            where,
+            "Name all segments, or export a label map from 3D Slicer.",
+        )
 
 
 def _image_grid(parameters: str) -> VoxelGrid | None:

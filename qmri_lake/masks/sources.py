@@ -2,7 +2,8 @@
 
 A table maps each label number to a tissue of `qmri_lake.tissues`. Several numbers may map to one
 tissue: medial and lateral tibial cartilage are both ``tibial``, and a lesion is part of its bone.
-Structures for which a lake has no label are ``background``.
+The table then also says which part a number is, if the source tells it. Structures for which a lake
+has no label are ``background``.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ class Source:
     """Name of a number in the source, if `tissues` maps several numbers to one tissue."""
     named: Mapping[str, str] = field(default_factory=dict)
     """Tissue of each label name in the file, such as the name of a segment."""
+    sides: Mapping[int | str, str] = field(default_factory=dict)
+    """``medial`` or ``lateral``, by number or label name. Labels of which the source does not tell
+    it are not listed."""
     timepoint: int | None = None
     """Visit [months], if all masks of the source are from one visit that no file name contains."""
 
@@ -56,6 +60,21 @@ class Source:
         return listed or ", ".join(f"{name} {tissue}" for name, tissue in self.named.items())
 
 
+_WITH_LESIONS = {
+    1: "femur",
+    2: "femoral",
+    3: "tibia",
+    4: "tibial",
+    5: "patella",
+    6: "patellar",
+    7: "femur",
+    8: "tibia",
+    9: "patella",
+}
+"""Labels of Woo et al., arXiv:2211.16696."""
+
+_LESIONS = {7: "femoral bone lesion", 8: "tibial bone lesion", 9: "patellar bone lesion"}
+
 SOURCES: Mapping[str, Source] = {
     source.name: source
     for source in (
@@ -70,23 +89,39 @@ SOURCES: Mapping[str, Source] = {
             "OAIZIB-CM: OAI-ZIB with the tibial cartilage in two parts",
             {1: "femur", 2: "femoral", 3: "tibia", 4: "tibial", 5: "tibial"},
             {4: "medial tibial cartilage", 5: "lateral tibial cartilage"},
+            sides={4: "medial", 5: "lateral"},
             timepoint=0,
         ),
         Source(
             "bone-lesion",
             "bones, cartilages and bone lesions (Woo et al.); a lesion is part of its bone",
+            _WITH_LESIONS,
+            _LESIONS,
+        ),
+        Source(
+            "akoa",
+            "OAI-AKOA: the same nine labels, of knees at two visits; the name has the month",
+            _WITH_LESIONS,
+            _LESIONS,
+        ),
+        Source(
+            "oai-zib-uq",
+            "OAI-ZIB-UQ: the same nine labels, of OAI-ZIB knees at baseline",
+            _WITH_LESIONS,
+            _LESIONS,
+            timepoint=0,
+        ),
+        Source(
+            "skm-tea",
+            "SKM-TEA (NIfTI): cartilages and menisci, medial and lateral",
+            {1: "patellar", 2: "femoral", 3: "tibial", 4: "tibial", 5: "meniscus", 6: "meniscus"},
             {
-                1: "femur",
-                2: "femoral",
-                3: "tibia",
-                4: "tibial",
-                5: "patella",
-                6: "patellar",
-                7: "femur",
-                8: "tibia",
-                9: "patella",
+                3: "medial tibial cartilage",
+                4: "lateral tibial cartilage",
+                5: "medial meniscus",
+                6: "lateral meniscus",
             },
-            {7: "femoral bone lesion", 8: "tibial bone lesion", 9: "patellar bone lesion"},
+            sides={3: "medial", 4: "lateral", 5: "medial", 6: "lateral"},
         ),
         Source(
             "imorphics",
@@ -98,6 +133,7 @@ SOURCES: Mapping[str, Source] = {
                 5: "lateral meniscus",
                 6: "medial meniscus",
             },
+            sides={2: "lateral", 3: "medial", 5: "lateral", 6: "medial"},
         ),
         Source(
             "iwoai",
@@ -120,6 +156,7 @@ SOURCES: Mapping[str, Source] = {
                 10: "meniscus",
             },
             {2: "medial tibial cartilage", 3: "lateral tibial cartilage", 8: "fibula"},
+            sides={2: "medial", 3: "lateral"},
         ),
         Source(
             "qmri-lake",
@@ -138,6 +175,8 @@ SOURCES: Mapping[str, Source] = {
 }
 """Table of each source by name, from the descriptions of the sources [group].
 
-The order of the two tibial and of the two meniscal channels of iwoai has no effect, since each pair
-is one tissue.
+Descriptions: skm-tea, the file DATASET.md of Desai et al. (NeurIPS 2021); akoa, oai-zib-uq and
+bone-lesion, the README of the masks of Woo et al. (arXiv:2211.16696); oaizib-cm, Yao et al.
+(CartiMorph). The challenge of iwoai does not document the order of the two tibial and of the two
+meniscal channels, and pymskt not that of the menisci; their sides are therefore not stored.
 """

@@ -123,6 +123,23 @@ def _ensemble_variables(name: str, step: str) -> list[Variable]:
     ]
 
 
+def _parts() -> list[Variable]:
+    """Return the medial and lateral parts of tissues, which are stored if a source tells them."""
+    return [
+        Variable(
+            "dess",
+            f"{name}_part",
+            VOLUME_DIMS,
+            "uint8",
+            f"Part of the tibial cartilage and menisci of `{name}`: medial or lateral",
+            fill_meaning="no mask, or a source that does not tell the parts",
+            flags=tissues.PART,
+            step=f"import_{name}_part",
+        )
+        for name in ("cartilage", "reference_cartilage")
+    ]
+
+
 _TRANSFORM_SOURCE = {"scanner": 0, "refined": 1, "not_improved": 2, "implausible": 3}
 
 
@@ -230,6 +247,7 @@ REGISTRY = Registry(
             tissues.CARTILAGE,
             "import_reference_cartilage",
         ),
+        *_parts(),
         Variable(
             "msme",
             "dess_to_msme",

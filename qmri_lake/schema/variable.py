@@ -18,6 +18,7 @@ import numpy as np
 from qmri_lake import tissues
 from qmri_lake.core.array_api import Values
 from qmri_lake.core.json_types import JsonObject
+from qmri_lake.core.label_bytes import labels_besides
 from qmri_lake.core.text import counted
 from qmri_lake.errors import VariableError, encodable
 from qmri_lake.schema.groups import GROUPS, VOLUME_DIMS
@@ -305,7 +306,10 @@ class Variable:
             )
         with np.errstate(over="ignore"):
             stored = values.astype(dtype, copy=False)
-        lost = stored != values if dtype.kind in "iu" else np.isinf(stored) & ~np.isinf(values)
+        if values.dtype != dtype:
+            lost = stored != values if dtype.kind in "iu" else np.isinf(stored) & ~np.isinf(values)
+        else:
+            lost = np.zeros(0, bool)
         if lost.any():
             raise VariableError(
                 f"the value {values[lost][0]}",
@@ -332,8 +336,11 @@ class Variable:
             return
         if self.flags is not None:
             allowed = [*self.flags.values(), self.fill]
-            unnamed = np.setdiff1d(values, allowed)
-            if unnamed.size:
+            if values.dtype == np.uint8:
+                unnamed = labels_besides(values, allowed)
+            else:
+                unnamed = np.setdiff1d(values, allowed).tolist()
+            if unnamed:
                 yield f"value {unnamed[0]} without a name"
         elif self.valid_range is not None:
             low, high = self.valid_range

@@ -17,6 +17,7 @@ from qmri_lake.errors import RunError
 from qmri_lake.store.arrays import Node, compressors
 
 __all__ = [
+    "EDITED",
     "LEARNED_FROM",
     "keep_patients",
     "new_record",
@@ -29,6 +30,10 @@ __all__ = [
 LEARNED_FROM = "learned_from"
 """Entry of the record of a segmentation: ``patients`` of the training and validation sets of its
 networks, and the networks for which they are ``unknown``."""
+
+EDITED = "edited"
+"""Entry of the record of an import of edited masks: who edited them, ``by``, and the ``reason``.
+It is free text, which neither a pseudonymised lake nor an export contains."""
 
 RUN_CHUNK = 64
 """Number of run records in one chunk. A new record rewrites only its own chunk."""

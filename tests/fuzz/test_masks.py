@@ -88,7 +88,7 @@ def written(name: str) -> tuple[bytes, Mask]:
 
 def _labels_of(name: str) -> str | None:
     """Return the table of labels that a user gives; other formats name their labels."""
-    return "oai-zib" if ".nii" in name or ".nrrd" in name else None
+    return "oai-zib" if any(suffix in name for suffix in (".nii", ".nrrd", ".mha")) else None
 
 
 @st.composite
@@ -130,6 +130,8 @@ def _end_of_header(name: str, content: bytes) -> int:
     """Return the number of bytes that a checksum, or a second copy in the header, protects."""
     if name == "a.nii":
         return 348
+    if name == "raw.mha":
+        return content.index(b"LOCAL")
     return content.index(b"\n\n") if name == "raw.nrrd" else len(content)
 
 
@@ -143,6 +145,14 @@ def _with_other_field(draw: Draw, name: str, content: bytes) -> tuple[bytes, str
         value = draw(st.sampled_from(TEXT_VALUES))
         lines[number] = key + colon + value.encode()
         return b"\n".join(lines) + b"\n\n" + data, f"{key.decode('latin-1')} = {value!r}"
+    if name.endswith("mha"):
+        header, place, data = content.partition(b"ElementDataFile")
+        lines = header.split(b"\n")
+        number = draw(st.integers(0, len(lines) - 2))
+        key, equals, _ = lines[number].partition(b" = ")
+        value = draw(st.sampled_from(TEXT_VALUES))
+        lines[number] = key + equals + value.encode()
+        return b"\n".join(lines) + place + data, f"{key.decode('latin-1')} = {value!r}"
     if not name.startswith("a.nii"):
         return content[::-1], "reversed"
     packed = name.endswith(".gz")

@@ -23,6 +23,7 @@ from tests.masks.writers import (
     label_map,
     write_imorphics,
     write_iwoai,
+    write_meta_image,
     write_nifti,
     write_nrrd,
 )
@@ -59,11 +60,13 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "a.nrrd": lambda path: write_nrrd(path, LABELS, RIGHT.affine),
     "raw.nrrd": lambda path: write_nrrd(path, LABELS, RIGHT.affine, encoding="raw"),
     "bzip2.nrrd": lambda path: write_nrrd(path, LABELS, RIGHT.affine, encoding="bzip2"),
+    "a.mha": lambda path: write_meta_image(path, LABELS, RIGHT.affine),
+    "raw.mha": lambda path: write_meta_image(path, LABELS, RIGHT.affine, packed=False),
     "a.npz": write_npz,
     "a.mat": write_mat,
     "a.seg": write_packed_hdf5,
 }
-CHECKED = ("a.nii.gz", "a.nrrd", "bzip2.nrrd", "a.npz", "a.mat")
+CHECKED = ("a.nii.gz", "a.nrrd", "bzip2.nrrd", "a.mha", "a.npz", "a.mat")
 """Files whose values have a checksum."""
 
 

@@ -9,7 +9,7 @@ import pytest
 from qmri_lake.errors import InputError, Reason
 from qmri_lake.masks.label_tables import find_source
 from qmri_lake.masks.sources import SOURCES
-from qmri_lake.tissues import BONE, CARTILAGE
+from qmri_lake.tissues import BONE, CARTILAGE, DIVIDED
 
 
 def test_sources__contain_only_known_tissues() -> None:
@@ -27,6 +27,28 @@ def test_sources__list_their_tissues_and_missing_ones() -> None:
     assert not imorphics.has(BONE)
     assert imorphics.missing_tissues == ()
     assert SOURCES["bone-lesion"].tissues[9] == "patella", "a lesion is part of its bone"
+
+
+def test_sources__tell_medial_from_lateral_as_their_words_do() -> None:
+    for name, source in SOURCES.items():
+        told = {number: words for number, words in source.parts.items() if "al " in words}
+        sided = {n: w.split()[0] for n, w in told.items() if w.split()[0] in ("medial", "lateral")}
+        assert source.sides == sided, name
+        assert {source.tissues[number] for number in source.sides} <= set(DIVIDED), name
+    assert SOURCES["skm-tea"].sides == {3: "medial", 4: "lateral", 5: "medial", 6: "lateral"}
+    assert SOURCES["imorphics"].sides == {2: "lateral", 3: "medial", 5: "lateral", 6: "medial"}
+    assert not SOURCES["iwoai"].sides, "the challenge does not document the order"
+    assert SOURCES["oai-zib-uq"].timepoint == 0
+    assert SOURCES["akoa"].tissues == SOURCES["bone-lesion"].tissues
+
+
+def test_find_source__parts_of_tissues() -> None:
+    source = find_source("1=femur,4=medial tibial,5=lateral tibial,Inner=medial meniscus")
+    assert source.tissues == {1: "femur", 4: "tibial", 5: "tibial"}
+    assert source.named == {"Inner": "meniscus"}
+    assert source.sides == {4: "medial", 5: "lateral", "Inner": "medial"}
+    with pytest.raises(InputError, match=r"no tissue 'medial femoral' .*Did you mean"):
+        find_source({1: "medial femoral"})
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import h5py
 import nibabel
 import nrrd
 import numpy as np
+import SimpleITK as sitk
 from scipy.io import savemat
 
 from qmri_lake.lake import Lake, create_lake
@@ -99,6 +100,19 @@ def write_nrrd(
     moved = np.diag([*SPACES[space], 1]) @ affine
     fields = {"space": space, "space directions": moved[:3, :3].T, "space origin": moved[:3, 3]}
     nrrd.write(str(path), labels, {**fields, **header})
+    return path
+
+
+def write_meta_image(
+    path: Path, labels: np.ndarray, affine: np.ndarray, *, packed: bool = True
+) -> Path:
+    """A file of ITK; .mhd has its values in a file beside it."""
+    image = sitk.GetImageFromArray(labels.transpose(2, 1, 0))
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin(affine[:3, 3].tolist())
+    sitk.WriteImage(image, str(path), useCompression=packed)
     return path
 
 
