@@ -279,10 +279,15 @@ def test_read_mask__a_damaged_file(tmp_path: Path, name: str) -> None:
 
 def test_read_mask__other_files(tmp_path: Path) -> None:
     assert "no such file" in error_of(tmp_path / "a.nii").found
-    (tmp_path / "9001104.segmentation_masks.mhd").write_text("ObjectType = Image")
+    # As OAI-ZIB delivers its masks: without a position.
+    (tmp_path / "9001104.segmentation_masks.mhd").write_text(
+        "ObjectType = Image\nNDims = 3\nDimSize = 6 9 8\nElementType = MET_UCHAR\n"
+        "ElementSpacing = 0.7 0.36 0.36\nElementDataFile = 9001104.segmentation_masks.raw\n"
+    )
+    (tmp_path / "9001104.segmentation_masks.raw").write_bytes(bytes(6 * 9 * 8))
     error = error_of(tmp_path / "9001104.segmentation_masks.mhd")
-    assert error.found == "no ElementDataFile"
-    assert "Convert it to NIfTI" in error.todo
+    assert error.found == "no Offset and no TransformMatrix, so the position is unknown"
+    assert "convert the mask to NIfTI" in error.todo
 
 
 # -- a real knee ---------------------------------------------------------------------------------
