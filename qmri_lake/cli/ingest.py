@@ -202,12 +202,19 @@ def ingest_masks(
             "Without it, names are read as described above.",
         ),
     ] = None,
-    listing: Annotated[
+    files: Annotated[
         Path | None,
         typer.Option(
             "--list",
             metavar="CSV",
             help="List of the files with the columns file, patient, timepoint and knee.",
+        ),
+    ] = None,
+    visit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=MONTHS",
+            help="Months of a {visit} of a pattern, such as followup=24 (repeatable).",
         ),
     ] = None,
     create: Annotated[
@@ -249,7 +256,8 @@ def ingest_masks(
             timepoint=timepoint,
             knee=knee,
             pattern=pattern,
-            listing=listing,
+            files=files,
+            visits=parse_visits(visit or []) or None,
             create=create,
             form=form,  # type: ignore[arg-type]
             profile=profile,

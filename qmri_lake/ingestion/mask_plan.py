@@ -16,6 +16,7 @@ from qmri_lake.execution.dask_types import DaskClient
 from qmri_lake.execution.task_queue import map_tasks
 from qmri_lake.ingestion.mask_tasks import FileTask, check_file, lost_file
 from qmri_lake.lake.lake import Lake
+from qmri_lake.lake.study_ids import write_study_ids
 from qmri_lake.masks.content import Form
 from qmri_lake.masks.exam_match import PartialKey, find_exam
 from qmri_lake.masks.grids import ExamGrid
@@ -80,13 +81,17 @@ class ImportPlan:
         """Masks of exams that have no image, from whose grid the exam is created."""
         self.keys: dict[str, PartialKey] = {}
         """Complete key of each new exam."""
+        self.study_ids: dict[str, str] = {}
+        """Identifier of the patient of each new exam; "" if the number says the same."""
         self.made: list[str] = []
         """Exams that were created."""
         self.problems: list[Problem] = []
         self.present = 0
         self._files: dict[str, str] = {}
 
-    def add(self, path: str, where: str, read_key: Callable[[], PartialKey]) -> None:
+    def add(
+        self, path: str, where: str, read_key: Callable[[], PartialKey], study_id: str = ""
+    ) -> None:
         """Add a task for a file, or a problem.
 
         Parameters
@@ -95,6 +100,8 @@ class ImportPlan:
             Path of the file, and its path relative to the folder.
         read_key : callable
             Returns what is known of the exam; its `InputError` is listed as a problem.
+        study_id : str
+            Identifier of the patient, if the number does not say it.
         """
         exam = ""
         try:
@@ -114,7 +121,7 @@ class ImportPlan:
             self._files[exam] = where
             self._add(path, where, exam, row)
             if row is None:
-                self.keys[exam] = key
+                self.keys[exam], self.study_ids[exam] = key, study_id
         except InputError as error:
             self.problems.append(error.problem(error.where.replace(printable(path), where), exam))
 
@@ -160,7 +167,10 @@ def check_files(
 
 
 def create_exams(
-    lake: Lake, tasks: Sequence[FileTask], keys: Mapping[str, PartialKey]
+    lake: Lake,
+    tasks: Sequence[FileTask],
+    keys: Mapping[str, PartialKey],
+    study_ids: Mapping[str, str],
 ) -> tuple[list[FileTask], list[Problem]]:
     """Add exams without an image and their arrays, all in one commit.
 
@@ -171,6 +181,8 @@ def create_exams(
         Tasks from `check_files`.
     keys : mapping of str to PartialKey
         Complete key by exam.
+    study_ids : mapping of str to str
+        Identifier of the patient by exam; "" if the number says the same.
 
     Returns
     -------
@@ -195,6 +207,7 @@ def create_exams(
         # All arrays are declared, for images that are ingested later.
         declare(root, REGISTRY.variables_of("ingest_dess"), sizes or sizes_of("dess", largest))
         declare_status(root, "ingest_dess", exam_count(root))
+        write_study_ids(session, {task.exam: study_ids.get(task.exam, "") for task in kept})
 
     text = "an exam with a mask" if len(kept) == 1 else f"{counted(len(kept), 'exam')} with masks"
     with translated_errors(lake.url):

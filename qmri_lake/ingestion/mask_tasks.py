@@ -142,7 +142,8 @@ def check_file(_fork: object, task: FileTask) -> Checked:
                 reason=Reason.GRID_MISMATCH,
             )
         if not any(mask.has(_FLAGS[step]) for step in task.steps):
-            raise _empty(" and ".join(task.variables[step] for step in task.steps), task.where)
+            kinds = ("bone" if _FLAGS[step] is BONE else "cartilage" for step in task.steps)
+            raise _empty(" and ".join(kinds), task.where)
         return Checked(replace(task, checked=CheckedMask.of(mask)))
     except InputError as error:
         return Checked(task, [task.problem(error)])

@@ -8,7 +8,7 @@ pending.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -87,7 +87,8 @@ def ingest_masks(
     timepoint: int | None = None,
     knee: str | None = None,
     pattern: str | None = None,
-    listing: str | os.PathLike[str] | None = None,
+    files: str | os.PathLike[str] | None = None,
+    visits: Mapping[str, int] | None = None,
     create: bool = False,
     form: Form | None = None,
     profile: str | None = None,
@@ -122,9 +123,11 @@ def ingest_masks(
     pattern : str, optional
         Pattern of the paths of the files, such as ``"{patient}_{timepoint}m_{knee}*.nii.gz"``; see
         `qmri_lake.ingestion.file_pattern`. `create` is implied.
-    listing : path, optional
+    files : path, optional
         CSV list with the columns file, patient, timepoint and knee. Paths are relative to `source`.
-        `create` is implied.
+        `create` is implied. Identifiers of patients that are not numbers are stored as by `ingest`.
+    visits : mapping of str to int, optional
+        Months by the name of a visit, for ``{visit}`` in the pattern.
     create : bool
         Whether to create exams that have no image, on the grids of their masks. All of them are
         created in one commit. By default, such a mask is listed as ``absent_exam``.
@@ -158,19 +161,19 @@ def ingest_masks(
     if form not in (None, *get_args(Form)):
         raise RunError(f"form = {form!r}", expected="sform or qform", where="ingest_masks")
     options = _check_key(PartialKey(patient, timepoint, knee))
-    files = find_files(source, options, table.timepoint, pattern, listing)
+    named = find_files(source, options, table.timepoint, pattern, files, visits)
     url = lake.url if isinstance(lake, Lake) else os.fspath(lake)
-    create = create or bool(options.exam) or pattern is not None or listing is not None
+    create = create or bool(options.exam) or pattern is not None or files is not None
     details = Details(table, MASK_VARIABLES[into], form, create=create)
     target = lake if isinstance(lake, Lake) else existing_lake(url)
     if target is None and not create:
-        raise _no_lake(url, len(files.files))
+        raise _no_lake(url, len(named))
 
     def make_plan(lake: Lake | None) -> ImportPlan:
         plan = ImportPlan(lake, details)
-        plan.problems += files.problems
-        for path, where, read_key in files.files:
-            plan.add(path, where, read_key)
+        plan.problems += named.problems
+        for path, where, read_key, study_id in named.with_keys(lake):
+            plan.add(path, where, read_key, study_id)
         return plan
 
     settings = {"into": into, "commit_every": commit_every, "listeners": listeners}
@@ -190,9 +193,9 @@ def ingest_masks(
             with running(cluster if plan.tasks or plan.new else None) as client:
                 imported = _import(target, plan, client, progress, settings)
     notes = []
-    if files.others:
-        kinds = ", ".join(sorted({Path(name).suffix or "no suffix" for name in files.others}))
-        notes.append(f"{counted(len(files.others), 'other file')} ignored ({kinds})")
+    if named.others:
+        kinds = ", ".join(sorted({Path(name).suffix or "no suffix" for name in named.others}))
+        notes.append(f"{counted(len(named.others), 'other file')} ignored ({kinds})")
     if missing := table.missing_tissues:
         notes.append(f"{table.name} has no {', '.join(missing)}: background in these masks")
     return MaskResult(
@@ -219,7 +222,7 @@ def _import(
             plan.problems += problems
             first = None
             if checked:
-                created, problems = create_exams(lake, checked, plan.keys)
+                created, problems = create_exams(lake, checked, plan.keys, plan.study_ids)
                 plan.problems += problems
                 plan.made += [task.exam for task in created]
                 tasks = [*tasks, *created]

@@ -308,14 +308,12 @@ class Variable:
             stored = values.astype(dtype, copy=False)
         if values.dtype != dtype:
             lost = stored != values if dtype.kind in "iu" else np.isinf(stored) & ~np.isinf(values)
-        else:
-            lost = np.zeros(0, bool)
-        if lost.any():
-            raise VariableError(
-                f"the value {values[lost][0]}",
-                expected=f"a value in the range of {self.dtype}",
-                where=f"{self.path} of {where}",
-            )
+            if lost.any():
+                raise VariableError(
+                    f"the value {values[lost][0]}",
+                    expected=f"a value in the range of {self.dtype}",
+                    where=f"{self.path} of {where}",
+                )
         for fault in self.faults(stored):
             raise VariableError(fault, expected=self.expectation, where=f"{self.path} of {where}")
         return stored

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 import sys
 import time
@@ -27,7 +28,7 @@ from tests.masks.writers import (
 )
 
 MONTHS = (0, 24)
-KNEES = ("right", "left")
+KNEES = ("left", "right")
 FULL_SIZE = (384, 384, 160)
 
 
@@ -50,8 +51,10 @@ def write_study(folder: Path, patients: int, name: str) -> dict[str, np.ndarray]
 
 
 def check_study(lake: ql.Lake, labels: dict[str, np.ndarray]) -> None:
-    ds = lake.load("dess", exam=list(labels))
-    for index, one in enumerate(labels.values()):
+    assert sorted(lake.exams["exam"]) == sorted(labels)
+    ds = lake.load("dess")
+    for index, exam in enumerate(ds["exam"].values):
+        one = labels[str(exam)]
         np.testing.assert_array_equal(ds.reference_bone[index], np.array([0, 1, 0, 2, 0])[one])
         knee = str(ds.knee[index].values)
         np.testing.assert_allclose(ds.affine[index], affine_of(knee), atol=1e-4)
@@ -134,7 +137,7 @@ def test_ingest_masks__a_list(tmp_path: Path) -> None:
     rows.append("absent.nii.gz,9000009,0,left")
     (tmp_path / "list.csv").write_text("\n".join(rows))
     result = ql.ingest_masks(
-        tmp_path / "masks", tmp_path / "l.lake", labels="oai-zib", listing=tmp_path / "list.csv"
+        tmp_path / "masks", tmp_path / "l.lake", labels="oai-zib", files=tmp_path / "list.csv"
     )
     (problem,) = result.problems
     assert problem.reason == Reason.UNREADABLE_FILE
@@ -142,11 +145,42 @@ def test_ingest_masks__a_list(tmp_path: Path) -> None:
     check_study(result.lake, labels)
 
 
+def test_ingest_masks__identifiers_that_are_no_numbers(tmp_path: Path) -> None:
+    labels = label_map()
+    for name in ("P007_bl_L.nii", "P007_fu_L.nii", "SKM-0042_bl_R.nii"):
+        knee = "left" if "_L" in name else "right"
+        write_nifti(tmp_path / "masks" / name, labels, affine_of(knee))
+    result = ql.ingest_masks(
+        tmp_path / "masks",
+        tmp_path / "l.lake",
+        labels="oai-zib",
+        pattern="{patient}_{visit}_{knee}.nii",
+        visits={"bl": 0, "fu": 24},
+    )
+    assert result.problems == ()
+    exams = result.lake.exams
+    stored = result.lake.root["clinical/study_id"][:].tolist()
+    found = sorted(zip(stored, exams["timepoint"], exams["knee"], strict=True))
+    assert found == [("P007", 0, "left"), ("P007", 24, "left"), ("SKM-0042", 0, "right")]
+    assert exams["patient"].nunique() == 2
+    # The other knee, later: the identifier has the number that it got before.
+    write_nifti(tmp_path / "more/P007_bl_R.nii", labels, affine_of("right"))
+    result = ql.ingest_masks(
+        tmp_path / "more",
+        result.lake,
+        labels="oai-zib",
+        pattern="{patient}_bl_{knee}.nii",
+        timepoint=0,
+    )
+    assert result.lake.exams["patient"].nunique() == 2
+    assert len(result.lake.select(patient=int(exams["patient"][stored.index("P007")])).rows) == 3
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pattern": "{patient}", "listing": "a.csv"}, "both a pattern and a list"),
-        ({"listing": "a.csv", "knee": "left"}, "a list and a patient, timepoint or knee"),
+        ({"pattern": "{patient}", "files": "a.csv"}, "both a pattern and a list"),
+        ({"files": "a.csv", "knee": "left"}, "a list and a patient, timepoint or knee"),
     ],
 )
 def test_ingest_masks__options_that_contradict(
@@ -164,14 +198,14 @@ def test_ingest_masks__bad_files_make_no_exam(tmp_path: Path) -> None:
     write_nifti(folder / "9000005_00m_left.nii", good * 0, left)
     write_nifti(folder / "9000006_00m_left.nii", good + 90, left)
     write_nifti(folder / "9000007_00m_left.nii", good / 2, left, "float32")
-    (folder / "9000008_00m_left.nii.gz").write_bytes(b"\x1f\x8bnothing")
+    (folder / "9000008_00m_left.nii.gz").write_bytes(gzip.compress(bytes(800))[:20])
     write_iwoai(folder / "9000009_00m_left.seg", good)
     result = ql.ingest_masks(folder, tmp_path / "l.lake", labels="oai-zib", create=True)
     assert {problem.exam: str(problem.reason) for problem in result.problems} == {
         "9000005-000m-left": "empty_mask",
         "9000006-000m-left": "unknown_label",
         "9000007-000m-left": "fractional_labels",
-        "9000008-000m-left": "unreadable_file",
+        "9000008-000m-left": "truncated_file",
         "9000009-000m-left": "grid_mismatch",
     }
     assert result.lake.exams["exam"].tolist() == list(labels)
@@ -339,7 +373,7 @@ def test_ingest_masks__68_masks_of_full_size(tmp_path: Path, judge: Judge) -> No
         passed=done == 68 and seconds <= 70,
     )
     exam = str(stored.exams["exam"].iloc[7])
-    mask = ql.read_mask(tmp_path / "masks/9000004_V00_left.nii.gz", "oai-zib")
+    mask = ql.read_mask(tmp_path / "masks/9000004_V00_right.nii.gz", "oai-zib")
     ds = stored.load("dess", exam=exam).isel(exam=0)
     np.testing.assert_array_equal(ds.bone, mask.bone)
     np.testing.assert_array_equal(ds.cartilage, mask.cartilage)
