@@ -66,9 +66,10 @@ def write_masks(
         for kind, labels in masks.items():
             _write_nifti(folder / files[kind], labels, affine)
         return files
-    layers = np.stack(list(masks.values()), axis=-1)
+    several = len(masks) > 1
+    layers = np.stack([*masks.values()], axis=-1) if several else next(iter(masks.values()))
     header: dict[str, object] = {
-        "kinds": ["list", "domain", "domain", "domain"],
+        "kinds": [*["list"][:several], "domain", "domain", "domain"],
         "Segmentation_MasterRepresentation": "Binary labelmap",
         "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
         "Segmentation_ReferenceImageExtentOffset": "0 0 0",

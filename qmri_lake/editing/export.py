@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, get_args
@@ -111,9 +111,9 @@ def export_for_editing(
     imaged = read_status(source.root, "ingest_dess", len(source)).usable
     exported = []
     for count, row in enumerate(rows, 1):
-        kinds = tuple(kind for kind in KINDS if runs[kind][row] >= 0)
+        present = {kind: int(runs[kind][row]) for kind in KINDS if runs[kind][row] >= 0}
         exported.append(
-            _export_exam(source, folder, row, arrays, kinds, program, bool(imaged[row]))
+            _export_exam(source, folder, row, arrays, present, program, bool(imaged[row]))
         )
         if progress is not None:
             progress(count, len(rows))
@@ -150,23 +150,23 @@ def _export_exam(
     folder: Path,
     row: int,
     arrays: MaskArrays,
-    kinds: tuple[str, ...],
+    runs: Mapping[str, int],
     program: Program,
     has_image: bool,
 ) -> ExportedExam:
+    """Write the files of one exam; `runs` are those of its masks, by kind."""
     exam = str(lake.exams["exam"].iloc[row])
     found = read_exam(lake.root, "dess", ["affine", *(["image"] if has_image else [])], row)
     affine = checked_affine(found["affine"].values, exam)
-    labels = {kind: arrays.read(lake.root, kind, row) for kind in kinds}
+    labels = {kind: arrays.read(lake.root, kind, row) for kind in runs}
     image = ""
     if has_image:
         image = write_image(folder, exam, found["image"].values, affine, program)
     files = write_masks(folder, exam, labels, affine, program)
-    runs = arrays.runs(lake)
     return ExportedExam(
         exam,
         image,
         files,
-        {kind: int(runs[kind][row]) for kind in kinds},
+        runs,
         {kind: digest_of(values) for kind, values in labels.items()},
     )

@@ -70,8 +70,9 @@ def masks_of(lake: ql.Lake, exam: str, *names: str) -> list[np.ndarray]:
 def edit_slicer(path: Path, layer: int, old: int, new: int) -> np.ndarray:
     """Give all voxels of a label another one, as a person would in 3D Slicer."""
     values, header = nrrd.read(str(path))
-    changed = values[layer] == old
-    values[layer][changed] = new
+    labels = values[layer] if values.ndim == 4 else values  # one kind of mask has no layers
+    changed = labels == old
+    labels[changed] = new
     nrrd.write(str(path), values, header)
     return np.ascontiguousarray(changed.T)
 
@@ -124,6 +125,34 @@ def test_export_for_editing__itk_snap_files_are_on_the_grid(lake: ql.Lake, tmp_p
     assert lines[0] == '0 0 0 0 0 0 0 "Clear Label"'
     assert lines[1] == '1 213 94 0 1 1 1 "femoral cartilage"'
     assert [line.split()[0] for line in lines] == [*"01234"]
+
+
+@pytest.mark.parametrize("program", ["slicer", "itksnap"])
+def test_export_for_editing__one_kind_of_mask(tmp_path: Path, program: Any) -> None:
+    """References of cartilage alone, and an exam without an image."""
+    labels, whose = label_map(0, (1, 2)), {"patient": 9000001, "timepoint": 0, "knee": "right"}
+    path = write_nifti(tmp_path / "a.nii", labels, affine_of("right"))
+    table = {1: "femoral", 2: "tibial"}
+    lake = ql.ingest_masks(path, tmp_path / "l.lake", labels=table, **whose).lake
+    result = ql.export_for_editing(lake, tmp_path / "out", program=program, masks="reference")
+    assert result.without_image == (KEYS[0],)
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert f"{KEYS[0]}.nrrd" not in names
+    file = tmp_path / "out" / read_manifest(tmp_path / "out").exams[0].files["cartilage"]
+    if program == "slicer":
+        values, header = nrrd.read(str(file))
+        assert values.shape == SHAPE[::-1]
+        values[values == 2] = 1
+        nrrd.write(str(file), values, header)
+    else:
+        image = nibabel.load(file)
+        ones = np.minimum(np.asarray(image.dataobj), 1)
+        nibabel.save(nibabel.Nifti1Image(ones, image.affine, image.header), file)
+    result = edits(lake, tmp_path / "out", into="mask")
+    assert result.paths == ("dess/reference_cartilage",)
+    (stored,) = masks_of(result.lake, KEYS[0], "reference_cartilage")
+    np.testing.assert_array_equal(stored, np.minimum(labels, 1))
+    assert result.lake.validate(deep=True) == []
 
 
 def test_export_for_editing__what_is_refused(lake: ql.Lake, tmp_path: Path) -> None:
