@@ -69,11 +69,13 @@ class MaskResult:
     def __str__(self) -> str:
         text = f"imported masks of {counted(self.imported, 'exam')}"
         text += f"; {self.present} already present" if self.present else ""
-        if len(self.made) > _SHOWN:
-            text += f"; {counted(len(self.made), 'exam')} created from the grids of their masks"
-        elif self.made:
-            text += f"; {', '.join(self.made)} created from the grid of its mask"
-        text += ", without an image" if self.made else ""
+        if self.made:
+            shown = ", ".join(self.made)
+            named = shown if len(self.made) <= _SHOWN else counted(len(self.made), "exam")
+            several = len(self.made) > 1
+            grid = "the grids of their masks" if several else "the grid of its mask"
+            image = "images" if several else "an image"
+            text += f"; {named} created from {grid}, without {image}"
         return f"{text}; {counted(len(self.problems), 'problem')}"
 
 

@@ -73,7 +73,7 @@ def test_ingest_masks__a_folder_of_exams_without_images(tmp_path: Path, judge: J
     )
     assert result.problems == ()
     assert result.made == tuple(labels)
-    assert "20 exams created from the grids of their masks, without an image" in str(result)
+    assert "20 exams created from the grids of their masks, without images" in str(result)
     assert calls == [(n, 20) for n in range(1, 21)]
     messages = result.lake.history()["message"].tolist()
     made = [message for message in messages if message.startswith("Add ")]
