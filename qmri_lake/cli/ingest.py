@@ -198,7 +198,7 @@ def ingest_masks(
         str | None,
         typer.Option(
             metavar="PATTERN",
-            help="Pattern of the file names, such as '{patient}_{timepoint}m_{knee}*.nii.gz'. "
+            help="Pattern of the file names, such as `{patient}_{timepoint}m_{knee}*.nii.gz`. "
             "Without it, names are read as described above.",
         ),
     ] = None,
@@ -214,7 +214,7 @@ def ingest_masks(
         list[str] | None,
         typer.Option(
             metavar="NAME=MONTHS",
-            help="Months of a {visit} of a pattern, such as followup=24 (repeatable).",
+            help="Months of a `{visit}` of a pattern, such as followup=24 (repeatable).",
         ),
     ] = None,
     create: Annotated[
