@@ -63,8 +63,8 @@ REASONS: Mapping[Reason, str] = {
     "qform of NIfTI, or the origin and the offset of a cropped segmentation. Compare both with the "
     "image, for example with `nib-ls` or in a viewer, and choose one with `--form`, or export the "
     "mask again.",
-    Reason.CHANGED_MASK: "The mask of the lake is not the one that was exported for editing, so that "
-    "an import of the edits would undo the change. Export the exam again.",
+    Reason.CHANGED_MASK: "The mask of the lake is not the one that was exported for editing. An "
+    "import of the edits would undo the change. Export the exam again.",
     Reason.FRACTIONAL_LABELS: "A mask has values that are not whole numbers, such as "
     "probabilities, or labels that were interpolated. Threshold or `argmax` the probabilities, or "
     "resample the labels by nearest neighbour.",

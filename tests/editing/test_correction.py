@@ -407,13 +407,22 @@ def test_import_edits__a_pseudonymised_lake_does_not_name_the_editor(
 ) -> None:
     ql.export_for_editing(lake, tmp_path / "out")
     edit_slicer(tmp_path / f"out/{KEYS[0]}.seg.nrrd", 0, 1, 3)
+    before = free_texts(lake)
     result = edits(lake, tmp_path / "out", by="ZQ", reason="notch")
+    assert free_texts(result.lake) > before, "doctor --privacy finds the texts"
     key = tmp_path / "key.json"
     shared = result.lake.derive(str(tmp_path / "s.lake"), None, ["dess"], pseudonymise=key)
     assert "dess/bone__edited" in shared.variables()
     texts = shared.runs().to_json() + json.dumps([r for r in read_all_runs(shared)])
     assert "ZQ" not in texts
     assert "notch" not in texts
+
+
+def free_texts(lake: ql.Lake) -> int:
+    table = lake.identifiers()
+    return int(
+        table[(table["place"] == "status/runs") & (table["kind"] == "free text")]["count"].sum()
+    )
 
 
 def read_all_runs(lake: ql.Lake) -> list[dict[str, Any]]:
