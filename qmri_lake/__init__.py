@@ -34,22 +34,28 @@ __all__ = [
     "catalog",
     "cluster",
     "create_lake",
+    "dess_from_qdess",
     "diagnosis",
     "errors",
     "export_for_editing",
     "falls_to",
+    "fit_qdess_t2",
+    "fit_t1rho",
     "fit_t2",
+    "fit_t2star",
     "fusion",
     "import_edits",
     "ingest",
     "ingest_masks",
     "ingest_table",
     "inside",
+    "map_means",
     "oai",
     "open_catalog",
     "open_lake",
     "phantom",
     "predict",
+    "project_map",
     "reaches",
     "read_dicom",
     "read_mask",
@@ -75,6 +81,7 @@ if TYPE_CHECKING:
     from qmri_lake.editing.reimport import import_edits
     from qmri_lake.execution.cluster import cluster
     from qmri_lake.execution.step import Skip, step
+    from qmri_lake.ingestion.dess_from_qdess import dess_from_qdess
     from qmri_lake.ingestion.images import ingest
     from qmri_lake.ingestion.masks import ingest_masks
     from qmri_lake.ingestion.tables import ingest_table
@@ -89,11 +96,15 @@ if TYPE_CHECKING:
     from qmri_lake.schema.variable import Variable
     from qmri_lake.steps.articular_template import articular_template
     from qmri_lake.steps.predict import predict
+    from qmri_lake.steps.qdess import fit_qdess_t2
+    from qmri_lake.steps.quantitative_maps import map_means, project_map
     from qmri_lake.steps.regions import region_means, region_table
     from qmri_lake.steps.register import register
     from qmri_lake.steps.segment import segment
     from qmri_lake.steps.spherical_maps import spherical_maps
+    from qmri_lake.steps.t1rho import fit_t1rho
     from qmri_lake.steps.t2 import fit_t2
+    from qmri_lake.steps.t2star import fit_t2star
 
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
@@ -118,6 +129,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "steps.predict": ["predict"],
         "editing.export": ["export_for_editing"],
         "editing.reimport": ["import_edits"],
+        "ingestion.dess_from_qdess": ["dess_from_qdess"],
         "ingestion.images": ["ingest"],
         "lake.lake": ["Lake", "create_lake", "open_lake"],
         "masks": ["inside", "tissue"],
@@ -128,6 +140,10 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "lake.outcomes": ["falls_to", "reaches"],
         "steps.register": ["register"],
         "steps.t2": ["fit_t2"],
+        "steps.t1rho": ["fit_t1rho"],
+        "steps.t2star": ["fit_t2star"],
+        "steps.qdess": ["fit_qdess_t2"],
+        "steps.quantitative_maps": ["map_means", "project_map"],
         "steps.segment": ["segment"],
         "lake.balanced_split": ["split"],
         "execution.step": ["Skip", "step"],

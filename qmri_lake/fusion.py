@@ -1,17 +1,18 @@
 """Biomarkers, strategies that merge spherical maps into images, and UCSF's map files.
 
-`BIOMARKER_TABLE` and `STRATEGIES` are the only declarations of biomarkers and strategies. Titles,
-the order of rows in tables and figures, the number of models in the search and colour scales are
-derived from them.
+`BIOMARKER_TABLE` and `STRATEGIES` are the only declarations of the paper's biomarkers and
+strategies. Titles, the order of rows in tables and figures, the number of models in the search and
+colour scales are derived from them. Biomarkers of other series, whose maps are arrays of their own,
+are in `OTHER_BIOMARKERS`; a strategy can name them too, such as ``thickness+t1rho``.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import xarray as xr
@@ -19,19 +20,27 @@ from numpy.typing import NDArray
 
 from qmri_lake.core.array_api import Values
 from qmri_lake.core.text import did_you_mean
-from qmri_lake.errors import InputError, NotFoundError, Reason
+from qmri_lake.errors import InputError, NotFoundError, Reason, VariableError
 
 __all__ = [
     "BIOMARKER_TABLE",
+    "OTHER_BIOMARKERS",
     "SCALES",
     "STRATEGIES",
     "Biomarker",
+    "add_biomarker",
     "biomarkers_of",
+    "channels_of",
+    "find_biomarker",
     "merge",
     "read_bone_sphere",
     "strategy_title",
     "write_bone_sphere",
 ]
+
+
+Channels: TypeAlias = tuple[str | None, str | None, str | None]
+"""Biomarkers in the red, green and blue channel of an image."""
 
 
 class Biomarker(NamedTuple):
@@ -59,6 +68,16 @@ BIOMARKER_TABLE: Mapping[str, Biomarker] = MappingProxyType(
 )
 """Biomarkers in the order in which a lake stores their maps. Sources of the scales: bone shape
 [group], thickness and T2 [assumption]."""
+
+_ADDED: dict[str, Biomarker] = {
+    "t1rho": Biomarker("T1rho", "T1rho", "ms", 80.0, "viridis", (20.0, 80.0)),
+    "t2star": Biomarker("T2*", "T2*", "ms", 50.0, "viridis", (5.0, 45.0)),
+    "qdess_t2": Biomarker("T2 of qDESS", "T2 of qDESS", "ms", 80.0, "viridis", (20.0, 70.0)),
+}
+
+OTHER_BIOMARKERS: Mapping[str, Biomarker] = MappingProxyType(_ADDED)
+"""Biomarkers whose spherical map is an array of its own, such as ``sphere/t1rho``. The scales and
+limits of those of the package are ours [assumption]. `add_biomarker` adds others."""
 
 STRATEGIES: Mapping[str, tuple[str | None, str | None, str | None]] = MappingProxyType(
     {
@@ -93,8 +112,9 @@ def strategy_title(strategy: str) -> str:
     >>> strategy_title("bone_shape+thickness"), strategy_title("t2"), strategy_title("all")
     ('Bone shape + thickness', 'T2', 'All')
     """
+    known = {**BIOMARKER_TABLE, **_ADDED}
     titles = [
-        BIOMARKER_TABLE[part].title if part in BIOMARKER_TABLE else part.replace("_", " ")
+        known[part].title if part in known else part.replace("_", " ")
         for part in strategy.split("+")
     ]
     title = " + ".join(titles)
@@ -114,9 +134,10 @@ def merge(
     ----------
     maps : DataArray, or Dataset with ``map``
         (..., biomarker, azimuth, polar) in any order, with the coordinate `biomarker`: bone_shape
-        and thickness in mm, t2 in ms. NaN where there is no value. Not modified.
+        and thickness in mm, t2 in ms; of a Dataset also arrays of `OTHER_BIOMARKERS` (..., azimuth,
+        polar). NaN where there is no value. Not modified.
     strategy : str
-        One of `STRATEGIES`.
+        One of `STRATEGIES`, or biomarkers joined by ``+``, as in `channels_of`.
     scale : mapping, optional
         Divisors by biomarker, in the unit of the biomarker. They replace those of `SCALES`.
     imagenet : bool
@@ -146,22 +167,11 @@ def merge(
     >>> image.sizes["channel"], image[:, 0, 0].values.tolist()
     (3, [0.5, 0.03999999910593033, 0.0])
     """
-    array = _map_of(maps)
-    channels = _channels(strategy, "merge")
-    scales = _scales(scale)
-    known = [str(name) for name in array["biomarker"].values]
+    channels = channels_of(strategy, "merge")
     needed = [name for name in dict.fromkeys(channels) if name is not None]
-    if absent := [name for name in needed if name not in known]:
-        raise NotFoundError(
-            f"no map of {', '.join(absent)}",
-            expected=f"{', '.join(needed)} for strategy {strategy}",
-            where="merge",
-            todo=f"The maps contain {', '.join(known)}.",
-        )
-    scaled = {
-        name: (array.sel(biomarker=name, drop=True) / np.float32(scales[name])).fillna(0.0)
-        for name in needed
-    }
+    scales = _scales(scale)
+    planes = _planes(maps, needed, strategy)
+    scaled = {name: (planes[name] / np.float32(scales[name])).fillna(0.0) for name in needed}
     zeros = xr.zeros_like(scaled[needed[0]])
     merged = xr.concat([scaled.get(name or "", zeros) for name in channels], "channel")
     merged = merged.assign_coords(channel=list(_CHANNELS))
@@ -183,6 +193,29 @@ def merge(
     return image.rename("image")
 
 
+def _planes(
+    maps: xr.DataArray | xr.Dataset, needed: Sequence[str], strategy: str
+) -> dict[str, xr.DataArray]:
+    """Return the map of each biomarker: an array of its own, or a plane of ``map``."""
+    own = {
+        name: maps[name]
+        for name in needed
+        if name in _ADDED and isinstance(maps, xr.Dataset) and name in maps
+    }
+    if len(own) == len(needed):
+        return own
+    array = _map_of(maps)
+    known = [str(name) for name in array["biomarker"].values]
+    if absent := [name for name in needed if name not in known and name not in own]:
+        raise NotFoundError(
+            f"no map of {', '.join(absent)}",
+            expected=f"{', '.join(needed)} for strategy {strategy}",
+            where="merge",
+            todo=f"The maps contain {', '.join([*known, *own])}.",
+        )
+    return own | {name: array.sel(biomarker=name, drop=True) for name in needed if name not in own}
+
+
 def _map_of(maps: xr.DataArray | xr.Dataset) -> xr.DataArray:
     array = maps.get("map") if isinstance(maps, xr.Dataset) else maps
     dims = ("biomarker", "azimuth", "polar")
@@ -196,27 +229,96 @@ def _map_of(maps: xr.DataArray | xr.Dataset) -> xr.DataArray:
     return array
 
 
-def _channels(strategy: str, where: str) -> tuple[str | None, str | None, str | None]:
-    if strategy not in STRATEGIES:
-        raise NotFoundError(
-            f"no strategy {strategy!r}",
-            expected=f"one of {', '.join(STRATEGIES)}",
-            where=where,
-            todo=did_you_mean(str(strategy), tuple(STRATEGIES)),
-        )
-    return STRATEGIES[strategy]
-
-
 def _scales(replaced: Mapping[str, float] | None) -> dict[str, float]:
-    scales = {**SCALES, **(replaced or {})}
+    known = {**SCALES, **{name: biomarker.scale for name, biomarker in _ADDED.items()}}
+    scales = {**known, **(replaced or {})}
     for name, value in scales.items():
-        if name not in SCALES or not (np.isfinite(value) and value > 0):
+        if name not in known or not (np.isfinite(value) and value > 0):
             raise InputError(
                 f"scale {name}={value}",
-                expected=f"a number above 0 for {', '.join(SCALES)}",
+                expected=f"a number above 0 for {', '.join(known)}",
                 where="merge",
             )
     return scales
+
+
+def add_biomarker(name: str, biomarker: Biomarker) -> None:
+    """Add a biomarker whose spherical map is ``sphere/NAME``. Adding it again has no effect.
+
+    Raises
+    ------
+    VariableError
+        If another biomarker has this name, or the scale is not above 0.
+    """
+    known = BIOMARKER_TABLE.get(name) or _ADDED.get(name)
+    if known is not None and known != biomarker:
+        raise VariableError(
+            f"a second declaration of biomarker {name}",
+            expected="the same as the first",
+            todo="Choose another name.",
+        )
+    if "+" in name or not (np.isfinite(biomarker.scale) and biomarker.scale > 0):
+        raise VariableError(
+            f"biomarker {name!r} with scale {biomarker.scale}",
+            expected="a name without +, and a scale above 0",
+        )
+    if known is None:
+        _ADDED[name] = biomarker
+
+
+def find_biomarker(name: str) -> Biomarker:
+    """Return a biomarker of the paper, or one of `OTHER_BIOMARKERS`.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no such biomarker.
+    """
+    known = {**BIOMARKER_TABLE, **_ADDED}
+    if name not in known:
+        raise NotFoundError(
+            f"no biomarker {name!r}",
+            expected=f"one of {', '.join(known)}",
+            where="fusion",
+            todo=did_you_mean(name, tuple(known)),
+        )
+    return known[name]
+
+
+def channels_of(strategy: str, where: str = "spherical images") -> Channels:
+    """Return the biomarkers in the red, green and blue channel; None: the channel is zero.
+
+    `strategy` is one of `STRATEGIES`, or up to three biomarkers joined by ``+``, at least one of
+    them of `OTHER_BIOMARKERS`. Biomarkers fill the channels in the order of their names; a single
+    one fills all three, as in the strategies of the paper. [assumption]
+
+    Raises
+    ------
+    NotFoundError
+        If the strategy or a biomarker is unknown.
+
+    Examples
+    --------
+    >>> channels_of("thickness+t1rho"), channels_of("qdess_t2")
+    (('thickness', 't1rho', None), ('qdess_t2', 'qdess_t2', 'qdess_t2'))
+    """
+    if strategy in STRATEGIES:
+        return STRATEGIES[strategy]
+    parts = str(strategy).split("+")
+    known = {*BIOMARKER_TABLE, *_ADDED}
+    fits = len(parts) <= len(_CHANNELS) and len({*parts}) == len(parts)
+    if not (fits and {*parts} <= known and {*parts} & _ADDED.keys()):
+        raise NotFoundError(
+            f"no strategy {strategy!r}",
+            expected=f"one of {', '.join(STRATEGIES)}, or up to three biomarkers joined by +, "
+            f"with one of {', '.join(_ADDED)}",
+            where=where,
+            todo=did_you_mean(str(strategy), (*STRATEGIES, *_ADDED)),
+        )
+    if len(parts) == 1:
+        return parts[0], parts[0], parts[0]
+    first, second, third = (*parts, None)[:3]
+    return first, second, third
 
 
 # ------------------------------------------------------------------------------ UCSF's map files
@@ -326,5 +428,5 @@ def biomarkers_of(strategy: str) -> list[str]:
     >>> biomarkers_of("thickness+t2")
     ['thickness', 't2']
     """
-    channels = _channels(strategy, "spherical images")
+    channels = channels_of(strategy)
     return [name for name in dict.fromkeys(channels) if name is not None]

@@ -9,6 +9,7 @@ import typer
 from qmri_lake.cli import (
     demo,
     derive,
+    dess_from_qdess,
     editing,
     figures,
     ingest,
@@ -57,6 +58,7 @@ def command() -> Any:
                 ingest.ingest_table,
                 editing.export_for_editing,
                 editing.import_edits,
+                dess_from_qdess.dess_from_qdess,
                 run.run,
                 derive.derive,
                 report.report,

@@ -54,8 +54,9 @@ def ingest(
     group: Annotated[
         str | None,
         typer.Option(
-            metavar="dess|msme",
-            help="Group for series that cannot be identified by their name or acquisition.",
+            metavar="dess|msme|t1rho|t2star|qdess",
+            help="Group for series that cannot be identified by their name or acquisition; "
+            "also a group that your own step declares.",
         ),
     ] = None,
     series: Annotated[

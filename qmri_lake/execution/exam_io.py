@@ -13,6 +13,7 @@ from qmri_lake.errors import VariableError
 from qmri_lake.execution.step import Result
 from qmri_lake.schema.builtin import REGISTRY
 from qmri_lake.schema.exam_index import KEYS
+from qmri_lake.schema.groups import GROUPS
 from qmri_lake.schema.variable import VOLUME_DIMS, Variable, with_variant
 from qmri_lake.store.arrays import Node
 from qmri_lake.store.chunk_errors import named_chunk_errors
@@ -20,9 +21,6 @@ from qmri_lake.store.runs import read_run
 from qmri_lake.store.transaction import fill_shape
 
 __all__ = ["read_exam", "write_exam"]
-
-_VARYING_DIMS = (*VOLUME_DIMS, "echo")
-"""Dimensions whose size differs between exams."""
 
 
 def read_exam(
@@ -72,11 +70,20 @@ def _extent(group: Node, row: int) -> dict[str, int]:
         extent = group["extent"][row]
         if (extent > 0).all():
             box = dict(zip(VOLUME_DIMS, extent.tolist(), strict=True))
-    if "echo_time" in group:
-        echoes = int(np.isfinite(group["echo_time"][row]).sum())
-        if echoes:
-            box["echo"] = echoes
+    axis = _image_axis(group)
+    if axis:
+        images = int(np.isfinite(group[f"{axis}_time"][row]).sum())
+        if images:
+            box[axis] = images
     return box
+
+
+def _image_axis(group: Node) -> str:
+    """Return the dimension of the images of one scan whose times are stored, or ""."""
+    if "image" not in group:
+        return ""
+    axis = str(group["image"].metadata.dimension_names[1])
+    return axis if axis not in VOLUME_DIMS and f"{axis}_time" in group else ""
 
 
 def write_exam(
@@ -161,7 +168,8 @@ def _check_shape(
     sizes = dict(zip(variable.dims, shape, strict=True))
     # The extent of an image is unknown before its ingest. The image may then be smaller than the
     # array of the lake.
-    free = {dim for dim in known if dim in _VARYING_DIMS and dim not in box}
+    varying = {*GROUPS.image_dims(variable.group), *VOLUME_DIMS}
+    free = {dim for dim in known if dim in varying and dim not in box}
     if all(n == expected[dim] or (dim in free and n < known[dim]) for dim, n in sizes.items()):
         return
     raise VariableError(

@@ -232,10 +232,12 @@ def on_dess_dims(array: xr.DataArray) -> xr.DataArray:
     return xr.DataArray(array.variable).rename(dict(zip(VOLUME_DIMS, DESS_DIMS, strict=True)))
 
 
-def check_same_exams(dess: xr.Dataset, msme: xr.Dataset, where: str, todo: str) -> None:
+def check_same_exams(
+    dess: xr.Dataset, msme: xr.Dataset, where: str, todo: str, group: str = "msme"
+) -> None:
     """Raise an error if both Datasets do not have the same exams in the same order.
 
-    `todo` is the code that loads both Datasets, for the error message.
+    `todo` is the code that loads both Datasets, and `group` the second one, for the error message.
     """
     exams = [
         np.atleast_1d(ds["exam"].values).tolist() if "exam" in ds.coords else [None]
@@ -245,7 +247,7 @@ def check_same_exams(dess: xr.Dataset, msme: xr.Dataset, where: str, todo: str) 
         exams[0] != exams[1] and [None] not in exams
     ):
         raise InputError(
-            f"{len(exams[0])} exams in dess and {len(exams[1])} in msme, which are not the same",
+            f"{len(exams[0])} exams in dess and {len(exams[1])} in {group}, which are not the same",
             expected="the same exams in the same order",
             where=where,
             todo=f"Load both with one cohort: {todo}",

@@ -132,8 +132,9 @@ def ingest(
         Exam of series whose headers do not identify it. A header that contradicts these values is
         reported as a problem. A patient may be a text such as ``"P007"``; see
         `qmri_lake.lake.study_ids`. With `pattern`, the parts that it does not contain.
-    group : {"dess", "msme"}, optional
-        For series that neither name nor acquisition identifies. Default: such a series is listed as
+    group : {"dess", "msme", "t1rho", "t2star", "qdess"}, optional
+        For series that neither name nor acquisition identifies; a group of your own is declared
+        with `qmri_lake.schema.builtin.declare_series`. Default: such a series is listed as
         ``unknown_sequence``.
     series : str or iterable of str, optional
         The series to use, by SeriesInstanceUID, SeriesDescription or folder. All others are
@@ -281,7 +282,7 @@ def _check_not_empty(source: str | os.PathLike[str], found: Found) -> None:
     other = ", ".join(f"{n} {kind}" for kind, n in found.ignored.items())
     raise InputError(
         f"no series and no table{f' ({other})' if other else ''}",
-        expected="DESS or multi-echo DICOM series, or clinical tables",
+        expected="DESS, multi-echo or other declared DICOM series, or clinical tables",
         where=os.fspath(source),
         todo="Give the folder that contains the delivery.",
         reason=Reason.UNREADABLE_FILE,

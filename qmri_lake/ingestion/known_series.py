@@ -52,6 +52,8 @@ class _Stored:
     uid: list[str]
     owner: dict[str, str]
     """Exam by SeriesInstanceUID."""
+    times: str
+    """Array of the times of the images; "" for a volume."""
 
     @classmethod
     def read(cls, lake: Lake, group: str) -> _Stored:
@@ -59,14 +61,14 @@ class _Stored:
         usable = read_status(lake.root, f"ingest_{group}", len(lake)).usable
         uid = lake.root[f"{group}/series_uid"][:]
         owner = dict(zip(uid[usable], lake.exams["exam"].to_numpy()[usable], strict=True))
-        return cls(lake.root[group], usable, uid.tolist(), owner)
+        return cls(lake.root[group], usable, uid.tolist(), owner, GROUPS[group].times)
 
     def sequence(self, row: int, delivered: Sequence) -> Sequence:
         """Return the stored sequence of an exam; the lake has no names, so those delivered."""
         affine, extent = self.group["affine"][row], self.group["extent"][row]
         times = delivered.echo_times
-        if "echo_time" in self.group:
-            stored = self.group["echo_time"][row]
+        if self.times:
+            stored = self.group[self.times][row]
             times = tuple(stored[np.isfinite(stored)].tolist())
         spacing = voxel_spacing(affine)
         x, y, z = (affine[:3, :3] / spacing).T.tolist()

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from qmri_lake.ingestion.delivered import DeliveredSeries
     from qmri_lake.oai.dicom import Volume
 
-__all__ = ["Written", "write_series"]
+__all__ = ["Written", "check_known_grid", "write_series"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +88,11 @@ def _read_and_write(fork: icechunk.ForkSession, task: _SeriesTask) -> TaskResult
                 "series_uid": np.array(volume.uid, dtype=object),
                 "digest": np.array(volume.digest, dtype=object),
             }
-            if GROUPS[series.group].has_echoes:
-                product["echo_time"] = volume.echo_time
+            if GROUPS[series.group].has_several_images:
+                product[GROUPS[series.group].times] = volume.echo_time
+            product |= {name: np.float64(value) for name, value in series.parameters.items()}
             if task.keeps_grid or not is_over:
-                _check_known_grid(root, series.group, task.row, volume)
+                check_known_grid(root, series.group, task.row, volume)
             result.small |= write_exam(
                 root,
                 REGISTRY.variables_of(step),
@@ -125,7 +126,7 @@ def _read_and_write(fork: icechunk.ForkSession, task: _SeriesTask) -> TaskResult
     return result
 
 
-def _check_known_grid(root: Node, group: str, row: int, volume: Volume) -> None:
+def check_known_grid(root: Node, group: str, row: int, volume: Volume) -> None:
     """Raise an error if earlier masks created the exam on another grid than this image."""
     extent = root[f"{group}/extent"][row]
     if (extent < 1).any():

@@ -102,16 +102,17 @@ def _indexer(rows: Rows) -> Rows | slice:
 
 
 def crop(ds: xr.Dataset) -> xr.Dataset:
-    """Crop to the smallest box that contains the extent and the echoes of every exam."""
+    """Crop to the smallest box that contains the extent and the images of every exam."""
     box = {}
     if "extent" in ds and ds.sizes["exam"]:
         largest = ds["extent"].values.max(axis=0)
         if (largest > 0).all():
             box = dict(zip(VOLUME_DIMS, map(int, largest), strict=True))
-    if "echo_time" in ds and ds.sizes["exam"]:
-        echoes = int(np.isfinite(ds["echo_time"].values).sum(axis=1).max())
-        if echoes:
-            box["echo"] = echoes
+    for axis in [str(dim) for dim in ds.dims if f"{dim}_time" in ds]:
+        if ds.sizes["exam"]:
+            images = int(np.isfinite(ds[f"{axis}_time"].values).sum(axis=1).max())
+            if images:
+                box[axis] = images
     return ds.isel({dim: slice(0, n) for dim, n in box.items() if dim in ds.dims})
 
 

@@ -20,9 +20,14 @@ ACQUISITION_TAGS: dict[str, BaseTag] = {
     "protocol_name": Tag(0x0018, 0x1030),
     "flip_angle": Tag(0x0018, 0x1314),
     "pulse_sequence_name": Tag(0x0018, 0x9005),
+    "ge_acquisition": Tag(0x0019, 0x0010),
+    "ge_gradient_area": Tag(0x0019, 0x10B6),
+    "ge_gradient_duration": Tag(0x0019, 0x10B7),
     "ge_creator": Tag(0x0043, 0x0010),
     "ge_component": Tag(0x0043, 0x102F),
 }
+_AREA_UNIT = 0.01
+"""mT ms/m of 1 G us/cm, the unit of the gradient area of GE's qDESS. [group: DOSMA]"""
 _GE_COMPONENTS = {"1": "PHASE", "2": "REAL", "3": "IMAGINARY"}
 """Component by the value of a private element of GE, which writes no component into ImageType."""
 
@@ -45,6 +50,11 @@ class Acquisition:
     """Degrees."""
     component: str = ""
     """``PHASE``, ``REAL``, ``IMAGINARY`` ..., where ImageType does not contain it."""
+    gradient_area: float = math.nan
+    """Area of the spoiler of a qDESS [mT ms/m]. GE's qDESS writes it into private elements, which
+    other sequences use otherwise."""
+    gradient_duration: float = math.nan
+    """Duration of the spoiler of a qDESS [ms], as `gradient_area`."""
 
     @property
     def is_gradient_echo(self) -> bool:
@@ -71,7 +81,23 @@ def read_acquisition(values: Mapping[str, str]) -> Acquisition:
         repetition_time=_number(values["repetition_time"]),
         flip_angle=_number(values["flip_angle"]),
         component=component,
+        **_spoiler(values),
     )
+
+
+def _spoiler(values: Mapping[str, str]) -> dict[str, float]:
+    """Return area and duration of the spoiler of GE's qDESS, if both are stated and above 0.
+
+    They are the elements "User data 15" and "16" of the block GEMS_ACQU_01, in G us/cm and us.
+    [group: DOSMA]
+    """
+    if not values["ge_acquisition"].startswith("GEMS_ACQU"):
+        return {}
+    area = _number(values["ge_gradient_area"]) * _AREA_UNIT
+    duration = _number(values["ge_gradient_duration"]) / 1000
+    if not (area > 0 and duration > 0):
+        return {}
+    return {"gradient_area": area, "gradient_duration": duration}
 
 
 def _parts(text: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from qmri_lake.core.text import counted
 from qmri_lake.errors import InputError, Reason
 from qmri_lake.oai.geometry import Stack
 from qmri_lake.oai.header import Header
-from qmri_lake.oai.protocol import ECHO_TIMES, classify
+from qmri_lake.oai.protocol import ECHO_TIMES, classify, is_spin_lock
 
 __all__ = ["Completeness", "assess"]
 
@@ -150,6 +150,8 @@ class _Grid:
                 return found, said, Reason.MISSING_ECHO
             if whole and distinct[0] > 1:
                 return found, "EchoNumbers from 0 or 1", Reason.MISSING_ECHO
+        if is_spin_lock(self._first.series_description):
+            return None  # the train is that of the readout
         # Only in a Carr-Purcell train, with times in equal steps, each echo has its own image.
         train = self._first.echo_train_length
         step = float(np.diff(self._times).min())

@@ -26,7 +26,7 @@ _CLASS, _SYNTAX = 0x00020002, 0x00020010
 _PIXEL_DATA = {0x7FE00008, 0x7FE00009, 0x7FE00010}
 _BINARY = {"US": "H", "SS": "h", "US or SS": "H", "UL": "L", "SL": "l", "FL": "f", "FD": "d"}
 """Format of one value in `struct`, by value representation."""
-_PRIVATE = {0x0043102F: "SS"}
+_PRIVATE = {0x0043102F: "SS", 0x001910B6: "DS", 0x001910B7: "DS"}
 """Value representations of private elements, which implicit files don't state."""
 
 

@@ -15,6 +15,7 @@ from qmri_lake.oai import plausible
 from qmri_lake.oai.agreement import check_agreement, check_numbers, find_volumes
 from qmri_lake.oai.enhanced import kept_components
 from qmri_lake.oai.header import Header
+from qmri_lake.oai.protocol import formation_time
 
 __all__ = ["Stack", "arrange", "ignored_images"]
 
@@ -123,7 +124,7 @@ def _arrange_images(headers: Sequence[Header], where: str) -> Stack:
     normal = np.cross(column_direction, row_direction)
     position = np.array([header.position for header in headers])
     height = position @ normal
-    times = np.array([header.echo_time for header in headers])
+    times = np.array([formation_time(header) for header in headers])
     _check_echo_times(times, where)
     echo, echo_time = _group_echoes(times)
 

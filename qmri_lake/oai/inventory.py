@@ -54,7 +54,7 @@ def inventory(
     series: str | Iterable[str] | None = None,
     progress: Progress | None = None,
 ) -> Inventory:
-    """List the DESS and multi-echo series of a delivery.
+    """List the series of a delivery that a lake stores: DESS, multi-echo, T1rho ...
 
     The header of every file is read once, and no pixels are decoded. Files are grouped by
     SeriesInstanceUID, so several series may share a folder, in any order and under any names. An
@@ -68,9 +68,10 @@ def inventory(
     patient, timepoint, knee : optional
         Values for series that headers, folders and listing do not identify. A series that
         contradicts these values is a problem.
-    group : {"dess", "msme"}, optional
-        Group of series that neither name nor acquisition identifies. Default: such a series is
-        listed as ``unknown_sequence``. Series known to be of the other group are then ignored.
+    group : {"dess", "msme", "t1rho", "t2star", "qdess"}, optional
+        Group of series that neither name nor acquisition identifies; a group of your own is
+        declared with `qmri_lake.schema.builtin.declare_series`. Default: such a series is listed as
+        ``unknown_sequence``. Series known to be of another group are then ignored.
     series : str or iterable of str, optional
         The series to use, by SeriesInstanceUID, SeriesDescription or folder. All others are
         ignored.

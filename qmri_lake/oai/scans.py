@@ -49,7 +49,7 @@ class Scan:
     """By echo time."""
     sequence: Sequence
     spin_locked: bool = False
-    """Whether the times of the sequence are spin-lock times."""
+    """Whether the times of the sequence are spin-lock times of the names of the series."""
     completeness: Completeness = field(default_factory=Completeness)
     """Missing files, according to the headers of all parts."""
 
@@ -70,8 +70,11 @@ class Scan:
 
     @property
     def kind(self) -> str:
-        """What the times of the sequence are: ``echo`` or ``spin-lock``."""
-        return "spin-lock" if self.spin_locked else "echo"
+        """What the times of the sequence are: ``echo`` or ``spin-lock``.
+
+        Scanners write spin-lock times into the name of each series, or into EchoTime.
+        """
+        return "spin-lock" if is_spin_lock(self.parts[0].name) else "echo"
 
     @property
     def times(self) -> str:
@@ -141,7 +144,7 @@ def join_scans(found: Values[Found], damaged: Values[Found]) -> list[Scan]:
     Series are joined if names (without the numbers of an echo), acquisition and ImageType agree,
     the grids are the same to within 0.01 mm, and no echo time occurs twice. Series of a repeated
     scan are distinguished by the order of scanning. T1rho series are joined by the spin-lock times
-    in their names.
+    in their names, if they have any.
 
     Parameters
     ----------
@@ -257,7 +260,7 @@ def _find_gap(scan: Scan, others: Iterable[Found]) -> InputError | None:
     steps = np.rint(gaps / usual)
     # A gap of twice the others', as 10, 20, 30, 50 ms; not a design such as 10, 20, 40 ms.
     even = np.abs(gaps / usual - steps).max() < _MOST_UNEVEN
-    if even and steps.max() > 1 and (steps == 1).sum() > len(gaps) / 2 and not scan.spin_locked:
+    if even and steps.max() > 1 and (steps == 1).sum() > len(gaps) / 2 and scan.kind == "echo":
         found = f"a gap of {gaps.max():g} ms between echoes that are {usual:g} ms apart"
     if not found:
         return None

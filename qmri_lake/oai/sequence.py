@@ -121,7 +121,8 @@ def make_sequence(
 
 
 _ECHO_NUMBER = re.compile(
-    r"[ ,;:(\[-]*(?<![A-Z])(ECHO|TE|E|TSL|SL|SPIN[ -]?LOCK)[ =:#-]*\d+([.,]\d+)?( ?MS)?[)\]]?"
+    r"[ ,;:(\[-]*(?<![A-Z])((ECHO|TE|E|TSL|SL|SPIN[ -]?LOCK)[ =:#-]*\d+([.,]\d+)?( ?MS)?"
+    r"|(1ST|2ND|FIRST|SECOND)[ -]?ECHO(?![A-Z])|S[12](?!\w))[)\]]?"
 )
 _SPIN_LOCK_TIME = re.compile(
     r"(?<![A-Z])(?:TSL|SL|SPIN[ -]?LOCK)[ =:-]*(\d+(?:[.,]\d+)?)(?: ?MS)?(?![\d.])"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -37,7 +38,7 @@ class Series:
     """One usable scan, described without decoding its pixels."""
 
     group: str
-    """``dess`` or ``msme``."""
+    """``dess``, ``msme``, ``t1rho`` ..."""
     patient: int
     timepoint: int
     """Months after enrolment."""
@@ -46,7 +47,7 @@ class Series:
     exam: str
     """Key ``{patient:07d}-{timepoint:03d}m-{knee}``."""
     shape: tuple[int, ...]
-    """(slice, row, column) for ``dess``, (echo, slice, row, column) for ``msme``."""
+    """(slice, row, column) for ``dess``; other series have an axis of images before it."""
     parts: tuple[Part, ...]
     """DICOM series of the scan: several if each contains some of the echoes."""
     sequence: Sequence = field(repr=False)
@@ -56,6 +57,8 @@ class Series:
     number."""
     synthetic: bool = field(default=False, repr=False)
     """Whether the headers state that the images are synthetic."""
+    parameters: Mapping[str, float] = field(default_factory=dict, repr=False)
+    """Parameters of the acquisition that the group stores; NaN if the header states none."""
 
     @property
     def uid(self) -> str:
@@ -78,7 +81,7 @@ def read_series(series: Series) -> Volume:
     Returns
     -------
     Volume
-        Image (slice, row, column) for ``dess``, (echo, slice, row, column) for ``msme``.
+        Image (slice, row, column) for ``dess``; other series have an axis of images before it.
 
     Raises
     ------
@@ -88,7 +91,7 @@ def read_series(series: Series) -> Volume:
     """
     volumes = [_read_part(part) for part in series.parts]
     volume = volumes[0] if len(volumes) == 1 else _join(volumes, series.where)
-    if not GROUPS[series.group].has_echoes and len(volume.image) == 1:
+    if not GROUPS[series.group].has_several_images and len(volume.image) == 1:
         volume = replace(volume, image=volume.image[0])
     if volume.image.shape != series.shape:
         raise _changed(f"the series, with shape {format_shape(volume.image.shape)}", series)

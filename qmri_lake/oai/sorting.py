@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -93,6 +94,7 @@ class Sorting:
             raise self._no_series([*unused.values()])
         for exam, knee in sorted(self._knees.items()):
             self._choose(exam, knee)
+        self._note_times()
 
     def _no_series(self, texts: list[str]) -> InputError:
         names = sorted({c.header.series_description.strip() or c.where for c in self._candidates})
@@ -118,12 +120,16 @@ class Sorting:
                 header.series_description or name,
                 header.study_description or study,
                 self._options.group,
+                candidate.echo_times,
             )
             for header in candidate.headers
         ]
         kind = kinds[0] if all(kinds) else ""
-        if not is_chosen and not kind and self._is_other(classify(name)):
-            kind = f"{classify(name)}, not requested"
+        named = classify(name)
+        if named == "dess" and self._options.group == "qdess":
+            named = ""  # it may be one of both echoes
+        if not is_chosen and not kind and self._is_other(named):
+            kind = f"{named}, not requested"
         if kind and not is_chosen:
             self.ignored[kind] += 1
             return
@@ -193,6 +199,21 @@ class Sorting:
             for scan in sorted(dropped, key=lambda scan: (scan.scan_order, scan.where)):
                 self.repeats.append(Repeat(exam, group, scan.where, last.where))
 
+    def _note_times(self) -> None:
+        """Note what maps of the series will assume because the headers do not state it."""
+        without = sum(math.isnan(s.parameters.get("gradient_area", 0.0)) for s in self.series)
+        if without:
+            self.notes.append(
+                f"{without} qdess series without the spoiler gradient in the header: T2 will be "
+                "computed without diffusion, unless you state the gradient"
+            )
+        in_echo_time = sum(
+            GROUPS[s.group].image_axis == "spin_lock" and s.parts[0].time is None
+            for s in self.series
+        )
+        if in_echo_time:
+            self.notes.append(f"{in_echo_time} T1rho series with spin-lock times in EchoTime")
+
     def _is_other(self, group: str) -> bool:
         """Whether a group is known and not the requested one."""
         return bool(group and self._options.group and group != self._options.group)
@@ -217,6 +238,8 @@ class Sorting:
             facts = f"{len(scan.parts)} series of one scan, {facts}"
         if scan.spin_locked and group != evidence.group and GROUPS[group].has_echoes:
             group = ""  # a spin-lock time is no echo time
+        if group == "qdess" and self._options.group == "dess":
+            group = "dess"  # the user must choose one of its echoes
         if self._is_other(group):
             return group
         doubt = evidence.doubt if evidence.certain or not self._options.group else ""
@@ -224,20 +247,29 @@ class Sorting:
             raise _unknown(f"{doubt}; {facts}" if doubt else facts, scan.where)
         if scan.completeness.missing is not None:
             raise scan.completeness.missing
-        if GROUPS[group].has_echoes and echoes < 2:
+        if GROUPS[group].has_several_images and echoes < 2:
+            images = "echoes" if scan.kind == "echo" else "spin-lock times"
             raise _unknown(
-                f"one echo time in a {group.upper()} series; {facts}",
+                f"one {scan.kind} time in a {group.upper()} series; {facts}",
                 scan.where,
-                expected="all echoes of the scan",
-                todo="Deliver the series of all its echoes together.",
+                expected=f"all {images} of the scan",
+                todo=f"Deliver the series of all its {images} together.",
             )
         return group
 
 
 def _check_volume(scan: Scan, group: str) -> None:
     """Raise an error if a scan is not one volume, or one volume an echo, of its group."""
-    echoes = len(scan.sequence.echo_times)
-    if not GROUPS[group].has_echoes and echoes > 1:
+    echoes, wanted = len(scan.sequence.echo_times), GROUPS[group].images
+    if wanted and echoes != wanted:
+        raise InputError(
+            f"{scan.times} in {scan.parts[0].name!r}",
+            expected=f"{wanted} images in a {group.upper()} series",
+            where=scan.where,
+            todo="Choose the series with --series and --group.",
+            reason=Reason.AMBIGUOUS_SERIES,
+        )
+    if not GROUPS[group].has_several_images and echoes > 1:
         raise InputError(
             f"{scan.times} in {scan.parts[0].name!r}: none is known to be the {group.upper()}",
             expected="one image",
@@ -246,7 +278,7 @@ def _check_volume(scan: Scan, group: str) -> None:
             "combined image.",
             reason=Reason.AMBIGUOUS_SERIES,
         )
-    if not GROUPS[group].has_echoes and scan.sequence.shape[0] == 1:
+    if not GROUPS[group].has_several_images and scan.sequence.shape[0] == 1:
         raise InputError(
             f"one slice of a {group.upper()}",
             expected="a volume",
@@ -276,7 +308,7 @@ def _unknown(
     found: str,
     where: str,
     *,
-    expected: str = "a DESS or a multi-echo spin echo",
+    expected: str = "a DESS, a multi-echo spin echo, or another declared series",
     todo: str = "If it is one, choose it with --series and name it with --group.",
 ) -> InputError:
     return InputError(
@@ -286,7 +318,8 @@ def _unknown(
 
 def _make_series(scan: Scan, identity: Identity, group: str) -> Series:
     sequence = scan.sequence
-    echoes = (len(sequence.echo_times),) if GROUPS[group].has_echoes else ()
+    echoes = (len(sequence.echo_times),) if GROUPS[group].has_several_images else ()
+    acquired = scan.header.acquisition
     parts = tuple(
         Part(
             found.candidate.files,
@@ -307,4 +340,5 @@ def _make_series(scan: Scan, identity: Identity, group: str) -> Series:
         sequence=sequence,
         scan_order=scan.scan_order,
         synthetic=any(found.candidate.header.synthetic for found in scan.parts),
+        parameters={name: getattr(acquired, name) for name in GROUPS[group].parameters},
     )

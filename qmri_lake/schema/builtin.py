@@ -13,20 +13,40 @@ __all__ = ["REGISTRY", "declare_series", "series_variables"]
 
 
 def series_variables(group: Group) -> list[Variable]:
-    """Return the variables that ingest writes for a series: image, geometry, source, echo times."""
+    """Return the variables that ingest writes for a series.
+
+    They are image, geometry and source, and, if the group has them, the times of the images of a
+    scan and the parameters of the acquisition.
+    """
     step = f"ingest_{group.name}"
-    title = group.title or group.name.upper()
-    echo_time = Variable(
+    title = group.label
+    words = group.image_axis.replace("_", "-")
+    times = Variable(
         group.name,
-        "echo_time",
-        ("echo",),
+        group.times or "echo_time",
+        (group.image_axis or "echo",),
         "float64",
-        "Echo time",
+        f"{words.capitalize()} time",
         "ms",
-        "no such echo",
+        "no such echo" if group.has_echoes else f"no such {words} image",
         valid_range=(0, 1000),
         step=step,
     )
+    parameters = [
+        Variable(
+            group.name,
+            name,
+            (),
+            "float64",
+            description,
+            unit,
+            "not stated in the header",
+            valid_range=bounds,
+            step=step,
+        )
+        for name, (description, unit, bounds) in _PARAMETERS.items()
+        if name in group.parameters
+    ]
     return [
         Variable(
             group.name,
@@ -77,8 +97,17 @@ def series_variables(group: Group) -> list[Variable]:
             step=step,
             privacy=Privacy.UID,  # whoever has the source can find the exam by it
         ),
-        *([echo_time] if group.has_echoes else []),
+        *([times] if group.has_several_images else []),
+        *parameters,
     ]
+
+
+_PARAMETERS: dict[str, tuple[str, str, tuple[float, float]]] = {
+    "repetition_time": ("Repetition time TR", "ms", (0, 100_000)),
+    "flip_angle": ("Nominal flip angle of the excitation", "degrees", (0, 360)),
+    "gradient_area": ("Area of the spoiler gradient of one repetition", "mT ms m-1", (0, 10_000)),
+    "gradient_duration": ("Duration of the spoiler gradient", "ms", (0, 1_000)),
+}
 
 
 def _labels(group: str, name: str, description: str, flags: Flags, step: str) -> Variable:

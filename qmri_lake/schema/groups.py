@@ -15,10 +15,13 @@ from dataclasses import dataclass, field
 
 from qmri_lake.errors import VariableError
 
-__all__ = ["GROUPS", "PROFILES", "VOLUME_DIMS", "Group", "GroupRegistry"]
+__all__ = ["GROUPS", "PARAMETERS", "PROFILES", "VOLUME_DIMS", "Group", "GroupRegistry"]
 
 VOLUME_DIMS = ("slice", "row", "column")
 """Dimensions of a volume."""
+
+PARAMETERS = ("repetition_time", "flip_angle", "gradient_area", "gradient_duration")
+"""Parameters of an acquisition that ingest can store for each exam of a series."""
 
 PROFILES = ("oai",)
 """Names of the profiles, which are sets of array sizes for a new lake."""
@@ -37,8 +40,9 @@ class Group:
     prose : str
         One line that describes the content, without a full stop.
     dims : tuple of str
-        Dimensions of the image of a series; the last three are `VOLUME_DIMS`. Empty for groups
-        without images.
+        Dimensions of the image of a series; the last three are `VOLUME_DIMS`. A dimension before
+        them, such as ``echo`` or ``spin_lock``, is that of the images of one scan; their times are
+        stored as ``echo_time`` or ``spin_lock_time``. Empty for groups without images.
     inner_slices : int
         Slices in one chunk of a volume.
     sizes : mapping of str to int
@@ -50,6 +54,11 @@ class Group:
         upper case. Empty: the group is not chosen by SeriesDescription.
     axis : {"exam", "visit"}
         First dimension of the group's arrays.
+    parameters : tuple of str
+        Values of `PARAMETERS` that ingest stores for each exam, because the maps of the series
+        depend on them.
+    images : int
+        Number of images of a scan, such as two echoes. 0: at least two.
     """
 
     name: str
@@ -61,12 +70,26 @@ class Group:
     title: str = ""
     series: str = ""
     axis: str = "exam"
+    parameters: tuple[str, ...] = ()
+    images: int = 0
 
     def __post_init__(self) -> None:
         if self.dims and self.dims[-3:] != VOLUME_DIMS:
             raise VariableError(
                 f"dimensions {', '.join(self.dims)}",
                 expected=f"dimensions that end with {', '.join(VOLUME_DIMS)}",
+                where=f"group {self.name}",
+            )
+        if len(self.dims) > len(VOLUME_DIMS) + 1:
+            raise VariableError(
+                f"dimensions {', '.join(self.dims)}",
+                expected=f"at most one dimension before {', '.join(VOLUME_DIMS)}",
+                where=f"group {self.name}",
+            )
+        if unknown := [name for name in self.parameters if name not in PARAMETERS]:
+            raise VariableError(
+                f"parameter {unknown[0]!r}",
+                expected=f"one of {', '.join(PARAMETERS)}",
                 where=f"group {self.name}",
             )
         if self.sizes and tuple(self.sizes) != self.dims:
@@ -77,9 +100,29 @@ class Group:
             )
 
     @property
+    def image_axis(self) -> str:
+        """Dimension of the images of one scan, such as ``echo``; "" if a scan is one volume."""
+        return self.dims[0] if len(self.dims) > len(VOLUME_DIMS) else ""
+
+    @property
+    def times(self) -> str:
+        """Variable of the times of the images, such as ``echo_time``; "" for one volume."""
+        return f"{self.image_axis}_time" if self.image_axis else ""
+
+    @property
+    def has_several_images(self) -> bool:
+        """Whether a scan has several images, which differ in their times."""
+        return bool(self.image_axis)
+
+    @property
     def has_echoes(self) -> bool:
         """Whether the image has an echo dimension, and the group an ``echo_time``."""
         return "echo" in self.dims
+
+    @property
+    def label(self) -> str:
+        """Name of the series in text: its title, or its name in capital letters."""
+        return self.title or self.name.upper()
 
 
 class GroupRegistry:
@@ -201,6 +244,32 @@ GROUPS = GroupRegistry(
             sizes={"echo": 7, "slice": 40, "row": 384, "column": 384},
             title="Multi-echo spin-echo (MSME)",
             series="SAG_T2_MAP",
+        ),
+        Group(
+            "t1rho",
+            42,
+            "Spin-lock images, their geometry, labels and T1rho maps",
+            dims=("spin_lock", *VOLUME_DIMS),
+            inner_slices=4,
+            title="T1rho",
+        ),
+        Group(
+            "t2star",
+            44,
+            "Gradient-echo trains, their geometry, labels and T2* maps",
+            dims=("echo", *VOLUME_DIMS),
+            inner_slices=4,
+            title="T2*",
+        ),
+        Group(
+            "qdess",
+            46,
+            "Both echoes of a DESS, their geometry, labels and T2 maps",
+            dims=("echo", *VOLUME_DIMS),
+            inner_slices=8,
+            title="qDESS",
+            parameters=PARAMETERS,
+            images=2,
         ),
         Group("sphere", 50, "Spherical maps of bone shape, cartilage thickness and T2"),
         Group("region", 60, "Thickness, volume and T2 of cartilage in regions"),

@@ -24,6 +24,7 @@ from qmri_lake.execution.session import (
     refuse_part,
 )
 from qmri_lake.schema.builtin import REGISTRY
+from qmri_lake.schema.groups import GROUPS
 from qmri_lake.schema.variable import Variable
 
 __all__ = ["arguments", "check_with_t2", "map_knees", "no_bone", "product", "read_by"]
@@ -31,9 +32,11 @@ __all__ = ["arguments", "check_with_t2", "map_knees", "no_bone", "product", "rea
 _READ = ("bone", "cartilage", "affine")
 
 
-def read_by(of_msme: Mapping[str, str], with_t2: bool) -> dict[str, tuple[str, ...]]:
-    """Return the variables that a step reads; without T2, it reads no multi-echo series."""
-    msme = {"msme": tuple(of_msme.values())} if with_t2 else {}
+def read_by(
+    of_msme: Mapping[str, str], with_t2: bool, group: str = "msme"
+) -> dict[str, tuple[str, ...]]:
+    """Return the variables that a step reads; without T2, it reads no other series."""
+    msme = {group: tuple(of_msme.values())} if with_t2 else {}
     return {"dess": _READ, **msme}
 
 
@@ -78,6 +81,7 @@ def map_knees(
     msme: xr.Dataset | None,
     of_msme: Mapping[str, str],
     where: str,
+    group: str = "msme",
 ) -> xr.Dataset:
     """Apply a kernel lazily to each exam: to its masks and, if `msme` is given, to T2.
 
@@ -94,6 +98,8 @@ def map_knees(
         Variables of `msme` that the kernel needs, by the name of the kernel's argument.
     where : str
         Name of the calling function, for error messages.
+    group : str
+        Group of `msme`, which may be another series.
 
     Returns
     -------
@@ -111,13 +117,13 @@ def map_knees(
     if "extent" in dess:
         inputs["extent"] = ("axis",), dess["extent"]
     if msme is not None:
-        check_variables(msme, "msme", tuple(of_msme.values()), where)
-        check_same_exams(
-            dess, msme, where, "lake.cohort().require('dess/bone').require('msme/t2')."
-        )
-        check_whole(msme, "MSME", where)
+        check_variables(msme, group, tuple(of_msme.values()), where)
+        first = next(iter(of_msme.values()))
+        todo = f"lake.cohort().require('dess/bone').require('{group}/{first}')."
+        check_same_exams(dess, msme, where, todo, group)
+        check_whole(msme, "MSME" if group == "msme" else GROUPS[group].label, where)
         inputs |= {
-            name: (REGISTRY[f"msme/{variable}"].dims, msme[variable])
+            name: (REGISTRY[f"{group}/{variable}"].dims, msme[variable])
             for name, variable in of_msme.items()
         }
     results = map_exams(functools.partial(_map_inside, kernel, where), inputs, variables)

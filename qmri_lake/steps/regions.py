@@ -25,14 +25,15 @@ from qmri_lake.tissues import CARTILAGE
 if TYPE_CHECKING:
     from qmri_lake.lake.cohort import Cohort
 
-__all__ = ["region", "region_means", "region_table"]
+__all__ = ["region", "region_means", "region_table", "region_variable"]
 
 _NAMES = Coordinate(
     "region", ("region",), tuple(REGIONS), "Region of cartilage, after Eckstein and Wirth"
 )
 
 
-def _variable(name: str, words: str, unit: str, high: float, absent: str) -> Variable:
+def region_variable(name: str, words: str, unit: str, high: float, absent: str) -> Variable:
+    """Return a variable of group ``region``: a mean, or a number if its name ends with ``_n``."""
     return Variable(
         "region",
         name,
@@ -46,6 +47,8 @@ def _variable(name: str, words: str, unit: str, high: float, absent: str) -> Var
         coordinates=(_NAMES,),
     )
 
+
+_variable = region_variable
 
 _OF_MSME = {
     "t2": "t2",

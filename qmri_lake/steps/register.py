@@ -1,4 +1,4 @@
-"""Transfer cartilage labels to the MSME grid: a lazy function of Datasets, and a step of a run."""
+"""Transfer cartilage labels to the grid of another series, lazily or by a step of a run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from qmri_lake.core.array_api import Values
+from qmri_lake.errors import NotFoundError
 from qmri_lake.execution.session import (
     DESS_DIMS,
     check_same_exams,
@@ -31,36 +32,49 @@ from qmri_lake.registration.label_transfer import (
 )
 from qmri_lake.registration.rigid import Refinement, RegistrationStatus, refine_rigid
 from qmri_lake.schema.builtin import REGISTRY
+from qmri_lake.schema.groups import GROUPS
 from qmri_lake.schema.variable import VOLUME_DIMS
 from qmri_lake.tissues import CARTILAGE, NO_MASK
 
-__all__ = ["register", "register_exam"]
+__all__ = [
+    "Method",
+    "check_registration",
+    "register",
+    "register_exam",
+    "registered_series",
+    "series_reads",
+]
 
 Method = Literal["mutual_information", "scanner"]
 
 _METHODS: tuple[str, ...] = get_args(Method)
 _LEAST_SHARE = 0.9
-"""Minimum share of the cartilage inside the MSME's field of view. If the share of an exam is
-smaller, the exam is flagged."""
+"""Minimum share of the cartilage inside the field of view of the other series. If the share of an
+exam is smaller, the exam is flagged."""
 
 _BY_SCANNER = ", or use method='scanner'"
 
-_SMALL = (
-    "dess_to_msme",
-    "mutual_information_before",
-    "mutual_information_after",
-    "registration_status",
-)
+_SMALL = ("mutual_information_before", "mutual_information_after", "registration_status")
+
+
+def check_registration(where: str, *, method: object, mask: object) -> None:
+    """Check the parameters of a registration when a run is planned."""
+    check_option("method", method, _METHODS, where)
+    check_option("mask", mask, MASK_RULES, where)
+
+
+def series_reads(group: str, method: Method) -> dict[str, tuple[str, ...]]:
+    """Return what the registration of the DESS to a series reads."""
+    images = ("image",) if method == "mutual_information" else ()
+    return {"dess": ("cartilage", "affine", *images), group: ("affine", "extent", *images)}
 
 
 def _check_parameters(*, method: object, mask: object) -> None:
-    check_option("method", method, _METHODS, "step register")
-    check_option("mask", mask, MASK_RULES, "step register")
+    check_registration("step register", method=method, mask=mask)
 
 
 def _reads(*, method: Method, **_: object) -> dict[str, tuple[str, ...]]:
-    images = ("image",) if method == "mutual_information" else ()
-    return {"dess": ("cartilage", "affine", *images), "msme": ("affine", "extent", *images)}
+    return series_reads("msme", method)
 
 
 @step(
@@ -78,24 +92,35 @@ def register_exam(
     mask: MaskRule = "half",
 ) -> xr.Dataset:
     """Transfer the cartilage labels of one exam; the parameters are those of `register`."""
+    return registered_series(dess, msme, "msme", method=method, mask=mask)
+
+
+def registered_series(
+    dess: xr.Dataset, series: xr.Dataset, group: str, *, method: Method, mask: MaskRule
+) -> xr.Dataset:
+    """Return the results of one exam: the transform ``dess_to_GROUP``, labels, and their status."""
     labels, affine = dess["cartilage"].values, dess["affine"].values
-    target_affine, extent = msme["affine"].values, msme["extent"].values
+    target_affine, extent = series["affine"].values, series["extent"].values
     shape = int(extent[0]), int(extent[1]), int(extent[2])
-    images = [ds["image"].values for ds in (dess, msme) if method == "mutual_information"]
+    images = [ds["image"].values for ds in (dess, series) if method == "mutual_information"]
     found = _place(labels, affine, target_affine, images)
     transferred = transfer_labels(labels, affine, target_affine, shape, found.transform, mask=mask)
     result = xr.Dataset(
         {
-            "dess_to_msme": (("world", "voxel"), found.transform),
+            f"dess_to_{group}": (("world", "voxel"), found.transform),
             "cartilage": (VOLUME_DIMS, transferred),
-            **dict(
-                zip(_SMALL[1:], (found.before, found.after, np.uint8(found.status)), strict=True)
-            ),
+            **dict(zip(_SMALL, (found.before, found.after, np.uint8(found.status)), strict=True)),
         }
     )
     inside = share_inside(labels, affine, target_affine, shape, found.transform)
-    odd = [*_oddities(labels, transferred, inside), *([found.note] if found.note else [])]
+    name = _short(group)
+    odd = [*_oddities(labels, transferred, inside, name), *([found.note] if found.note else [])]
     return result.assign_attrs(flag="; ".join(odd)) if odd else result
+
+
+def _short(group: str) -> str:
+    """Return the short name of a series in messages."""
+    return "MSME" if group == "msme" else GROUPS[group].label
 
 
 def _place(
@@ -106,13 +131,14 @@ def _place(
 ) -> Refinement:
     """Register the two series of one exam, by their images if images are given."""
     if images:
-        return refine_rigid(images[0], affine, images[1], target_affine, labels)
+        target = images[1] if images[1].ndim > len(VOLUME_DIMS) else images[1][None]
+        return refine_rigid(images[0], affine, target, target_affine, labels)
     unknown = float("nan")
     return Refinement(np.eye(4), unknown, unknown, RegistrationStatus.SCANNER)
 
 
 def _oddities(
-    labels: NDArray[np.uint8], transferred: NDArray[np.uint8], inside: float
+    labels: NDArray[np.uint8], transferred: NDArray[np.uint8], inside: float, name: str
 ) -> list[str]:
     """Return notes on an implausible overlap of an exam's series."""
     if not labels.any():
@@ -122,9 +148,9 @@ def _oddities(
         for name, value in CARTILAGE.items()
         if value and (labels == value).any() and not (transferred == value).any()
     ]
-    odd = [f"no {' or '.join(missing)} left on the MSME grid"] if missing else []
+    odd = [f"no {' or '.join(missing)} left on the {name} grid"] if missing else []
     if inside < _LEAST_SHARE:
-        odd.append(f"{inside:.0%} of the labelled tissue is inside the MSME's field of view")
+        odd.append(f"{inside:.0%} of the labelled tissue is inside the {name}'s field of view")
     return odd
 
 
@@ -134,6 +160,7 @@ def register(
     *,
     method: Method = "mutual_information",
     mask: MaskRule = "half",
+    group: str = "msme",
 ) -> xr.Dataset:
     """Add cartilage labels on the MSME grid, and the transform between the series, lazily.
 
@@ -155,6 +182,9 @@ def register(
         ``"half"``: an MSME voxel, whose thickness is the slice spacing, is cartilage if cartilage
         fills at least half of its volume. ``"nearest"``: an MSME voxel gets the label at its
         centre. [assumption]
+    group : str
+        Group of `msme`, for another series than the multi-echo series, such as ``"t1rho"``. The
+        transform is then called ``dess_to_t1rho``.
 
     Returns
     -------
@@ -176,7 +206,7 @@ def register(
     check_option("method", method, _METHODS, "register")
     check_option("mask", mask, MASK_RULES, "register")
     by_images = method == "mutual_information"
-    _check_pair(dess, msme, by_images)
+    _check_pair(dess, msme, by_images, group)
     matrix = ("world", "voxel")
     inputs: dict[str, tuple[Sequence[str], xr.DataArray]] = {
         "labels": (DESS_DIMS, on_dess_dims(dess["cartilage"])),
@@ -185,7 +215,7 @@ def register(
     }
     if by_images:
         inputs["image"] = DESS_DIMS, on_dess_dims(dess["image"])
-        inputs["target_image"] = ("echo", *VOLUME_DIMS), msme["image"]
+        inputs["target_image"] = GROUPS.image_dims(group), msme["image"]
     if "extent" in dess:
         inputs["extent"] = ("axis",), dess["extent"]
     if "extent" in msme:
@@ -196,25 +226,35 @@ def register(
     )
     return msme.assign(
         map_exams(
-            functools.partial(_register_inside, index=index, mask=mask),
+            functools.partial(_register_inside, index=index, mask=mask, name=_short(group)),
             inputs,
-            [REGISTRY[f"msme/{name}"] for name in (*_SMALL, "cartilage")],
+            [REGISTRY[f"{group}/{name}"] for name in (f"dess_to_{group}", *_SMALL, "cartilage")],
             sizes={dim: msme.sizes[dim] for dim in VOLUME_DIMS},
         )
     )
 
 
-def _check_pair(dess: xr.Dataset, msme: xr.Dataset, by_images: bool) -> None:
+def _check_pair(dess: xr.Dataset, msme: xr.Dataset, by_images: bool, group: str) -> None:
     """Check that both Datasets have the same exams and all variables."""
     images = ("image",) if by_images else ()
     check_variables(dess, "dess", ("cartilage", "affine", *images), "register")
-    check_variables(msme, "msme", ("affine", *images), "register")
+    if f"{group}/dess_to_{group}" not in REGISTRY:
+        raise NotFoundError(
+            f"no registration of the DESS to group {group!r}",
+            expected="a series with registration_step(group), such as msme, t1rho or qdess",
+            where="register",
+        )
+    check_variables(msme, group, ("affine", *images), "register")
     check_same_exams(
-        dess, msme, "register", "lake.cohort().require('dess/cartilage').require('msme/image')."
+        dess,
+        msme,
+        "register",
+        f"lake.cohort().require('dess/cartilage').require('{group}/image').",
+        group,
     )
     check_whole(dess, "DESS", "register")
     if by_images:
-        check_whole(msme, "MSME", "register", _BY_SCANNER)
+        check_whole(msme, _short(group), "register", _BY_SCANNER)
 
 
 def _register_inside(
@@ -228,6 +268,7 @@ def _register_inside(
     *,
     index: tuple[NDArray[np.float64], ...],
     mask: MaskRule,
+    name: str,
 ) -> tuple[Values | np.generic | float, ...]:
     """Register one exam inside its extents; outside, labels are the fill value, as in a lake."""
     box = exam_box(extent)
@@ -237,9 +278,9 @@ def _register_inside(
     images = []
     if image is not None and target_image is not None:
         if target_extent is not None and (target_extent > [len(i) for i in index]).any():
-            raise refuse_part("MSME", "register", todo=_BY_SCANNER)
+            raise refuse_part(name, "register", todo=_BY_SCANNER)
         slices, rows, columns = (len(i) for i in inside)
-        images = [image[box], target_image[:, :slices, :rows, :columns]]
+        images = [image[box], target_image[..., :slices, :rows, :columns]]
     found = _place(labels, affine, target_affine, images)
     target = index[0][inside[0]], index[1][inside[1]], index[2][inside[2]]
     out = np.full([len(i) for i in index], NO_MASK, np.uint8)

@@ -24,7 +24,7 @@ from qmri_lake.surface.spherical_maps import (
     spherical_map,
 )
 
-__all__ = ["BIOMARKERS", "sphere", "spherical_maps"]
+__all__ = ["BIOMARKERS", "sphere", "sphere_variable", "spherical_maps"]
 
 
 _GRID = ("azimuth", "polar")
@@ -49,7 +49,7 @@ _NAMES = (
 _SIZES = {"bone": len(BONES), "biomarker": len(BIOMARKERS), "azimuth": SIZE, "polar": SIZE}
 
 
-def _variable(
+def sphere_variable(
     name: str,
     dims: tuple[str, ...],
     dtype: str,
@@ -58,6 +58,7 @@ def _variable(
     absent: str,
     **more: Any,
 ) -> Variable:
+    """Return a variable of group ``sphere``, with the coordinates of its dimensions."""
     sizes = {dim: _SIZES[dim] for dim in dims if dim in _SIZES}
     known = tuple(c for c in _NAMES if set(c.dims) <= set(dims))
     return Variable(
@@ -75,7 +76,7 @@ def _variable(
 
 
 VARIABLES = (
-    _variable(
+    sphere_variable(
         "map",
         ("bone", "biomarker", *_GRID),
         "float32",
@@ -84,7 +85,7 @@ VARIABLES = (
         "no value there: see surface_status and map_status",
         valid_range=(0, 1_000_000),
     ),
-    _variable(
+    sphere_variable(
         "surface_status",
         ("bone", *_GRID),
         "uint8",
@@ -93,7 +94,7 @@ VARIABLES = (
         "no map of this bone",
         flags=SURFACE_STATUS,
     ),
-    _variable(
+    sphere_variable(
         "area",
         ("bone", *_GRID),
         "float32",
@@ -102,7 +103,7 @@ VARIABLES = (
         "no surface seen",
         valid_range=(0, 1_000),
     ),
-    _variable(
+    sphere_variable(
         "centre",
         ("bone", "axis"),
         "float64",
@@ -110,7 +111,7 @@ VARIABLES = (
         "mm",
         "no map",
     ),
-    _variable(
+    sphere_variable(
         "dropped_pieces",
         ("bone",),
         "int32",
@@ -119,7 +120,7 @@ VARIABLES = (
         "no map",
         valid_range=(0, 1_000_000),
     ),
-    _variable(
+    sphere_variable(
         "map_status",
         ("bone",),
         "uint8",

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from qmri_lake.core.text import counted, did_you_mean
 from qmri_lake.diagnosis.models.images import area_average
 from qmri_lake.errors import InputError, NotFoundError, Reason, RunError
-from qmri_lake.fusion import BIOMARKER_TABLE, SCALES, biomarkers_of
+from qmri_lake.fusion import BIOMARKER_TABLE, biomarkers_of, find_biomarker
 from qmri_lake.store.snapshot import Snapshot, open_snapshot
 from qmri_lake.surface.spherical_grid import BONES
 
@@ -28,8 +28,8 @@ __all__ = ["BLOCK", "MapReader", "with_all_maps", "with_maps"]
 
 BLOCK = 64
 """Number of exams that are read at once when all maps are read; their maps take 40 MB."""
-_EMPTY_MAPS: dict[tuple[str, str, bytes], NDArray[np.bool_]] = {}
-"""Cached results (exam, biomarker) of `MapReader.empty`, by snapshot, bone and rows."""
+_EMPTY_MAPS: dict[tuple[str, str, bytes, str], NDArray[np.bool_]] = {}
+"""Cached results (exam, biomarker) of `MapReader.empty`, by snapshot, bone, rows and array."""
 _NAMED = 10
 """Maximum number of exams that an error message lists."""
 
@@ -67,7 +67,11 @@ class MapReader:
                 todo="Compute them: lake.run('sphere').",
             )
         group = lake.root["sphere"]
-        bones, biomarkers = ([str(n) for n in group[name][:]] for name in ("bone", "biomarker"))
+        # Maps of other series are arrays of their own: without step sphere, there is no `map`.
+        bones, biomarkers = (
+            [str(n) for n in group[name][:]] if name in group else []
+            for name in ("bone", "biomarker")
+        )
         if bone not in bones:
             raise NotFoundError(
                 f"no bone {bone!r}",
@@ -75,7 +79,7 @@ class MapReader:
                 where=lake.url,
                 todo=did_you_mean(str(bone), bones),
             )
-        full = int(group["map"].shape[-1])
+        full = int(group["azimuth"].shape[-1])
         size = full if size is None else size
         if not 1 <= size <= full:
             raise InputError(f"{size} pixels", expected=f"1 to {full}", where="spherical images")
@@ -113,7 +117,7 @@ class MapReader:
         Returns
         -------
         (n, biomarker, azimuth, polar) float32
-            Values divided by `qmri_lake.fusion.SCALES`, not clipped. 0 where there is no value.
+            Values divided by the scale of the biomarker, not clipped. 0 where there is no value.
 
         Raises
         ------
@@ -123,26 +127,54 @@ class MapReader:
         planes, empty = self._read(rows, biomarkers)
         if empty.any():
             for k, name in enumerate(biomarkers):
-                self._refuse(rows[empty[:, k]], f"{BIOMARKER_TABLE[name].title} of the {self.bone}")
+                self._refuse(rows[empty[:, k]], f"{find_biomarker(name).title} of the {self.bone}")
         return planes
 
     def _read(
         self, rows: NDArray[np.intp], biomarkers: Sequence[str]
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        maps = _read_chunks(self._opened()["sphere/map"], rows, self._bone_index)
-        indices = [self._biomarkers.index(name) for name in biomarkers]
-        scales = [np.float32(SCALES[name]) for name in biomarkers]
+        maps = self._exams(rows, biomarkers)
+        scales = [np.float32(find_biomarker(name).scale) for name in biomarkers]
         planes = np.empty((len(rows), len(biomarkers), self.size, self.size), np.float32)
         empty = np.empty((len(rows), len(biomarkers)), bool)
         scaled = np.empty((self._full, self._full), np.float32)
         for row, exam in enumerate(maps):  # one by one, so that the data stay in the CPU cache
-            for k, (index, scale) in enumerate(zip(indices, scales, strict=True)):
-                absent = np.isnan(exam[index])
+            for k, (plane, scale) in enumerate(zip(exam, scales, strict=True)):
+                absent = np.isnan(plane)
                 empty[row, k] = absent.all()
-                np.divide(exam[index], scale, out=scaled)
+                np.divide(plane, scale, out=scaled)
                 np.copyto(scaled, 0.0, where=absent)
                 planes[row, k] = area_average(scaled, self.size)
         return planes, empty
+
+    def _exams(
+        self, rows: NDArray[np.intp], biomarkers: Sequence[str]
+    ) -> Iterator[list[NDArray[np.float32]]]:
+        """Yield the maps (azimuth, polar) of each exam, in the order of `biomarkers`."""
+        arrays = dict.fromkeys(self._array_of(name) for name in biomarkers)
+        read = {a: _read_chunks(self._opened()[a], rows, self._bone_index) for a in arrays}
+        for row in range(len(rows)):
+            yield [
+                read["sphere/map"][row][self._biomarkers.index(name)]
+                if name in self._biomarkers
+                else read[f"sphere/{name}"][row]
+                for name in biomarkers
+            ]
+
+    def _array_of(self, biomarker: str) -> str:
+        """Return the array that has the map of a biomarker."""
+        if biomarker in self._biomarkers:
+            return "sphere/map"
+        path = f"sphere/{biomarker}"
+        if path not in self._opened():
+            step = "sphere" if biomarker in BIOMARKER_TABLE else f"sphere_{biomarker}"
+            raise NotFoundError(
+                f"no spherical map of {biomarker}",
+                expected=f"an array of maps in {path}",
+                where=self.url,
+                todo=f"Compute it: lake.run('{step}').",
+            )
+        return path
 
     def empty(self, rows: NDArray[np.intp], biomarkers: Sequence[str]) -> NDArray[np.bool_]:
         """Return which maps have no values; each map is read only once per process.
@@ -151,28 +183,45 @@ class MapReader:
         -------
         (n, biomarker) bool
         """
+        columns = []
+        for name in biomarkers:
+            found = self._empty_of(rows, self._array_of(name))
+            columns.append(
+                found[:, self._biomarkers.index(name) if name in self._biomarkers else 0]
+            )
+        return np.stack(columns, axis=1)
+
+    def _empty_of(self, rows: NDArray[np.intp], path: str) -> NDArray[np.bool_]:
+        """Return which maps of an array have no values: (n, biomarker), or (n, 1) for one map."""
         # Cached, since the models of all strategies use the same exams.
-        key = (self.snapshot, self.bone, rows.tobytes())
+        key = (self.snapshot, self.bone, rows.tobytes(), path)
         if key not in _EMPTY_MAPS:
             blocks = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
-            array = self._opened()["sphere/map"]
+            array = self._opened()[path]
             empty = [
                 ~np.isfinite(exam).any(axis=(-2, -1))
                 for block in blocks
                 for exam in _read_chunks(array, block, self._bone_index)
             ]
-            _EMPTY_MAPS[key] = np.asarray(empty, bool).reshape(len(rows), len(self._biomarkers))
-        indices = [self._biomarkers.index(name) for name in biomarkers]
-        return _EMPTY_MAPS[key][:, indices]
+            width = len(self._biomarkers) if path == "sphere/map" else 1
+            _EMPTY_MAPS[key] = np.asarray(empty, bool).reshape(len(rows), width)
+        return _EMPTY_MAPS[key]
 
-    def check(self, rows: NDArray[np.intp]) -> None:
+    def check(self, rows: NDArray[np.intp], biomarkers: Sequence[str] | None = None) -> None:
         """Check that the maps of the bone were computed, according to `map_status`.
+
+        It is the state of the maps of step ``sphere``. Nothing is checked if `biomarkers` has none
+        of them; a map of another step without values is detected when it is read.
 
         Raises
         ------
         InputError
             If the maps of an exam were not computed; the message lists the keys of such exams.
         """
+        if biomarkers is not None and not {*biomarkers} & BIOMARKER_TABLE.keys():
+            for name in biomarkers:
+                self._array_of(name)
+            return
         status = self._opened()["sphere/map_status"]
         meanings = str(status.attrs["flag_meanings"]).split()
         computed = [
@@ -234,7 +283,8 @@ def with_maps(cohort: Cohort, strategy: str, bone: str) -> Cohort:
     ----------
     cohort : Cohort
     strategy : str
-        One of `qmri_lake.fusion.STRATEGIES`.
+        One of `qmri_lake.fusion.STRATEGIES`, or biomarkers joined by ``+``, as in
+        `qmri_lake.fusion.channels_of`.
     bone : str
 
     Returns

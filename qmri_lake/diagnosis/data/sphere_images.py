@@ -15,7 +15,7 @@ from qmri_lake.diagnosis.data.map_reader import MapReader
 from qmri_lake.diagnosis.data.packed_maps import Packing, pack
 from qmri_lake.diagnosis.models.batches import CLASSES, Batch
 from qmri_lake.errors import InputError, Reason
-from qmri_lake.fusion import STRATEGIES, biomarkers_of
+from qmri_lake.fusion import biomarkers_of, channels_of
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +41,9 @@ class SphereImages:
         Labels, 0 or 1, by exam key. Exams that are not in the cohort are ignored. Default: no
         labels.
     strategy : str
-        One of `qmri_lake.fusion.STRATEGIES`. Values are divided by `qmri_lake.fusion.SCALES`.
+        One of `qmri_lake.fusion.STRATEGIES`, or biomarkers joined by ``+``, such as
+        ``thickness+t1rho``: see `qmri_lake.fusion.channels_of`. Values are divided by the scale of
+        the biomarker.
     bone : {"patella", "tibia", "femur"}
     size : int
         Number of pixels along azimuth and polar angle. The maps have 224; smaller images are
@@ -94,7 +96,7 @@ class SphereImages:
         self.exams: tuple[str, ...] = tuple(map(str, keys["exam"]))
         self.label = None if labels is None else _check_labels(keys, labels)
         self._rows = np.asarray(cohort.rows, np.intp)
-        self._reader.check(self._rows)
+        self._reader.check(self._rows, self._biomarkers)
         self._packed: list[Path] = []
         self._opened: list[torch.Tensor] = []
         if cache is not None:
@@ -132,7 +134,7 @@ class SphereImages:
         index = np.asarray(indices, np.intp)
         image = torch.empty((len(index), 3, self.size, self.size))
         planes, rows = self._planes(index)
-        for channel, name in enumerate(STRATEGIES[self.strategy]):
+        for channel, name in enumerate(channels_of(self.strategy)):
             if name is None:
                 image[:, channel] = 0
                 continue
