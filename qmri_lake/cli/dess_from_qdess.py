@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from qmri_lake.cli._options import ClusterOption, CohortOption, LakeOption
+from qmri_lake.cli._options import ClusterOption, CohortOption, LakeOption, choose_exams
 from qmri_lake.cli._problems import show_problems
 
 __all__ = ["dess_from_qdess"]
@@ -34,9 +34,10 @@ def dess_from_qdess(
     from qmri_lake.ingestion.dess_from_qdess import dess_from_qdess as run
     from qmri_lake.lake.lake import open_lake
 
+    opened = open_lake(lake)
     with run_bar() as bar:
         result = run(
-            open_lake(lake).cohort(cohort),
+            opened.resolve(choose_exams(opened, cohort)),
             combine=combine,  # type: ignore[arg-type]
             cluster=cluster,
             listeners=[bar],

@@ -33,6 +33,15 @@ _ADVICE = {
     "with `ingest --masks`, or use `--set within=all`.",
     "t2": "fit T2 with `run t2`. Exams without multi-echo images have no T2: select them with "
     "`--cohort` and use `--set with_t2=false`.",
+    **{
+        f"ingest_{group}": f"these exams have no {title} series."
+        for group, title in (("t1rho", "T1rho"), ("t2star", "T2*"), ("qdess", "qDESS"))
+    },
+    **{
+        f"register_{group}": f"no cartilage mask on this grid; transfer it with `run "
+        f"register_{group}`, or use `--set within=all`."
+        for group in ("t1rho", "t2star", "qdess")
+    },
     "sphere": "compute spherical maps with `run sphere`.",
 }
 """Advice for exams that lack an input, by the name of the step that computes the input."""
@@ -80,6 +89,17 @@ def run(
     t2: fits T2 to the multi-echo images. Parameters: within=cartilage (default) or all,
     model=mono (default) or epg, skip_first_echo=true, bounds=0,100 (ms), r2_min=0.8,
     pulse=hard (default) or, with model=epg, sinc (slice profile of windowed sinc pulses).
+
+    t1rho, t2star: fit T1rho to spin-lock images, and T2* to gradient-echo trains. Parameters:
+    within=cartilage (default) or all, skip_first=false, bounds=0,150 or 0,100 (ms), r2_min=0.8.
+
+    qdess_t2: computes T2 from both echoes of a DESS. Parameters: within=cartilage (default) or all,
+    t1=1200 (ms), diffusivity=1.25e-9 (m2/s), solution=analytic (default) or exact, bounds=0,100
+    (ms); and, if the headers do not state them, repetition_time, flip_angle, gradient_area (mT
+    ms/m) and gradient_duration.
+
+    register_t1rho, register_t2star, register_qdess: transfer cartilage masks to these series, as
+    register does. sphere_NAME, region_NAME: map and average NAME, one of t1rho, t2star and qdess_t2.
 
     sphere: maps bone shape, cartilage thickness and T2 of each bone onto a sphere. Parameters:
     with_t2=true (false: shape and thickness only), method=normal (default) or nearest, closing=5.0

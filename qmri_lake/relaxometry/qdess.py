@@ -159,7 +159,7 @@ def fit_qdess(
     too_short = solvable & (t2 < shortest)
     outside_bounds = solvable & ~((t2 > low) & (t2 <= high))
 
-    status = xp.zeros(first.shape, dtype=xp.uint8)
+    status = xp.zeros_like(first, dtype=xp.uint8)
     for where_true, value in (  # the last one that applies is decisive
         (outside_bounds, FitStatus.OUT_OF_BOUNDS),
         (too_short, FitStatus.BELOW_RESOLUTION),

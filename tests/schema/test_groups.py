@@ -26,36 +26,36 @@ from qmri_lake.store.repository import commit
 from qmri_lake.store.transaction import Transaction, append_exams, declare
 from tests.fixtures import array_lake
 
-T1RHO = Group(
-    "t1rho",
+UTE = Group(
+    "ute",
     45,
-    "Spin-lock images, their geometry and T1rho maps",
+    "Ultrashort echoes, their geometry and T2* maps",
     dims=("echo", *VOLUME_DIMS),
     inner_slices=2,
     sizes={"echo": 4, "slice": 30, "row": 256, "column": 256},
-    title="T1rho",
-    series="SAG_T1RHO",
+    title="UTE",
+    series="SAG_UTE",
 )
-SPIN_LOCK = np.array([0.0, 20.0, 40.0, 60.0])
+TIMES = np.array([0.0, 20.0, 40.0, 60.0])
 SHAPE = (4, 5, 6, 7)
 
 
 def image_of(row: int) -> np.ndarray:
     """Signal (echo, slice, row, column) that decays with 40 ms, other in each exam."""
-    decay = np.exp(-SPIN_LOCK / 40)[:, None, None, None]
+    decay = np.exp(-TIMES / 40)[:, None, None, None]
     return (100 * (row + 1) * decay * np.ones(SHAPE)).astype(np.float32)
 
 
-def t1rho_lake(path: Path) -> Lake:
+def ute_lake(path: Path) -> Lake:
     """A lake of two exams that have images of the new series only."""
     lake = create_lake(str(path))
-    variables = REGISTRY.variables_of("ingest_t1rho")
+    variables = REGISTRY.variables_of("ingest_ute")
 
     def build(session: Any) -> None:
         exams = [(9000001, 0, "right"), (9000001, 24, "right")]
         append_exams(session, pd.DataFrame(exams, columns=["patient", "timepoint", "knee"]))
         root = open_root(session.store, "r+")
-        declare(root, variables, sizes_of("t1rho", SHAPE))
+        declare(root, variables, sizes_of("ute", SHAPE))
         change = Transaction(runs={1: {"step": "ingest", "parameters": {}, "version": "1"}})
         for row in range(2):
             product = {
@@ -64,88 +64,93 @@ def t1rho_lake(path: Path) -> Lake:
                 "extent": np.array(SHAPE[1:]),
                 "series_uid": np.array(f"1.2.{row}", dtype=object),
                 "digest": np.array("0", dtype=object),
-                "echo_time": SPIN_LOCK,
+                "echo_time": TIMES,
             }
             for name, value in write_exam(root, variables, product, row, f"exam {row}").items():
                 change.set_small(name, row, value)
-            change.set_state("ingest_t1rho", row, "done", 1)
+            change.set_state("ingest_ute", row, "done", 1)
         change(session)
 
-    commit(lake.repo, build, "Add T1rho images")
+    commit(lake.repo, build, "Add UTE images")
     return lake.refresh()
 
 
 def declare_step() -> Any:
     @ql.step(
-        reads={"t1rho": ["image", "echo_time"]},
-        writes=[ql.Variable("t1rho", "t1rho", VOLUME_DIMS, "float32", "T1rho", "ms", "not fitted")],
+        reads={"ute": ["image", "echo_time"]},
+        writes=[ql.Variable("ute", "ute", VOLUME_DIMS, "float32", "UTE", "ms", "not fitted")],
     )
-    def t1rho(ds: xr.Dataset) -> Any:
+    def ute(ds: xr.Dataset) -> Any:
         slope = np.polyfit(ds["echo_time"], np.log(ds["image"].values).reshape(4, -1), 1)[0]
-        return {"t1rho": (-1 / slope).reshape(ds["image"].shape[1:]).astype("float32")}
+        return {"ute": (-1 / slope).reshape(ds["image"].shape[1:]).astype("float32")}
 
-    return t1rho
+    return ute
 
 
 def test_declare_series__a_third_series_from_image_to_map_and_catalog(tmp_path: Path) -> None:
     with temporary_steps():
-        declare_series(T1RHO)
+        declare_series(UTE)
         step = declare_step()
-        lake = t1rho_lake(tmp_path / "t1rho.lake")
-        assert lake.groups() == ["t1rho"]
-        assert lake.root["t1rho/image"].chunks == (1, 4, 2, 6, 7)  # of its own inner_slices
-        assert lake.root["t1rho/image"].shards == (1, 4, 6, 6, 7)
+        lake = ute_lake(tmp_path / "ute.lake")
+        assert lake.groups() == ["ute"]
+        assert lake.root["ute/image"].chunks == (1, 4, 2, 6, 7)  # of its own inner_slices
+        assert lake.root["ute/image"].shards == (1, 4, 6, 6, 7)
 
-        ds = lake.load("t1rho")
+        ds = lake.load("ute")
         assert ds["image"].chunks is not None
-        assert ds["image"].dims == ("exam", *T1RHO.dims)
+        assert ds["image"].dims == ("exam", *UTE.dims)
         np.testing.assert_array_equal(ds["image"].isel(exam=1), image_of(1))
 
         assert lake.run(step).counts["done"] == 2
-        np.testing.assert_allclose(lake.load("t1rho")["t1rho"], 40, rtol=1e-4)
+        np.testing.assert_allclose(lake.load("ute")["ute"], 40, rtol=1e-4)
         assert lake.validate(deep=True) == []
 
         path = write_catalog(lake)
-        entry = yaml.safe_load(path.read_text())["entries"]["t1rho"]
-        assert entry["metadata"]["description"] == T1RHO.prose
-        np.testing.assert_array_equal(open_catalog(path).t1rho.read()["image"][0], image_of(0))
-    assert "t1rho" not in GROUPS
-    assert "t1rho/image" not in REGISTRY
+        entry = yaml.safe_load(path.read_text())["entries"]["ute"]
+        assert entry["metadata"]["description"] == UTE.prose
+        np.testing.assert_array_equal(open_catalog(path).ute.read()["image"][0], image_of(0))
+    assert "ute" not in GROUPS
+    assert "ute/image" not in REGISTRY
     # A lake is read without the declaration too; its group then comes last.
-    assert ql.open_lake(lake.url).load("t1rho")["t1rho"].shape == (2, *SHAPE[1:])
+    assert ql.open_lake(lake.url).load("ute")["ute"].shape == (2, *SHAPE[1:])
 
 
 def test_validate__finds_a_broken_image_of_a_third_series(tmp_path: Path) -> None:
     with temporary_steps():
-        declare_series(T1RHO)
-        lake = t1rho_lake(tmp_path / "t1rho.lake")
+        declare_series(UTE)
+        lake = ute_lake(tmp_path / "ute.lake")
         change = Transaction()
-        change.set_small("t1rho/affine", 1, np.zeros((4, 4)))
+        change.set_small("ute/affine", 1, np.zeros((4, 4)))
         commit(lake.repo, change, "Break an affine")
         (fault,) = lake.refresh().validate()
-        assert fault.startswith("t1rho/affine of 9000001-024m-right: voxel volume is 0 or NaN")
+        assert fault.startswith("ute/affine of 9000001-024m-right: voxel volume is 0 or NaN")
 
 
 def test_groups__lists_derive_from_a_third_series() -> None:
-    assert GROUPS.series() == ("dess", "msme")
+    declared = ("dess", "msme", "t1rho", "t2star", "qdess")
+    assert GROUPS.series() == declared
     with temporary_steps():
-        declare_series(T1RHO)
-        assert declare_series(T1RHO) == T1RHO
-        assert GROUPS.series() == ("dess", "msme", "t1rho")
-        assert classify("sag_t1rho_LEFT") == "t1rho"
-        assert classify("COR_T1RHO") == ""
-        assert GROUPS.profile_sizes("oai", "t1rho") == T1RHO.sizes
-        assert GROUPS.profile_sizes(None, "t1rho") == {}
+        declare_series(UTE)
+        assert declare_series(UTE) == UTE
+        assert GROUPS.series() == (*declared[:2], "t1rho", "t2star", "ute", "qdess")
+        assert classify("sag_ute_LEFT") == "ute"
+        assert classify("COR_UTE") == ""
+        assert GROUPS.profile_sizes("oai", "ute") == UTE.sizes
+        assert GROUPS.profile_sizes(None, "ute") == {}
         assert GROUPS.with_echoes(True) == "msme"  # the first one, as before
-        assert sorted(["sphere", "other", "t1rho", "msme", "clinical"], key=GROUPS.position) == [
-            *("clinical", "msme", "t1rho", "sphere", "other")
+        assert sorted(["sphere", "other", "ute", "msme", "clinical"], key=GROUPS.position) == [
+            *("clinical", "msme", "ute", "sphere", "other")
         ]
-        with pytest.raises(VariableError, match="a second declaration of group t1rho"):
-            declare_series(Group("t1rho", 45, "Another one", dims=VOLUME_DIMS))
+        with pytest.raises(VariableError, match="a second declaration of group ute"):
+            declare_series(Group("ute", 45, "Another one", dims=VOLUME_DIMS))
     with pytest.raises(VariableError, match="no image dimensions"):
         declare_series(Group("table", 99, "Numbers"))
     with pytest.raises(VariableError, match="dimensions that end with slice, row, column"):
         Group("odd", 99, "Odd", dims=("row", "slice", "column"))
+    with pytest.raises(VariableError, match="at most one dimension before"):
+        Group("odd", 99, "Odd", dims=("echo", "coil", *VOLUME_DIMS))
+    with pytest.raises(VariableError, match="parameter 'te'"):
+        Group("odd", 99, "Odd", dims=VOLUME_DIMS, parameters=("te",))
     with pytest.raises(VariableError, match="sizes of slice, row, column"):
         Group("odd", 99, "Odd", dims=VOLUME_DIMS, sizes={"slice": 3})
 
