@@ -34,10 +34,10 @@ REASONS: Mapping[Reason, str] = {
     "`--replace EXAM` replaces the stored series of one exam; `--repair` replaces all stored "
     "series that are less complete than the delivered ones. Earlier commits keep the replaced "
     "series.",
-    Reason.UNKNOWN_SEQUENCE: "Name and acquisition do not show that a series is a DESS or a "
-    "multi-echo spin echo. The problem lists values of the header. If you know that the series is "
-    "one of the two, choose it with `--series`, and name its group with `--group`. Otherwise, "
-    "ignore the problem.",
+    Reason.UNKNOWN_SEQUENCE: "Name and acquisition do not show that a series is a DESS, a "
+    "multi-echo spin echo or another declared series. The problem lists values of the header. If "
+    "you know the sequence, choose the series with `--series`, and name its group with `--group`. "
+    "Otherwise, ignore the problem.",
     Reason.ABSENT_SIDE: "No header, listing or option identifies the knee.",
     Reason.ABSENT_PATIENT: "No folder, header, listing or option identifies the patient.",
     Reason.ABSENT_TIMEPOINT: "No folder, header, listing or option identifies the visit.",

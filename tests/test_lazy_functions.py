@@ -22,7 +22,27 @@ def threshold(image):
 
 NETWORK = ql.segmentation.OwnNetwork(threshold, labels=["background", "femur", "tibia", "patella"])
 
+
+def as_series(msme, name, axis="echo"):
+    """Another series with the images of the multi-echo series."""
+    times = {"echo_time": f"{axis}_time"} if axis != "echo" else {}
+    other = msme.rename({"dess_to_msme": f"dess_to_{name}", **times})
+    return other.rename_dims(echo=axis) if axis != "echo" else other
+
+
+def as_qdess(msme):
+    both = as_series(msme.isel(echo=[0, 1]), "qdess")
+    return both.assign(repetition_time=60.0, flip_angle=20.0)
+
+
 LAZY = {
+    "fit_qdess_t2": lambda dess, msme, sphere: ql.fit_qdess_t2(as_qdess(msme), within="all"),
+    "fit_t1rho": lambda dess, msme, sphere: ql.fit_t1rho(
+        as_series(msme, "t1rho", "spin_lock"), within="all"
+    ),
+    "fit_t2star": lambda dess, msme, sphere: ql.fit_t2star(msme, within="all"),
+    "map_means": lambda dess, msme, sphere: ql.map_means(dess, as_qdess(msme), "qdess_t2"),
+    "project_map": lambda dess, msme, sphere: ql.project_map(dess, as_qdess(msme), "qdess_t2"),
     "fit_t2": lambda dess, msme, sphere: ql.fit_t2(msme, within="all"),
     "fusion.merge": lambda dess, msme, sphere: ql.fusion.merge(sphere, "all"),
     "inside": lambda dess, msme, sphere: ql.inside(dess),
@@ -37,9 +57,10 @@ LAZY = {
 # needs a trained classifier, is in tests/steps/test_predict.py.
 OTHERS = set(
     "Cohort Lake Privacy Skip Variable __version__ articular_template catalog cluster create_lake "
-    "errors diagnosis export_for_editing falls_to fusion import_edits ingest ingest_masks "
-    "ingest_table oai open_catalog open_lake phantom predict reaches read_mask read_dicom "
-    "region_table relaxometry report segmentation split statistics step surface tissues".split()
+    "dess_from_qdess errors diagnosis export_for_editing falls_to fusion import_edits ingest "
+    "ingest_masks ingest_table oai open_catalog open_lake phantom predict reaches read_mask "
+    "read_dicom region_table relaxometry report segmentation split statistics step surface "
+    "tissues".split()
 )
 
 

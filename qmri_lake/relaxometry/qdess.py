@@ -112,7 +112,7 @@ def fit_qdess(
     >>> echoes = np.array([[300.0], [60.0]])
     >>> fit = fit_qdess(echoes, repetition_time=20, echo_time=6, flip_angle=20)
     >>> round(float(fit.t2[0]), 1)
-    30.2
+    20.4
     """
     where = "fit_qdess"
     _check_signal(signal, where)
