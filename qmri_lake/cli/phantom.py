@@ -36,6 +36,13 @@ def phantom(
     compress: Annotated[
         bool, typer.Option("--compress", help="Write one .tar.gz per series, as NDA delivers them.")
     ] = False,
+    series: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,...",
+            help="Other series that each exam also has: t1rho, t2star, qdess, with commas between.",
+        ),
+    ] = "",
 ) -> None:
     """Write a synthetic OAI: DICOM folders, clinical tables, and the ground truth.
 
@@ -55,6 +62,7 @@ def phantom(
             seed=seed,
             signal=signal,  # type: ignore[arg-type]
             compress=compress,
+            series=[name.strip() for name in series.split(",") if name.strip()],  # type: ignore[misc]
             progress=progress,
         )
     console.print(

@@ -99,7 +99,7 @@ def run(
     ms/m) and gradient_duration.
 
     register_t1rho, register_t2star, register_qdess: transfer cartilage masks to these series, as
-    register does. sphere_NAME, region_NAME: map and average NAME, one of t1rho, t2star and qdess_t2.
+    register does. sphere_NAME, region_NAME: map and average NAME: t1rho, t2star or qdess_t2.
 
     sphere: maps bone shape, cartilage thickness and T2 of each bone onto a sphere. Parameters:
     with_t2=true (false: shape and thickness only), method=normal (default) or nearest, closing=5.0

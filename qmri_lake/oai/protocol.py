@@ -47,9 +47,10 @@ _MULTI_ECHO = re.compile(
 )
 """Names of multi-echo spin-echo series. [assumption]"""
 _SPIN_LOCK = re.compile(
-    r"T1[ _-]?(RHO|\u03a1)|T1R(?![A-Z])|SPIN[ _-]?LOCK|(?<![A-Z])TSL(?![A-Z])|MAPSS"
+    r"T1[ _-]?(RHO|\u03a1|\u00cf\u0081)|T1R(?![A-Z])|SPIN[ _-]?LOCK|(?<![A-Z])TSL(?![A-Z])|MAPSS"
 )
-"""Names of T1rho series. [assumption]"""
+"""Names of T1rho series; texts are read as Latin-1, which turns a rho in UTF-8 into two characters.
+[assumption]"""
 _T2_STAR = re.compile(
     r"[TR]2[ _-]?(\*|STAR)|(?<![A-Z])M(ULTI)?[ _-]?E(CHO)?[ _-]?(GRE|FFE|FGRE|SPGR)(?![A-Z])"
     r"|(?<![A-Z])(GRE|FFE)[ _-]?M(ULTI)?[ _-]?E(CHO)?(?![A-Z])|(?<![A-Z])MFFE(?![A-Z])"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,17 +12,18 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qmri_lake.diagnosis.labels import CHRONIC_MONTHS
 from qmri_lake.errors import InputError, Reason
 from qmri_lake.oai.header import PHANTOM_MANUFACTURER
 from qmri_lake.phantom.dicom_files import Series, uid, write_series
-from qmri_lake.phantom.exam_truth import Exam, Setup, Truth, knee, set_up
+from qmri_lake.phantom.exam_truth import Exam, Setup, knee, set_up
 from qmri_lake.phantom.exam_truth import exams as first_exams
 from qmri_lake.phantom.lattice import Lattice
+from qmri_lake.phantom.other_series import OTHER_SERIES, OtherKind, render_other
 from qmri_lake.phantom.phase_graphs import ECHO_TIMES
 from qmri_lake.phantom.population import VISITS, Patient
 from qmri_lake.phantom.render import DESS_NOISE, MSME_NOISE, render_dess, render_msme
 from qmri_lake.phantom.tables import write_tables
+from qmri_lake.phantom.truth_files import truth_row, write_csv, write_truth
 
 __all__ = ["Archive", "write_archive"]
 
@@ -74,6 +75,7 @@ def write_archive(
     compress: bool = False,
     dess_noise: float = DESS_NOISE,
     msme_noise: float = MSME_NOISE,
+    series: Sequence[OtherKind] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Archive:
     """Write a synthetic OAI archive.
@@ -102,6 +104,8 @@ def write_archive(
     dess_noise, msme_noise : float
         Standard deviation of the real and imaginary noise, relative to fluid (DESS) and to a proton
         density of 1 (MSME); 0 for no noise.
+    series : sequence of {"t1rho", "t2star", "qdess"}
+        Other series that each exam also has: see `qmri_lake.phantom.other_series`.
     progress : callable, optional
         Called with the number of completed exams and the number of all exams.
 
@@ -119,14 +123,19 @@ def write_archive(
         raise InputError(f"exams = {exams}", expected="at least 1", where="phantom")
     if signal not in ("epg", "mono"):
         raise InputError(f"signal = {signal!r}", expected="'epg' or 'mono'", where="phantom")
+    if unknown := [name for name in series if name not in OTHER_SERIES]:
+        raise InputError(
+            f"series {unknown[0]!r}", expected=", ".join(OTHER_SERIES), where="phantom"
+        )
     root = Path(out)
-    settings = {
+    settings: dict[str, object] = {
         "shape": list(shape),
         "seed": seed,
         "signal": signal,
         "compress": compress,
         "dess_noise": dess_noise,
         "msme_noise": msme_noise,
+        **({"series": sorted(series)} if series else {}),
     }
     chosen = first_exams(exams, seed)
     truth = root / "truth"
@@ -143,11 +152,13 @@ def write_archive(
         true = knee(exam, shape=shape, lattice=lattice)
         _add_dess(inventory, exam, at, lattice, dess_noise)
         t2 = _add_msme(inventory, exam, at, lattice, signal, msme_noise) if exam.has_msme else None
-        _write_truth(truth / f"{exam.key}.npz", true, t2)
-        table.append(_truth_row(exam, at, true))
+        for kind in sorted(set(series)):
+            _add_other(inventory, exam, at, lattice, kind, msme_noise)
+        write_truth(truth / f"{exam.key}.npz", true, t2)
+        table.append(truth_row(exam, at, true))
         if progress is not None:
             progress(done + 1, len(chosen))
-    _write_csv(truth / "exams.csv", table)
+    write_csv(truth / "exams.csv", table)
     _write_inventory(root / "contents.csv", inventory.rows)
     patients: dict[int, Patient] = {e.patient.index: e.patient for e in chosen}
     write_tables(archive.clinical, list(patients.values()), seed)
@@ -201,6 +212,21 @@ def _add_msme(
     echoes, t2 = render_msme(exam, at, lattice, model=signal, noise=noise)
     inventory.add(exam, name, _msme_series(exam, at, echoes, 1))
     return t2
+
+
+def _add_other(
+    inventory: _Inventory, exam: Exam, at: Setup, lattice: Lattice, kind: OtherKind, noise: float
+) -> None:
+    """Add a series of another kind to an exam."""
+    how = OTHER_SERIES[kind]
+    name = f"{how.name}_{exam.side.upper()}"
+    image, affine = render_other(exam, at, lattice, kind, noise=noise)
+    step = float(np.linalg.norm(affine[:3, 0]))
+    header = _header(exam, name, how.number, 2 * how.number)
+    values = {**header, **how.values, "SliceThickness": f"{step:.6g}"}
+    identity = f"{exam.key} {exam.seed} {image.shape} {kind}"
+    left = exam.side == "left"
+    inventory.add(exam, name, Series(values, image, affine, how.times, identity, descending=left))
 
 
 def _check_folder(root: Path, settings: dict[str, object]) -> int:
@@ -374,63 +400,6 @@ def _localizer(exam: Exam, at: Setup, image: NDArray[np.int16]) -> Series:
     }
     identity = f"{exam.key} {exam.seed} {image.shape} localizer"
     return Series(values, picked[None], affine, (5.0,), identity)
-
-
-def _write_truth(path: Path, true: Truth, t2: NDArray[np.float32] | None) -> None:
-    arrays: dict[str, NDArray[np.generic]] = {
-        "dess_bone": true.dess_bone,
-        "dess_cartilage": true.dess_cartilage,
-        "dess_affine": true.dess_affine,
-        "surface_point": true.surface.point,
-        "surface_normal": true.surface.normal,
-        "surface_thickness": true.surface.thickness,
-        "surface_area": true.surface.area,
-        "surface_region": true.surface.region,
-    }
-    if t2 is not None:
-        arrays |= {
-            "msme_bone": true.msme_bone,
-            "msme_cartilage": true.msme_cartilage,
-            "msme_affine": true.msme_affine,
-            "dess_to_msme": true.dess_to_msme,
-            "t2": t2,
-        }
-    # savez gives all members a fixed date, so that the bytes depend only on the arrays.
-    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
-
-
-def _truth_row(exam: Exam, at: Setup, true: Truth) -> dict[str, object]:
-    own = exam.knee
-    chronic = "1" if own.pain_months >= CHRONIC_MONTHS else ("" if own.any_pain else "0")
-    return {
-        "exam": exam.key,
-        "patient": exam.patient.number,
-        "timepoint": exam.visit.month,
-        "knee": exam.side,
-        "seed": exam.seed,
-        "patient_index": exam.patient.index,
-        "msme": int(exam.has_msme),
-        "age": f"{exam.patient.age + exam.visit.days / 365.25:.2f}",
-        "sex": exam.patient.sex,
-        "bmi": f"{exam.visit.bmi:.1f}",
-        "kl": own.kl,
-        "oa": int(own.kl >= 2),
-        "chronic": chronic,
-        "pain_months": own.pain_months,
-        "severity": f"{own.severity:.6f}",
-        "pain_score": f"{own.pain_score:.6f}",
-        "wear_medial": f"{own.wear_medial:.6f}",
-        "wear_lateral": f"{own.wear_lateral:.6f}",
-        "wear_front": f"{own.wear_front:.6f}",
-        "femur_width": f"{at.anatomy.width:.3f}",
-        "t2_raised": f"{at.raised:.4f}",
-        **{k: f"{v:.4f}" for k, v in true.thickness.items()},
-    }
-
-
-def _write_csv(path: Path, rows: list[dict[str, object]]) -> None:
-    lines = [",".join(rows[0])] + [",".join(str(v) for v in row.values()) for row in rows]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
 
 def _write_inventory(path: Path, rows: list[tuple[str, ...]]) -> None:

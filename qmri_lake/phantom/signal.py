@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from qmri_lake.phantom.phase_graphs import ECHO_TIMES, decay
 from qmri_lake.phantom.sampling import N_TISSUES, Tissue
 
-__all__ = ["CARTILAGE_T2", "TISSUE_T2", "Shading", "cartilage_t2", "dess", "msme"]
+__all__ = ["CARTILAGE_T2", "DENSITY", "TISSUE_T2", "Shading", "cartilage_t2", "dess", "msme"]
 
 CARTILAGE_T2 = (32.0, 38.0, 42.0)
 """T2 of deep, middle and superficial cartilage, ms."""
@@ -19,7 +19,7 @@ CARTILAGE_T2 = (32.0, 38.0, 42.0)
 #                AIR MARROW CORTEX CARTIL MENISC FLUID MUSCLE  FAT TENDON SKIN VESSEL
 _DESS = np.array([0, 0.165, 0.055, 0.430, 0.150, 0.88, 0.290, 0.215, 0.090, 0.3, 0.40])
 _TEXTURE = np.array([0, 0.22, 0.20, 0.08, 0.15, 0.05, 0.16, 0.24, 0.2, 0.1, 0.05])
-_DENSITY = np.array([0, 0.90, 0.10, 0.80, 0.45, 1.00, 0.75, 1.00, 0.30, 0.5, 0.5])
+DENSITY = np.array([0, 0.90, 0.10, 0.80, 0.45, 1.00, 0.75, 1.00, 0.30, 0.5, 0.5])
 TISSUE_T2 = np.array([50, 120.0, 5.0, np.nan, 12.0, 400.0, 35.0, 110.0, 8.0, 30.0, 150.0])
 """T2 of each `.sampling.Tissue`, ms; NaN for cartilage, whose T2 depends on the depth."""
 
@@ -121,7 +121,7 @@ def msme(
             value = np.full(int(here.sum()), flat, np.float32)
             short = decay(np.full(nominal.shape, flat), nominal, model)
             amplitude = np.stack([np.interp(b1[here], nominal, row) for row in short])
-        density = np.float32(_DENSITY[tissue]) * part[here]
+        density = np.float32(DENSITY[tissue]) * part[here]
         density *= np.maximum(1 + np.float32(0.5 * _TEXTURE[tissue]) * texture[here], 0.1)
         density *= coil[here]
         series[:, here] += (amplitude * density).astype(np.float32)
