@@ -80,10 +80,8 @@ def _extent(group: Node, row: int) -> dict[str, int]:
 
 def _image_axis(group: Node) -> str:
     """Return the dimension of the images of one scan whose times are stored, or ""."""
-    if "image" not in group:
-        return ""
-    axis = str(group["image"].metadata.dimension_names[1])
-    return axis if axis not in VOLUME_DIMS and f"{axis}_time" in group else ""
+    known = dict.fromkeys(known.image_axis for known in GROUPS if known.has_several_images)
+    return next((axis for axis in known if f"{axis}_time" in group), "")
 
 
 def write_exam(

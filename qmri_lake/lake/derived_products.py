@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from qmri_lake.core.text import did_you_mean
 from qmri_lake.errors import InputError, NotFoundError
+from qmri_lake.schema.groups import GROUPS
 from qmri_lake.schema.variable import Variable, with_variant
 from qmri_lake.store.snapshot import Snapshot
 from qmri_lake.store.status import status_steps
@@ -16,8 +17,13 @@ __all__ = ["STEP", "check_products", "product_arrays", "product_steps", "status_
 STEP = "derive"
 """Name of the run that copies, and of its status."""
 
-GEOMETRY_ARRAYS = ("affine", "extent", "echo_time")
-"""Small arrays that are needed to read any other array of their group."""
+
+def geometry_arrays(group: str) -> tuple[str, ...]:
+    """Return the names of small arrays that any other array of their group needs."""
+    own: tuple[str, ...] = ()
+    if group in GROUPS and GROUPS[group].has_several_images:
+        own = (GROUPS[group].times, *GROUPS[group].parameters)
+    return tuple(dict.fromkeys(("affine", "extent", "echo_time", *own)))
 
 
 def check_products(lake: Snapshot, products: Sequence[str]) -> tuple[str, ...]:
@@ -62,7 +68,7 @@ def product_arrays(lake: Snapshot, names: Sequence[str]) -> dict[str, Variable]:
             same = {path: v for path, v in stored.items() if v.group == name}
         chosen |= same
         group = name.partition("/")[0]
-        chosen |= {p: stored[p] for n in GEOMETRY_ARRAYS if (p := f"{group}/{n}") in stored}
+        chosen |= {p: stored[p] for n in geometry_arrays(group) if (p := f"{group}/{n}") in stored}
     return chosen
 
 
@@ -76,7 +82,7 @@ def product_steps(lake: Snapshot, copied: Mapping[str, Variable]) -> list[str]:
     steps = {
         status_of(path, variable)
         for path, variable in copied.items()
-        if variable.name not in GEOMETRY_ARRAYS and variable.group not in OWN_AXIS
+        if variable.name not in geometry_arrays(variable.group) and variable.group not in OWN_AXIS
     }
     steps.discard(STEP)  # this is the status of the copy itself
     return sorted(steps & set(status_steps(lake.root)))
