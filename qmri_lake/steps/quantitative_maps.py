@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 
 from qmri_lake.core.array_api import Values
 from qmri_lake.errors import InputError, NotFoundError, Reason, RunError
-from qmri_lake.execution.step import Step, step
+from qmri_lake.execution.step import Step, load_steps, step
 from qmri_lake.fusion import Biomarker, add_biomarker
 from qmri_lake.schema.groups import GROUPS
 from qmri_lake.schema.variable import Variable
+from qmri_lake.steps._map_variables import region_variable, sphere_variable
 from qmri_lake.steps._surface import arguments, map_knees, no_bone, product, read_by
-from qmri_lake.steps.regions import region_variable
-from qmri_lake.steps.spherical_maps import sphere_variable
 from qmri_lake.surface.occupancy import CARTILAGE_OF
 from qmri_lake.surface.region_means import Means, means_of_bone
 from qmri_lake.surface.regions import REGIONS
@@ -322,8 +321,6 @@ def map_means(dess: xr.Dataset, series: xr.Dataset, name: str) -> xr.Dataset:
 
 
 def _find(name: str, where: str) -> QuantitativeMap:
-    from qmri_lake.execution.step import load_steps
-
     load_steps()
     if name not in KNOWN:
         raise NotFoundError(

@@ -13,7 +13,7 @@ from qmri_lake.core.array_api import Values
 from qmri_lake.errors import InputError, NotFoundError, Reason
 from qmri_lake.execution.step import step
 from qmri_lake.schema.exam_index import KEYS
-from qmri_lake.schema.variable import Coordinate, Variable
+from qmri_lake.steps._map_variables import region_variable
 from qmri_lake.steps._surface import arguments, check_with_t2, map_knees, no_bone, product, read_by
 from qmri_lake.steps.articular_template import as_template, template_digest
 from qmri_lake.surface.occupancy import CARTILAGE_OF
@@ -25,28 +25,7 @@ from qmri_lake.tissues import CARTILAGE
 if TYPE_CHECKING:
     from qmri_lake.lake.cohort import Cohort
 
-__all__ = ["region", "region_means", "region_table", "region_variable"]
-
-_NAMES = Coordinate(
-    "region", ("region",), tuple(REGIONS), "Region of cartilage, after Eckstein and Wirth"
-)
-
-
-def region_variable(name: str, words: str, unit: str, high: float, absent: str) -> Variable:
-    """Return a variable of group ``region``: a mean, or a number if its name ends with ``_n``."""
-    return Variable(
-        "region",
-        name,
-        ("region",),
-        "int32" if name.endswith("_n") else "float32",
-        words,
-        unit,
-        absent,
-        valid_range=(0, high),
-        sizes={"region": len(REGIONS)},
-        coordinates=(_NAMES,),
-    )
-
+__all__ = ["region", "region_means", "region_table"]
 
 _variable = region_variable
 

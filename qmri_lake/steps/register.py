@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 import numpy as np
 import xarray as xr
@@ -27,46 +26,26 @@ from qmri_lake.registration.label_transfer import (
     MASK_RULES,
     MaskRule,
     check_option,
-    share_inside,
     transfer_labels,
 )
-from qmri_lake.registration.rigid import Refinement, RegistrationStatus, refine_rigid
 from qmri_lake.schema.builtin import REGISTRY
 from qmri_lake.schema.groups import GROUPS
 from qmri_lake.schema.variable import VOLUME_DIMS
-from qmri_lake.tissues import CARTILAGE, NO_MASK
+from qmri_lake.steps._registration import (
+    METHODS,
+    SMALL,
+    Method,
+    check_registration,
+    place,
+    registered_series,
+    series_reads,
+    short_name,
+)
+from qmri_lake.tissues import NO_MASK
 
-__all__ = [
-    "Method",
-    "check_registration",
-    "register",
-    "register_exam",
-    "registered_series",
-    "series_reads",
-]
-
-Method = Literal["mutual_information", "scanner"]
-
-_METHODS: tuple[str, ...] = get_args(Method)
-_LEAST_SHARE = 0.9
-"""Minimum share of the cartilage inside the field of view of the other series. If the share of an
-exam is smaller, the exam is flagged."""
+__all__ = ["register", "register_exam"]
 
 _BY_SCANNER = ", or use method='scanner'"
-
-_SMALL = ("mutual_information_before", "mutual_information_after", "registration_status")
-
-
-def check_registration(where: str, *, method: object, mask: object) -> None:
-    """Check the parameters of a registration when a run is planned."""
-    check_option("method", method, _METHODS, where)
-    check_option("mask", mask, MASK_RULES, where)
-
-
-def series_reads(group: str, method: Method) -> dict[str, tuple[str, ...]]:
-    """Return what the registration of the DESS to a series reads."""
-    images = ("image",) if method == "mutual_information" else ()
-    return {"dess": ("cartilage", "affine", *images), group: ("affine", "extent", *images)}
 
 
 def _check_parameters(*, method: object, mask: object) -> None:
@@ -93,65 +72,6 @@ def register_exam(
 ) -> xr.Dataset:
     """Transfer the cartilage labels of one exam; the parameters are those of `register`."""
     return registered_series(dess, msme, "msme", method=method, mask=mask)
-
-
-def registered_series(
-    dess: xr.Dataset, series: xr.Dataset, group: str, *, method: Method, mask: MaskRule
-) -> xr.Dataset:
-    """Return the results of one exam: the transform ``dess_to_GROUP``, labels, and their status."""
-    labels, affine = dess["cartilage"].values, dess["affine"].values
-    target_affine, extent = series["affine"].values, series["extent"].values
-    shape = int(extent[0]), int(extent[1]), int(extent[2])
-    images = [ds["image"].values for ds in (dess, series) if method == "mutual_information"]
-    found = _place(labels, affine, target_affine, images)
-    transferred = transfer_labels(labels, affine, target_affine, shape, found.transform, mask=mask)
-    result = xr.Dataset(
-        {
-            f"dess_to_{group}": (("world", "voxel"), found.transform),
-            "cartilage": (VOLUME_DIMS, transferred),
-            **dict(zip(_SMALL, (found.before, found.after, np.uint8(found.status)), strict=True)),
-        }
-    )
-    inside = share_inside(labels, affine, target_affine, shape, found.transform)
-    name = _short(group)
-    odd = [*_oddities(labels, transferred, inside, name), *([found.note] if found.note else [])]
-    return result.assign_attrs(flag="; ".join(odd)) if odd else result
-
-
-def _short(group: str) -> str:
-    """Return the short name of a series in messages."""
-    return "MSME" if group == "msme" else GROUPS[group].label
-
-
-def _place(
-    labels: NDArray[np.uint8],
-    affine: NDArray[np.float64],
-    target_affine: NDArray[np.float64],
-    images: Sequence[NDArray[np.float32]],
-) -> Refinement:
-    """Register the two series of one exam, by their images if images are given."""
-    if images:
-        target = images[1] if images[1].ndim > len(VOLUME_DIMS) else images[1][None]
-        return refine_rigid(images[0], affine, target, target_affine, labels)
-    unknown = float("nan")
-    return Refinement(np.eye(4), unknown, unknown, RegistrationStatus.SCANNER)
-
-
-def _oddities(
-    labels: NDArray[np.uint8], transferred: NDArray[np.uint8], inside: float, name: str
-) -> list[str]:
-    """Return notes on an implausible overlap of an exam's series."""
-    if not labels.any():
-        return ["no cartilage in the DESS labels"]
-    missing = [
-        name
-        for name, value in CARTILAGE.items()
-        if value and (labels == value).any() and not (transferred == value).any()
-    ]
-    odd = [f"no {' or '.join(missing)} left on the {name} grid"] if missing else []
-    if inside < _LEAST_SHARE:
-        odd.append(f"{inside:.0%} of the labelled tissue is inside the {name}'s field of view")
-    return odd
 
 
 def register(
@@ -203,7 +123,7 @@ def register(
         If `dess` and `msme` have different exams. When computed: if the DESS of an exam was never
         segmented, if an exam lacks an image, or if its two series don't overlap.
     """
-    check_option("method", method, _METHODS, "register")
+    check_option("method", method, METHODS, "register")
     check_option("mask", mask, MASK_RULES, "register")
     by_images = method == "mutual_information"
     _check_pair(dess, msme, by_images, group)
@@ -226,9 +146,9 @@ def register(
     )
     return msme.assign(
         map_exams(
-            functools.partial(_register_inside, index=index, mask=mask, name=_short(group)),
+            functools.partial(_register_inside, index=index, mask=mask, name=short_name(group)),
             inputs,
-            [REGISTRY[f"{group}/{name}"] for name in (f"dess_to_{group}", *_SMALL, "cartilage")],
+            [REGISTRY[f"{group}/{name}"] for name in (f"dess_to_{group}", *SMALL, "cartilage")],
             sizes={dim: msme.sizes[dim] for dim in VOLUME_DIMS},
         )
     )
@@ -254,7 +174,7 @@ def _check_pair(dess: xr.Dataset, msme: xr.Dataset, by_images: bool, group: str)
     )
     check_whole(dess, "DESS", "register")
     if by_images:
-        check_whole(msme, _short(group), "register", _BY_SCANNER)
+        check_whole(msme, short_name(group), "register", _BY_SCANNER)
 
 
 def _register_inside(
@@ -281,7 +201,7 @@ def _register_inside(
             raise refuse_part(name, "register", todo=_BY_SCANNER)
         slices, rows, columns = (len(i) for i in inside)
         images = [image[box], target_image[..., :slices, :rows, :columns]]
-    found = _place(labels, affine, target_affine, images)
+    found = place(labels, affine, target_affine, images)
     target = index[0][inside[0]], index[1][inside[1]], index[2][inside[2]]
     out = np.full([len(i) for i in index], NO_MASK, np.uint8)
     out[np.ix_(*inside)] = transfer_labels(

@@ -9,7 +9,7 @@ from qmri_lake.registration.label_transfer import MaskRule
 from qmri_lake.registration.rigid import RegistrationStatus
 from qmri_lake.schema.groups import GROUPS
 from qmri_lake.schema.variable import VOLUME_DIMS, Variable
-from qmri_lake.steps.register import (
+from qmri_lake.steps._registration import (
     Method,
     check_registration,
     registered_series,

@@ -11,11 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 from qmri_lake.core.array_api import Values
 from qmri_lake.errors import InputError, Reason, RunError
 from qmri_lake.execution.step import step
-from qmri_lake.schema.variable import Coordinate, Variable
+from qmri_lake.steps._map_variables import GRID, SIZES, sphere_variable
 from qmri_lake.steps._surface import arguments, check_with_t2, map_knees, no_bone, product, read_by
 from qmri_lake.steps.articular_template import as_template, template_digest
 from qmri_lake.surface.articular_area import SURFACE_STATUS
-from qmri_lake.surface.spherical_grid import BIOMARKERS, BONES, SIZE, azimuths, polar_angles
+from qmri_lake.surface.spherical_grid import BIOMARKERS, BONES
 from qmri_lake.surface.spherical_maps import (
     MAP_STATUS,
     MapStatus,
@@ -24,61 +24,13 @@ from qmri_lake.surface.spherical_maps import (
     spherical_map,
 )
 
-__all__ = ["BIOMARKERS", "sphere", "sphere_variable", "spherical_maps"]
-
-
-_GRID = ("azimuth", "polar")
-_NAMES = (
-    Coordinate("bone", ("bone",), BONES, "Bone"),
-    Coordinate("biomarker", ("biomarker",), BIOMARKERS, "Quantity of a map"),
-    Coordinate(
-        "azimuth",
-        ("azimuth",),
-        tuple(azimuths().tolist()),
-        "Around the pole: 0 anterior (patella: proximal), 90 medial",
-        "degrees",
-    ),
-    Coordinate(
-        "polar_angle",
-        ("bone", "polar"),
-        tuple(tuple(polar_angles(bone).tolist()) for bone in BONES),
-        "From the articular pole",
-        "degrees",
-    ),
-)
-_SIZES = {"bone": len(BONES), "biomarker": len(BIOMARKERS), "azimuth": SIZE, "polar": SIZE}
-
-
-def sphere_variable(
-    name: str,
-    dims: tuple[str, ...],
-    dtype: str,
-    description: str,
-    unit: str,
-    absent: str,
-    **more: Any,
-) -> Variable:
-    """Return a variable of group ``sphere``, with the coordinates of its dimensions."""
-    sizes = {dim: _SIZES[dim] for dim in dims if dim in _SIZES}
-    known = tuple(c for c in _NAMES if set(c.dims) <= set(dims))
-    return Variable(
-        "sphere",
-        name,
-        dims,
-        dtype,
-        description,
-        unit,
-        absent,
-        sizes=sizes,
-        coordinates=known,
-        **more,
-    )
+__all__ = ["BIOMARKERS", "sphere", "spherical_maps"]
 
 
 VARIABLES = (
     sphere_variable(
         "map",
-        ("bone", "biomarker", *_GRID),
+        ("bone", "biomarker", *GRID),
         "float32",
         "Spherical maps: bone shape and thickness in mm, T2 in ms",
         "",
@@ -87,7 +39,7 @@ VARIABLES = (
     ),
     sphere_variable(
         "surface_status",
-        ("bone", *_GRID),
+        ("bone", *GRID),
         "uint8",
         "State of the surface in a pixel",
         "",
@@ -96,7 +48,7 @@ VARIABLES = (
     ),
     sphere_variable(
         "area",
-        ("bone", *_GRID),
+        ("bone", *GRID),
         "float32",
         "Area of the bone surface in a pixel",
         "mm2",
@@ -148,7 +100,7 @@ class _Maps(NamedTuple):
     @classmethod
     def empty(cls, exams: int | None = None) -> _Maps:
         first = () if exams is None else (exams,)
-        axis = {**_SIZES, "axis": 3}
+        axis = {**SIZES, "axis": 3}
         return cls(
             *(np.full((*first, *(axis[dim] for dim in v.dims)), v.fill, v.dtype) for v in VARIABLES)
         )

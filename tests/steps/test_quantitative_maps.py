@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +149,15 @@ def test_loader__names_the_step_of_a_missing_map(tmp_path: Path, truth: Truth) -
         with_maps(lake.cohort(), "t2star", "tibia")
     with pytest.raises(NotFoundError, match=r"lake\.run\('sphere'\)"):
         with_maps(lake.cohort(), "thickness+t1rho", "tibia")
+
+
+@pytest.mark.parametrize(
+    "statement", ["ql.fit_t1rho", "ql.project_map", "import qmri_lake.steps.series_maps"]
+)
+def test_steps__any_module_can_be_imported_first(statement: str) -> None:
+    # The module of a step imports all installed steps.
+    code = f"import qmri_lake as ql; {statement}; ql.fit_t2"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 # -- registration ----------------------------------------------------------------------------------
