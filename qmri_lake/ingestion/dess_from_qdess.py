@@ -26,6 +26,7 @@ from qmri_lake.schema.groups import GROUPS
 from qmri_lake.schema.variable import sizes_of
 from qmri_lake.store.arrays import open_root
 from qmri_lake.store.runs import new_record, read_runs
+from qmri_lake.store.snapshot import Snapshot
 from qmri_lake.store.status import declare_status, read_status
 from qmri_lake.store.transaction import declare, exam_count, group_sizes
 
@@ -91,7 +92,7 @@ def combine_echoes(image: NDArray[np.floating], combine: Combination) -> NDArray
         return np.asarray(image[0], np.float32)
     total = np.square(image[0], dtype=np.float64)
     total += np.square(image[1], dtype=np.float64)
-    return np.sqrt(total, out=total).astype(np.float32)
+    return np.asarray(np.sqrt(total, out=total), np.float32)
 
 
 def dess_from_qdess(
@@ -172,7 +173,7 @@ def dess_from_qdess(
 
 
 def _plan(
-    lake: Lake, rows: NDArray[np.intp], combine: Combination
+    lake: Snapshot, rows: NDArray[np.intp], combine: Combination
 ) -> tuple[list[_Task], Counter[str]]:
     """Return the exams to compute, and the numbers of the others."""
     length = len(lake)

@@ -90,7 +90,7 @@ def _read_and_write(fork: icechunk.ForkSession, task: _SeriesTask) -> TaskResult
             }
             if GROUPS[series.group].has_several_images:
                 product[GROUPS[series.group].times] = volume.echo_time
-            product |= {name: np.float64(value) for name, value in series.parameters.items()}
+            product |= {name: np.array(value) for name, value in series.parameters.items()}
             if task.keeps_grid or not is_over:
                 check_known_grid(root, series.group, task.row, volume)
             result.small |= write_exam(
@@ -157,7 +157,7 @@ def write_series(
     `study_ids` are the identifiers of patients whose number does not state them, by number.
     """
     if not (compared.new or compared.replaced):
-        return Written(dict.fromkeys(GROUPS.series(), 0), 0, 0, ())
+        return Written(dict.fromkeys(_counted_groups(lake), 0), 0, 0, ())
     by_exam: dict[str, list[DeliveredSeries]] = {}
     for item in (*compared.new, *compared.replaced):
         by_exam.setdefault(item.exam, []).append(item)
@@ -230,10 +230,15 @@ def _imported_rows(lake: Lake) -> NDArray[np.bool_]:
     return found
 
 
+def _counted_groups(lake: Lake) -> list[str]:
+    """Return the groups whose series are counted: DESS, MSME, and others that the lake has."""
+    return [group for group in GROUPS.series() if group in ("dess", "msme", *lake.groups())]
+
+
 def _count(lake: Lake, series: Sequence[DeliveredSeries], run: int) -> dict[str, int]:
     """Count the series that a run has written, by group."""
     row_of = {key: row for row, key in enumerate(lake.exams["exam"])}
-    counts = dict.fromkeys(GROUPS.series(), 0)
+    counts = dict.fromkeys(_counted_groups(lake), 0)
     for group in counts:
         status = read_status(lake.root, f"ingest_{group}", len(lake))
         rows = [row_of[item.exam] for item in series if item.group == group]

@@ -103,9 +103,8 @@ def _fit_exam(
                 todo=f"Give {name}=... if you know the protocol.",
                 reason=Reason.UNREADABLE_VALUE,
             )
-    fit = fit_qdess(
-        image[:2, ...], echo_time=known[0], mask=mask, bounds=bounds, **stated, **options
-    )
+    arguments: dict[str, Any] = {**stated, **options}
+    fit = fit_qdess(image[:2, ...], echo_time=known[0], mask=mask, bounds=bounds, **arguments)
     spoiler = stated["gradient_area"], stated["gradient_duration"]
     diffusion = options["diffusivity"] > 0 and not any(map(math.isnan, spoiler))
     return fit.t2, fit.status, np.uint8(diffusion)

@@ -186,7 +186,7 @@ def _project_exam(
     knee: str,
     what: QuantitativeMap,
     method: Method,
-    **values: Values,
+    **values: Any,
 ) -> tuple[NDArray[np.float32], list[str], int]:
     """Return the maps (bone, azimuth, polar) of one exam, notes, and the number of bones."""
     maps = np.full((len(BONES), SIZE, SIZE), np.nan, np.float32)
@@ -216,10 +216,11 @@ def _average_exam(
     knee: str,
     what: QuantitativeMap,
     t2_labels: NDArray[np.uint8],
-    **values: Values,
+    **values: Any,
 ) -> tuple[tuple[Values, Values, Values], list[str], int]:
     """Return mean, standard error and number by region, notes, and the number of bones."""
-    means, notes, bones = Means.empty(), [], 0
+    notes: list[str] = []
+    means, bones = Means.empty(), 0
     for name in BONES:
         tissue = CARTILAGE_OF[name]
         try:

@@ -131,7 +131,7 @@ def test_dess_from_qdess__makes_what_is_missing(lake: ql.Lake, tmp_path: Path) -
     np.testing.assert_array_equal(ds["image"][0], np.hypot(*echoes).astype(np.float32))
     np.testing.assert_array_equal(ds["affine"][0], qdess["affine"][0])
     np.testing.assert_array_equal(ds["image"][1:], before["image"][1:])
-    assert ds["digest"][0] not in qdess["digest"].values
+    assert ds["digest"][0].item() not in qdess["digest"].values.tolist()
     assert lake.validate(deep=True) == []
     again = ql.dess_from_qdess(lake)
     assert (again.written, again.unchanged) == (0, 1)
