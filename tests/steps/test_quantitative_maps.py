@@ -184,8 +184,9 @@ def test_register__transfers_labels_like_those_of_the_multi_echo_series(
         exam = {"image": both, times: np.array([10.0, 40.0]), "affine": truth.msme_affine}
         add_series(lake, group, [exam])
     lake.run("register_t1rho", method=method)
-    lake.run("register", method=method)
-    found, known = (lake.load(group).isel(exam=0).compute() for group in ("t1rho", "msme"))
+    found = lake.load("t1rho").isel(exam=0).compute()
+    # The masks of the multi-echo series in this lake are true ones, not registered.
+    known = ql.register(lake.load("dess"), lake.load("msme"), method=method).isel(exam=0).compute()
     assert (found["cartilage"] > 0).any()
     np.testing.assert_array_equal(found["cartilage"], known["cartilage"])
     np.testing.assert_array_equal(found["dess_to_t1rho"], known["dess_to_msme"])
