@@ -37,6 +37,7 @@ __all__ = [
     "dess_from_qdess",
     "diagnosis",
     "errors",
+    "export",
     "export_for_editing",
     "falls_to",
     "fit_qdess_t2",
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
     from qmri_lake.editing.reimport import import_edits
     from qmri_lake.execution.cluster import cluster
     from qmri_lake.execution.step import Skip, step
+    from qmri_lake.exporting.export_exams import export
     from qmri_lake.ingestion.dess_from_qdess import dess_from_qdess
     from qmri_lake.ingestion.images import ingest
     from qmri_lake.ingestion.masks import ingest_masks
@@ -126,6 +128,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "catalog": ["open_catalog"],
         "lake.cohort": ["Cohort"],
         "execution.cluster": ["cluster"],
+        "exporting.export_exams": ["export"],
         "steps.predict": ["predict"],
         "editing.export": ["export_for_editing"],
         "editing.reimport": ["import_edits"],

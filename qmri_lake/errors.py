@@ -76,6 +76,7 @@ class Reason(StrEnum):
     MORE_COMPLETE = "more_complete"
     MODEL_MISMATCH = "model_mismatch"
     NOT_A_LAKE = "not_a_lake"
+    NOT_EXPORTABLE = "not_exportable"
     NOT_DICOM = "not_dicom"
     NUMBERING_GAP = "numbering_gap"
     OVERSIZED_FILE = "oversized_file"

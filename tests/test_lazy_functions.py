@@ -57,8 +57,8 @@ LAZY = {
 # needs a trained classifier, is in tests/steps/test_predict.py.
 OTHERS = set(
     "Cohort Lake Privacy Skip Variable __version__ articular_template catalog cluster create_lake "
-    "dess_from_qdess errors diagnosis export_for_editing falls_to fusion import_edits ingest "
-    "ingest_masks ingest_table oai open_catalog open_lake phantom predict reaches read_mask "
+    "dess_from_qdess errors diagnosis export export_for_editing falls_to fusion import_edits "
+    "ingest ingest_masks ingest_table oai open_catalog open_lake phantom predict reaches read_mask "
     "read_dicom region_table relaxometry report segmentation split statistics step surface "
     "tissues".split()
 )

@@ -19,6 +19,7 @@ from qmri_lake.lake.status_table import count_states, list_failures
 from qmri_lake.lake.tables import add_table
 from qmri_lake.schema.groups import PROFILES
 from qmri_lake.store.file_checksums import record_files
+from qmri_lake.store.location import is_web
 from qmri_lake.store.repository import (
     BRANCH,
     commit,
@@ -47,7 +48,8 @@ def open_lake(url: str, *, ref: str | None = None, mode: Mode = "r+") -> Lake:
     Parameters
     ----------
     url : str
-        A folder, or ``s3://bucket/prefix``, ``gs://...``, ``az://account@container/prefix``.
+        A folder, or ``s3://bucket/prefix``, ``gs://...``, ``az://account@container/prefix``. Or
+        ``https://...``, which is read-only and needs Icechunk 2.
     ref : str, optional
         A tag, a branch or a snapshot id. Default: the newest commit.
     mode : {"r+", "r"}
@@ -62,7 +64,7 @@ def open_lake(url: str, *, ref: str | None = None, mode: Mode = "r+") -> Lake:
         If there is no such tag, branch or snapshot. The message lists the existing tags and
         branches.
     """
-    mode = mode if ref in (None, BRANCH) else "r"
+    mode = mode if ref in (None, BRANCH) and not is_web(str(url)) else "r"
     return Lake(str(url), open_repository(str(url)), ref, mode)
 
 

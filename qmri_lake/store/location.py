@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 from qmri_lake.errors import NotALakeError, Reason
 
-__all__ = ["OWNER_NAME", "is_local", "local_path", "resolve"]
+__all__ = ["OWNER_NAME", "is_local", "is_web", "local_path", "resolve"]
 
 OWNER_NAME = "writer.json"
 """Name of the file in a local lake that names the host and the process of its writer."""
@@ -16,6 +16,11 @@ OWNER_NAME = "writer.json"
 def is_local(url: str) -> bool:
     """Return whether `url` is a path on this machine."""
     return urlsplit(url).scheme in ("", "file")
+
+
+def is_web(url: str) -> bool:
+    """Return whether `url` is on a web server, which can only be read."""
+    return urlsplit(url).scheme in ("http", "https")
 
 
 def local_path(url: str) -> Path:

@@ -32,7 +32,7 @@ from qmri_lake.errors import (
 )
 from qmri_lake.schema.variable import EXAM_CHUNK
 from qmri_lake.store.file_checksums import damaged_files
-from qmri_lake.store.location import is_local, local_path, resolve
+from qmri_lake.store.location import is_local, is_web, local_path, resolve
 from qmri_lake.store.process import check_process
 
 __all__ = [
@@ -71,7 +71,7 @@ _SNAPSHOT_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{20}")  # Crockford base 32
 
 
 def _storage(url: str) -> icechunk.Storage:
-    """Return Icechunk's storage for a path or an ``s3://``, ``gs://`` or ``az://`` URL.
+    """Return Icechunk's storage for a path or URL: ``s3://``, ``gs://``, ``az://``, ``https://``.
 
     Credentials come from the environment. For an S3-compatible server set ``AWS_ENDPOINT_URL``.
     """
@@ -97,12 +97,28 @@ def _storage(url: str) -> icechunk.Storage:
         return icechunk.azure_storage(
             account=account, container=container, prefix=prefix, from_env=True
         )
+    if is_web(url):
+        return _web_storage(url)
     raise NotALakeError(
         f"the URL scheme {parts.scheme}:// is not supported",
-        expected="a folder, s3://, gs:// or az://account@container/",
+        expected="a folder, s3://, gs://, az://account@container/ or https://",
         where=url,
         reason=Reason.NOT_A_LAKE,
     )
+
+
+def _web_storage(url: str) -> icechunk.Storage:
+    """Return Icechunk's read-only storage for an ``http://`` or ``https://`` URL."""
+    if not hasattr(icechunk, "http_storage"):  # since Icechunk 2
+        raise NotALakeError(
+            f"Icechunk {icechunk.__version__} cannot read a lake on a web server",
+            expected="Icechunk 2 or later",
+            where=url,
+            todo="Run: pip install 'icechunk>=2'. Or copy the lake to this machine.",
+            reason=Reason.NOT_A_LAKE,
+        )
+    storage: icechunk.Storage = icechunk.http_storage(url.rstrip("/"))
+    return storage
 
 
 def create_repository(url: str) -> icechunk.Repository:
@@ -114,6 +130,13 @@ def create_repository(url: str) -> icechunk.Repository:
         If the path exists and is not an empty folder, if it is not writable, or if the URL is
         invalid.
     """
+    if is_web(url):
+        raise NotALakeError(
+            "a lake on a web server can only be read",
+            expected="a folder or an object store for a new lake",
+            where=url,
+            reason=Reason.NOT_A_LAKE,
+        )
     if is_local(url):
         path = local_path(url)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -213,7 +236,9 @@ def open_repository(url: str) -> icechunk.Repository:
             f"cannot be opened ({first_line(error)})",
             expected="a lake",
             where=url,
-            todo="Check the URL and the credentials.",
+            todo="Check the URL. A web server needs a lake of format 2: qmri-lake upgrade LAKE."
+            if is_web(url)
+            else "Check the URL and the credentials.",
             reason=Reason.NOT_A_LAKE,
         ) from error
 

@@ -1,0 +1,1 @@
+"""Export exams of a lake to formats that other programs read."""
