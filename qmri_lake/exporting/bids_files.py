@@ -1,4 +1,4 @@
-"""BIDS derivatives: NIfTI images, maps and labels with the names and suffixes of BIDS.
+"""BIDS: a dataset of images, with maps and labels as a dataset of derivatives inside it.
 
 BIDS is made for brains. It has no entity for the side of a knee and no suffix for DESS. The label
 of the acquisition therefore names series and side, ``acq-dessRight``, and a DESS has the suffix
@@ -34,6 +34,8 @@ from qmri_lake.schema.variable import VOLUME_DIMS, Variable
 __all__ = ["BIDS", "BIDS_VERSION", "MAP_SUFFIXES"]
 
 BIDS_VERSION = "1.10.0"
+DERIVATIVES = "derivatives/qmri_lake"
+"""Folder of maps and labels, which is a dataset of derivatives."""
 
 MAP_SUFFIXES: Mapping[str, str] = MappingProxyType(
     {
@@ -74,14 +76,15 @@ def write_bids(content: ExamContent, paths: Sequence[str], stem: Path) -> Writte
     """Write the volumes of one exam into ``sub-*/ses-*/anat``; `stem` is in the folder."""
     written = Written()
     subject, session = f"sub-{content.patient}", _session(content.timepoint)
-    folder = stem.parent / subject / session / "anat"
-    folder.mkdir(parents=True, exist_ok=True)
     for path in paths:
         array = content.read(path)
         if reason := unsegmented(array, written):
             written.left_out[path] = reason
             continue
         suffix = suffix_of(array.variable)
+        dataset = stem.parent if array.variable.name == "image" else stem.parent / DERIVATIVES
+        folder = dataset / subject / session / "anat"
+        folder.mkdir(parents=True, exist_ok=True)
         name = f"{subject}_{session}_acq-{array.variable.group}{content.knee.capitalize()}"
         for echo, part in _echoes(array):
             entities = f"{name}_echo-{echo}" if echo else name
@@ -166,37 +169,35 @@ def _label_table(array: ExportedArray) -> str:
 
 
 def finish_bids(finished: Finished) -> list[Path]:
-    """Write the files of the dataset: its description, participants, sessions and a README."""
+    """Write the files of both datasets: descriptions, participants, sessions and a README."""
     mark = " Synthetic data." if any(finished.synthetic) else ""
-    lake = finished.about["lake"]
-    description = {
-        "Name": f"Knees of {lake}",
-        "BIDSVersion": BIDS_VERSION,
-        "DatasetType": "derivative",
-        "GeneratedBy": [
-            {
-                "Name": "qmri_lake",
-                "Version": __version__,
-                "Description": f"Snapshot {finished.about['snapshot']} of {lake}.{mark}",
-            }
-        ],
+    lake, snapshot = finished.about["lake"], finished.about["snapshot"]
+    program = {
+        "Name": "qmri_lake",
+        "Version": __version__,
+        "Description": f"Snapshot {snapshot} of {lake}.{mark}",
     }
     readme = (
-        f"# Knees of {lake}\n\nExported by qmri_lake {__version__} from snapshot "
-        f"{finished.about['snapshot']}.{mark}\n\nThe label acq names the series and the side of "
-        "the knee, such as acq-dessRight; ses is the month of the visit. BIDS has no suffix for "
-        "DESS, which has T2w here. Maps are in seconds. In labels, 255 is a voxel without a "
-        "mask.\n"
+        f"# Knees of {lake}\n\nExported by qmri_lake {__version__} from snapshot {snapshot}."
+        f"{mark}\n\nThe label acq names the series and the side of the knee, such as "
+        "acq-dessRight; ses is the month of the visit. BIDS has no suffix for DESS, which has T2w "
+        "here. Maps and labels are in derivatives/qmri_lake. Maps are in seconds. In labels, 255 "
+        "is a voxel without a mask.\n"
     )
-    files = {
-        "dataset_description.json": json.dumps(description, indent=2) + "\n",
-        "README.md": readme,
-        ".bidsignore": "manifest.*\nsummary.*\n",
-        **_participants(finished),
-    }
+    files = _participants(finished) | {".bidsignore": "manifest.*\nsummary.*\n"}
+    for folder, kind in (("", "raw"), (f"{DERIVATIVES}/", "derivative")):
+        about = {
+            "Name": f"Knees of {lake}",
+            "BIDSVersion": BIDS_VERSION,
+            "DatasetType": kind,
+            "GeneratedBy": [program],
+        }
+        files[f"{folder}dataset_description.json"] = json.dumps(about, indent=2) + "\n"
+        files[f"{folder}README.md"] = readme
     made = []
     for name, text in files.items():
         path = finished.out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_text(path, text)
         made.append(path)
     return made
@@ -222,12 +223,12 @@ def _participants(finished: Finished) -> dict[str, str]:
     files = {
         "participants.tsv": "\n".join(["participant_id\tsynthetic", *rows]) + "\n",
         "participants.json": json.dumps(columns, indent=2) + "\n",
-        "sessions.json": json.dumps(months, indent=2) + "\n",
     }
     for patient in sorted(visits):
+        stem = f"sub-{patient}/sub-{patient}_sessions"
         lines = [f"{_session(month)}\t{month}" for month in sorted(visits[patient])]
-        text = "\n".join(["session_id\tmonths", *lines]) + "\n"
-        files[f"sub-{patient}/sub-{patient}_sessions.tsv"] = text
+        files[f"{stem}.tsv"] = "\n".join(["session_id\tmonths", *lines]) + "\n"
+        files[f"{stem}.json"] = json.dumps(months, indent=2) + "\n"
     return files
 
 
@@ -235,8 +236,8 @@ BIDS = Format(
     name="bids",
     suffix="",
     each=Each.EXAM,
-    content="a dataset of derivatives: images, T2 and other maps (`T2map`, `T1rho`, `T2starmap`, "
-    "`S0map`), multi-echo images (`MESE`, one file for each echo), labels (`dseg`)",
+    content="a dataset of images (multi-echo images as `MESE`, one file for each echo), and inside "
+    "it derivatives: maps (`T2map`, `T1rho`, `T2starmap`, `S0map`) and labels (`dseg`)",
     loses="maps are in seconds, rounded to float32; maps without a suffix in BIDS, such as errors "
     "and states, are left out; the side is in the label `acq`",
     readers="BIDS apps, `bids-validator`, PyBIDS, qMRLab",

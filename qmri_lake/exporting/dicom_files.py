@@ -95,6 +95,7 @@ def write_dicom(content: ExamContent, paths: Sequence[str], stem: Path) -> Writt
 def _volume(content: ExamContent, array: ExportedArray, values: Values) -> Any:
     import highdicom as hd  # of the extra `dicom`
 
+    assert array.affine is not None
     return hd.Volume(
         np.ascontiguousarray(values),
         array.affine,
@@ -123,7 +124,7 @@ def _template(content: ExamContent, array: ExportedArray) -> list[Dataset]:
         header.SeriesInstanceUID = _uid(content, array.variable.group, "template")
         header.FrameOfReferenceUID = _uid(content, array.variable.group, "frame of reference")
         header.PositionReferenceIndicator = ""
-        header.PatientID, header.PatientName = content.exam, content.exam
+        header.PatientID, header.PatientName = content.exam, f"{content.exam}^"
         header.PatientBirthDate = header.PatientSex = header.StudyDate = header.StudyTime = ""
         header.AccessionNumber = header.StudyID = header.ReferringPhysicianName = ""
         header.StudyDescription = content.exam
@@ -223,7 +224,8 @@ def _parametric_map(content: ExamContent, array: ExportedArray, index: int | Non
     variable = array.variable
     finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
     low, high = (finite.min(), finite.max()) if finite.size else (0, 0)
-    bounds = [float(low), float(high)] if values.dtype.kind == "f" else [int(low), int(high)]
+    kind = float if values.dtype.kind == "f" else int
+    bounds = (kind(low), kind(high))
     unit = _UNITS.get(variable.unit) or Code(variable.unit, "UCUM", variable.unit)
     mapping = hd.pm.RealWorldValueMapping(
         lut_label=variable.name[:16],

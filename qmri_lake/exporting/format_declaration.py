@@ -13,6 +13,7 @@ from qmri_lake.core.json_types import JsonObject
 from qmri_lake.errors import RunError
 from qmri_lake.exporting.exam_content import ExamContent, is_volume
 from qmri_lake.lake.cohort import Cohort
+from qmri_lake.schema.builtin import REGISTRY
 from qmri_lake.schema.groups import GROUPS
 from qmri_lake.schema.privacy import Privacy
 from qmri_lake.schema.variable import Variable
@@ -142,9 +143,12 @@ class Format:
         """
         if self.write_all is not None:
             # Tables are asked for to get clinical values. Own columns need their name.
+            with_arrays = variable.group in GROUPS.series() or any(
+                other.bulk for other in REGISTRY.group(variable.group)
+            )
             return (
                 not self.refuse(variable)
-                and variable.group not in GROUPS.series()
+                and not with_arrays
                 and variable.first_axis == "exam"
                 and variable.privacy_kind not in (*NAMED_ONLY, Privacy.OWN)
             )

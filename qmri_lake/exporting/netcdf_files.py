@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -16,44 +16,45 @@ from qmri_lake.exporting.format_declaration import Each, Format, Written
 from qmri_lake.exporting.unsegmented import unsegmented
 from qmri_lake.schema.variable import VOLUME_DIMS, Variable
 
-__all__ = ["NETCDF", "group_dataset"]
+__all__ = ["NETCDF"]
 
 _COMPRESSED: dict[str, Any] = {"zlib": True, "complevel": 4, "shuffle": True}
 
 
 def write_netcdf(content: ExamContent, paths: Sequence[str], stem: Path) -> Written:
-    """Write the variables of one group as ``.nc``, one after another."""
+    """Write the variables of one group as ``.nc``."""
     written = Written()
     file = stem.with_name(f"{stem.name}.nc")
-    first = True
+    small: list[tuple[ExportedArray, xr.Dataset]] = []
+    mode: Literal["w", "a"] = "w"
     with atomic_write(file) as unfinished:
+
+        def flush() -> None:
+            nonlocal mode
+            parts = [part for _, part in small]
+            ds = xr.merge(parts, compat="override", join="override", combine_attrs="override")
+            encoding = {array.name: found for array, _ in small if (found := _encoding(array))}
+            ds.to_netcdf(unfinished, mode=mode, engine="h5netcdf", encoding=encoding)
+            mode = "a"
+            small.clear()
+
         for path in paths:
             array = content.read(path)
             if is_volume(array.variable) and (reason := unsegmented(array, Written())):
                 written.left_out[path] = reason
                 continue
-            ds = _variable_dataset(content, array)
-            encoding = _encoding(array) if array.values.ndim else {}
-            ds.to_netcdf(
-                unfinished,
-                mode="w" if first else "a",
-                engine="h5netcdf",
-                encoding={array.name: encoding} if encoding else {},
-            )
-            first = False
-        if first:
-            unfinished.touch()
-    if first:
+            small.append((array, _variable_dataset(content, array)))
+            if array.variable.bulk:  # volumes are in memory one after another
+                flush()
+        if small:
+            flush()
+        if mode == "w":
+            unfinished.touch()  # no variable has a value
+    if mode == "w":
         file.unlink()
     else:
         written.files.append(file)
     return written
-
-
-def group_dataset(content: ExamContent, paths: Sequence[str]) -> xr.Dataset:
-    """Return variables of one group of an exam as one Dataset in memory."""
-    parts = [_variable_dataset(content, content.read(path)) for path in paths]
-    return xr.merge(parts, combine_attrs="override", join="exact", compat="equals")
 
 
 def _variable_dataset(content: ExamContent, array: ExportedArray) -> xr.Dataset:
@@ -102,6 +103,8 @@ def _variable_dataset(content: ExamContent, array: ExportedArray) -> xr.Dataset:
 def _encoding(array: ExportedArray) -> dict[str, Any]:
     """Return the encoding: compressed volumes and maps; the fill value of the declaration."""
     if array.values.dtype.kind in "TOU":
+        return {}
+    if not array.values.ndim:
         return {}
     encoding = dict(_COMPRESSED) if array.values.size > 1024 else {}
     if array.is_labels or array.values.dtype.kind in "iu":

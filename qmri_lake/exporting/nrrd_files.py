@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import nrrd
+import nrrd  # type: ignore[import-untyped]
 import numpy as np
 
 from qmri_lake.core.array_api import Values

@@ -27,7 +27,7 @@ from qmri_lake.exporting.format_declaration import Each, Format
 from qmri_lake.exporting.table_dictionary import data_dictionary, long_dictionary
 from qmri_lake.lake.cohort import Cohort
 from qmri_lake.lake.reading import visits_of
-from qmri_lake.lake.synthetic_exams import is_synthetic
+from qmri_lake.lake.synthetic_exams import SYNTHETIC, is_synthetic
 from qmri_lake.schema.exam_index import KEYS
 from qmri_lake.schema.variable import Variable, decode_flags
 from qmri_lake.store.arrays import Node
@@ -95,7 +95,8 @@ def write_tables(
         of CSV and nulls of Parquet. Flags are written by name.
     """
     root = cohort.lake.root
-    exams = {path: v for path, v in chosen.items() if v.first_axis == "exam"}
+    # Every row says whether the exam is synthetic.
+    exams = {p: v for p, v in chosen.items() if v.first_axis == "exam" and p != SYNTHETIC.path}
     visits = {path: v for path, v in chosen.items() if v.first_axis == "visit"}
     columns = [column for path, v in exams.items() for column in _columns(root, path, v)]
     synthetic = is_synthetic(cohort.lake)
@@ -110,7 +111,7 @@ def write_tables(
                 keys["synthetic"] = synthetic[rows]
                 read = _reader(root, rows)
                 values = {
-                    c.name: _series(read(c.path)[(slice(None), *c.index)], c) for c in columns
+                    c.name: _series(np.moveaxis(read(c.path), 0, -1)[c.index], c) for c in columns
                 }
                 write_wide(pd.concat([keys, pd.DataFrame(values)], axis=1))
                 for part in _long_rows(keys["exam"], columns, values):

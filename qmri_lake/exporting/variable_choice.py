@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from qmri_lake.core.text import did_you_mean
 from qmri_lake.errors import InputError, NotFoundError, Reason
 from qmri_lake.exporting.format_declaration import NAMED_ONLY, Format
+from qmri_lake.schema.builtin import REGISTRY
 from qmri_lake.schema.groups import GROUPS
 from qmri_lake.schema.variable import Variable
 from qmri_lake.store.snapshot import Snapshot
@@ -49,10 +51,15 @@ def choose_variables(
             todo="Name them with variables=..., or choose another format.",
             reason=Reason.UNREADABLE_VALUE,
         )
-    order = {path: n for n, path in enumerate(stored)}
-    return dict(
-        sorted(chosen.items(), key=lambda item: (GROUPS.position(item[1].group), order[item[0]]))
-    )
+    # The store lists arrays in arbitrary order.
+    declared = {variable.path: n for n, variable in enumerate(REGISTRY)}
+
+    def position(item: tuple[str, Variable]) -> tuple[Any, ...]:
+        path, variable = item
+        order = declared.get(variable.path, len(declared))
+        return GROUPS.position(variable.group), "__" in path, order, path
+
+    return dict(sorted(chosen.items(), key=position))
 
 
 def _named(

@@ -158,8 +158,8 @@ def _maps(rng: np.random.Generator) -> dict[str, np.ndarray]:
     maps[:, 0, :, :200] = RADIUS
     maps[:, 1, :, :150] = rng.uniform(1, 3, (3, SIZE, 150))
     maps[:, 2, :, :100] = rng.uniform(20, 60, (3, SIZE, 100))
-    status = np.zeros((3, SIZE, SIZE), np.uint8)
-    status[:, :, 150:] = 1
+    status = np.full((3, SIZE, SIZE), 1, np.uint8)
+    status[:, :, 150:] = 3
     return {
         "sphere/map": maps,
         "sphere/surface_status": status,

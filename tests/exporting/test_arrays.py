@@ -20,14 +20,16 @@ from tests.exporting.lakes import ECHOES, KEYS
 
 @pytest.fixture(scope="module")
 def netcdf(export_lake: ql.Lake, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
-    names = ["dess", "msme", "clinical/bmi", "region", "sphere"]
-    return ql.export(export_lake, tmp_path_factory.mktemp("nc"), format="netcdf", variables=names)
+    names = ["dess", "msme", "clinical/bmi", "region", "sphere/map"]
+    cohort = export_lake.cohort("kl != 1")
+    return ql.export(cohort, tmp_path_factory.mktemp("nc"), format="netcdf", variables=names)
 
 
 @pytest.fixture(scope="module")
 def mat(export_lake: ql.Lake, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
     names = ["dess", "msme", "region/thickness"]
-    return ql.export(export_lake, tmp_path_factory.mktemp("mat"), format="mat", variables=names)
+    cohort = export_lake.cohort("kl == 1")
+    return ql.export(cohort, tmp_path_factory.mktemp("mat"), format="mat", variables=names)
 
 
 def test_netcdf__plain_xarray_reads_values_coordinates_units_and_flags(

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 import qmri_lake as ql
+from qmri_lake.exporting.bids_files import DERIVATIVES
 from qmri_lake.exporting.export_result import ExportResult
 from tests.conftest import Judge
 from tests.exporting.lakes import ECHOES, KEYS
@@ -32,7 +33,7 @@ def bids(export_lake: ql.Lake, tmp_path_factory: pytest.TempPathFactory) -> Expo
 
 
 def images(out: Path) -> list[Path]:
-    return sorted(out.glob("sub-*/ses-*/anat/*.nii.gz"))
+    return sorted(out.glob("**/sub-*/ses-*/anat/*.nii.gz"))
 
 
 def test_bids__names_and_fields_follow_the_schema(bids: ExportResult) -> None:
@@ -52,7 +53,7 @@ def test_bids__names_and_fields_follow_the_schema(bids: ExportResult) -> None:
             labels = set(np.unique(nib.load(path).dataobj))
             assert labels <= set(table["index"])
             assert table["color"].str.fullmatch(r"#[0-9A-F]{6}").all()
-        else:
+        elif DERIVATIVES in path.as_posix():
             assert about["SkullStripped"] is False
         if suffix in WITH_ECHO:
             assert isinstance(about["EchoTime"], float)
@@ -61,9 +62,10 @@ def test_bids__names_and_fields_follow_the_schema(bids: ExportResult) -> None:
 
 
 def test_bids__describes_dataset_participants_and_sessions(bids: ExportResult) -> None:
-    about = json.loads((bids.out / "dataset_description.json").read_text())
-    assert about["DatasetType"] == "derivative"
-    assert about["GeneratedBy"][0]["Name"] == "qmri_lake"
+    for folder, kind in ((bids.out, "raw"), (bids.out / DERIVATIVES, "derivative")):
+        about = json.loads((folder / "dataset_description.json").read_text())
+        assert about["DatasetType"] == kind
+        assert about["GeneratedBy"][0]["Name"] == "qmri_lake"
     people = pd.read_csv(bids.out / "participants.tsv", sep="\t", keep_default_na=False)
     assert people.to_dict("list") == {
         "participant_id": ["sub-9000001", "sub-9000002"],
@@ -74,7 +76,7 @@ def test_bids__describes_dataset_participants_and_sessions(bids: ExportResult) -
     ignored = (bids.out / ".bidsignore").read_text().split()
     others = [p.name for p in bids.out.iterdir() if not p.name.startswith((".", "sub-"))]
     known = {"README.md", "dataset_description.json", "participants.tsv", "participants.json"}
-    known |= {"sessions.json"}
+    known |= {"derivatives"}
     assert all(any(Path(n).match(i) for i in ignored) for n in set(others) - known)
 
 
@@ -91,9 +93,10 @@ def test_bids__echoes_are_bit_equal_and_t2_is_in_seconds(
         about = json.loads((folder / f"{stem}_echo-{n + 1}_MESE.json").read_text())
         assert about["EchoTime"] == pytest.approx(milliseconds / 1000, rel=1e-15)
         assert about["knee"] == "right"
-    t2 = np.asanyarray(nib.load(folder / f"{stem}_desc-epg_T2map.nii.gz").dataobj).T
+    derived = bids.out / DERIVATIVES / folder.relative_to(bids.out)
+    t2 = np.asanyarray(nib.load(derived / f"{stem}_desc-epg_T2map.nii.gz").dataobj).T
     np.testing.assert_allclose(t2 * 1000, export_lake.root["msme/t2__epg"][0], rtol=2e-7)
-    assert (folder / f"{stem}_T2map.nii.gz").exists()
+    assert (derived / f"{stem}_T2map.nii.gz").exists()
     assert any("in seconds" in loss for loss in bids.losses)
     assert KEYS[0] not in {exam for exam in bids.left_out["exam"]}
 
@@ -101,7 +104,7 @@ def test_bids__echoes_are_bit_equal_and_t2_is_in_seconds(
 @pytest.mark.accept
 def test_bids__passes_the_validator(bids: ExportResult, judge: Judge) -> None:
     """The validator is a program of Node or Deno, and no dependency of the tests."""
-    program = shutil.which("bids-validator-deno") or shutil.which("bids-validator")
+    program = shutil.which("bids-validator")
     if program is None:
         errors, measured = 0, "no bids-validator on the PATH; names and fields checked in Python"
     else:

@@ -13,6 +13,7 @@ from qmri_lake.errors import InputError, NotFoundError, RunError
 from qmri_lake.execution.events import ExamDone, RunStarted
 from qmri_lake.exporting.formats import FORMATS
 from qmri_lake.exporting.manifest import manifest_name
+from qmri_lake.exporting.variable_choice import choose_variables
 from qmri_lake.store.repository import commit
 from qmri_lake.store.transaction import Transaction
 from tests.exporting.lakes import KEYS, small_lake
@@ -109,11 +110,14 @@ def test_export__names_what_is_unknown_or_does_not_fit(
 
 
 def test_export__values_that_identify_need_their_name(export_lake: ql.Lake, tmp_path: Path) -> None:
-    plain = ql.export(export_lake, tmp_path / "a", format="netcdf")
-    assert not [v for v in plain.variables if v.startswith("clinical") or "uid" in v]
-    group = ql.export(export_lake, tmp_path / "b", format="netcdf", variables="msme")
+    lake = export_lake
+    plain = choose_variables(lake, FORMATS["netcdf"], None)
+    assert {"msme/t2", "dess/image", "sphere/map"} <= set(plain)
+    assert not [v for v in plain if v.startswith("clinical") or "uid" in v]
+    one = export_lake.cohort("kl == 3")
+    group = ql.export(one, tmp_path / "b", format="netcdf", variables="msme")
     assert "msme/series_uid" not in group.variables
-    named = ql.export(export_lake, tmp_path / "c", format="netcdf", variables="msme/series_uid")
+    named = ql.export(one, tmp_path / "c", format="netcdf", variables="msme/series_uid")
     assert named.variables == ("msme/series_uid",)
 
 

@@ -11,6 +11,7 @@ import highdicom as hd
 import nibabel as nib
 import nrrd
 import numpy as np
+import pydicom
 import pytest
 import scipy.io
 import SimpleITK as sitk
@@ -38,7 +39,7 @@ def _nifti(stem: Path) -> Volume:
 
 
 def _bids(stem: Path) -> Volume:
-    (folder,) = stem.parent.parent.glob("sub-1/ses-000m/anat")
+    (folder,) = stem.parent.parent.glob("**/sub-1/ses-000m/anat")
     found = sorted(folder.glob("*MESE.nii.gz")) or sorted(folder.glob("*dseg.nii.gz"))
     parts = [_nifti(path.with_name(path.name.removesuffix(".nii.gz"))) for path in found]
     voxels = np.stack([voxels for voxels, _ in parts])
@@ -95,10 +96,10 @@ def _dicom(stem: Path) -> Volume:
     found = sorted(stem.parent.glob(f"{stem.name}_echo-*.dcm")) or [Path(f"{stem}.dcm")]
     volumes = []
     for path in found:
-        made = hd.imread(path)
-        if isinstance(made, hd.seg.Segmentation):
-            volumes.append(made.get_volume(combine_segments=True))
+        if pydicom.dcmread(path, specific_tags=["Modality"]).Modality == "SEG":
+            volumes.append(hd.seg.segread(path).get_volume(combine_segments=True))
         else:
+            made = hd.imread(path)
             volumes.append(made.get_volume(apply_real_world_transform=False, dtype=np.float32))
     voxels = np.stack([volume.array for volume in volumes])
     return (voxels if len(found) > 1 else voxels[0]), volumes[0].affine

@@ -152,7 +152,8 @@ def test_nrrd__segments_have_names_colours_and_tight_extents(
     colours = {header[f"{segment}_Color"] for segment in names.values()}
     assert len(colours) == 5
     values, _ = stored(export_lake, "dess/bone", 0)
-    mask = ql.read_mask(nrrds.out / exam / f"{exam}_dess_bone.seg.nrrd")
+    names = {1: "femur", 2: "tibia", 3: "patella"}
+    mask = ql.read_mask(nrrds.out / exam / f"{exam}_dess_bone.seg.nrrd", labels=names)
     np.testing.assert_array_equal(mask.bone, values)
 
 

@@ -72,8 +72,8 @@ def test_open_lake__reads_a_lake_on_a_web_server(tmp_path: Path) -> None:
         assert there.exams.equals(lake.exams)
         here = lake.load("msme")["image"].values
         np.testing.assert_array_equal(there.load("msme")["image"].values, here)
-        with pytest.raises(LakeLockedError, match="for reading only"):
-            there.run("t2")
+        with pytest.raises(LakeLockedError, match="for reading only"), there.writing():
+            pass
         exported = ql.export(there, tmp_path / "out", format="nifti", variables="msme/image")
         assert (exported.written, exported.problems) == (2, ())
 
