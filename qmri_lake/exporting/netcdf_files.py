@@ -91,12 +91,12 @@ def _variable_dataset(content: ExamContent, array: ExportedArray) -> xr.Dataset:
         coords["echo"] = ("echo", array.echo_times, about)
     coords["exam"] = ((), content.exam, {"long_name": "Key of the exam"})
     values = array.values.astype(object) if array.values.dtype.kind == "T" else array.values
-    if array.name in ("affine", "echo_time"):
-        coords.pop(array.name, None)
     about_file = {"Conventions": "CF-1.11", "exam": content.exam, "knee": content.knee}
     if content.synthetic:
         about_file["synthetic"] = "yes"
     about_file |= {n: str(v) for n, v in array.lineage.items() if n.startswith(("lake", "export"))}
+    if array.name == "affine":  # a coordinate, as for the volumes of the group
+        return xr.Dataset({}, {**coords, "affine": (variable.dims, values, attrs)}, about_file)
     return xr.Dataset({array.name: (variable.dims, values, attrs)}, coords, about_file)
 
 

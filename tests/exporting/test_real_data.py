@@ -93,16 +93,28 @@ def _ome_zarr(stem: Path) -> Volume:
 
 
 def _dicom(stem: Path) -> Volume:
-    found = sorted(stem.parent.glob(f"{stem.name}_echo-*.dcm")) or [Path(f"{stem}.dcm")]
-    volumes = []
-    for path in found:
-        if pydicom.dcmread(path, specific_tags=["Modality"]).Modality == "SEG":
-            volumes.append(hd.seg.segread(path).get_volume(combine_segments=True))
-        else:
-            made = hd.imread(path)
-            volumes.append(made.get_volume(apply_real_world_transform=False, dtype=np.float32))
-    voxels = np.stack([volume.array for volume in volumes])
-    return (voxels if len(found) > 1 else voxels[0]), volumes[0].affine
+    found = sorted(stem.parent.glob(f"{stem.name}_echo-*.dcm"))
+    if not found:
+        volume = hd.seg.segread(f"{stem}.dcm").get_volume(combine_segments=True)
+        return volume.array, volume.affine
+    objects = [pydicom.dcmread(path) for path in found]
+    return np.stack([made.pixel_array for made in objects]), _positions_of_frames(objects[0])
+
+
+def _positions_of_frames(made: pydicom.Dataset) -> np.ndarray:
+    """The affine of a parametric map, from the positions of its first and last frame."""
+    shared = made.SharedFunctionalGroupsSequence[0]
+    spacing = np.array(shared.PixelMeasuresSequence[0].PixelSpacing, float)
+    along = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, float)
+    places = [
+        np.array(frame.PlanePositionSequence[0].ImagePositionPatient, float)
+        for frame in made.PerFrameFunctionalGroupsSequence
+    ]
+    affine = np.eye(4)
+    affine[:3, 0] = (places[-1] - places[0]) / (len(places) - 1)
+    affine[:3, 1], affine[:3, 2] = along[3:] * spacing[0], along[:3] * spacing[1]
+    affine[:3, 3] = places[0]
+    return affine
 
 
 READERS: dict[tuple[str, str], Callable[[Path], Volume]] = {
@@ -110,7 +122,7 @@ READERS: dict[tuple[str, str], Callable[[Path], Volume]] = {
     ("nrrd", "pynrrd"): _nrrd,
     ("nrrd", "SimpleITK"): _itk,
     ("bids", "nibabel"): _bids,
-    ("dicom", "highdicom"): _dicom,
+    ("dicom", "pydicom and highdicom"): _dicom,
     ("ome-zarr", "zarr-python"): _ome_zarr,
     ("netcdf", "xarray"): _netcdf,
     ("mat", "SciPy"): _mat,
