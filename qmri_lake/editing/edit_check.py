@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numcodecs
 import numpy as np
+from numcodecs.blosc import Blosc
 from numpy.typing import NDArray
 
 from qmri_lake.core.geometry import voxel_spacing
@@ -23,7 +23,7 @@ from qmri_lake.tissues import DIVIDED, PART
 
 __all__ = ["EditedExam", "check_exam", "kept_parts"]
 
-_PACKING = numcodecs.Blosc(cname="zstd", clevel=1, shuffle=numcodecs.Blosc.NOSHUFFLE)
+_PACKING = Blosc(cname="zstd", clevel=1, shuffle=Blosc.NOSHUFFLE)
 
 
 @dataclass(slots=True)

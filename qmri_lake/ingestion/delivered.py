@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ class DeliveredSeries(Protocol):
     @property
     def where(self) -> str:
         """Location relative to the source."""
+
+    @property
+    def parameters(self) -> Mapping[str, float]:
+        """Parameters of the acquisition that the group stores; NaN if they are not stated."""
 
     @property
     def synthetic(self) -> bool:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import icechunk
-import numcodecs
 import numpy as np
+from numcodecs.blosc import Blosc
 from numpy.typing import NDArray
 
 from qmri_lake.core.disk_full import disk_full
@@ -65,7 +65,7 @@ _FLAGS: Mapping[str, Mapping[str, int]] = {
 }
 """Labels of the variable that each step writes."""
 
-_PACKING = numcodecs.Blosc(cname="zstd", clevel=1, shuffle=numcodecs.Blosc.NOSHUFFLE)
+_PACKING = Blosc(cname="zstd", clevel=1, shuffle=Blosc.NOSHUFFLE)
 
 
 @dataclass(frozen=True, slots=True)
