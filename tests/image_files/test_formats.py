@@ -141,7 +141,7 @@ def test_read_lake_image__refuses_what_is_no_volume_of_numbers(tmp_path: Path) -
         (b"", "an empty file"),
         (b"\0" * 128 + b"DICM" + b"\0" * 100, "DICOM"),
         (b"hello", "unknown file format"),
-        (gzip.compress(b"hello"), "unknown file format"),
+        (gzip.compress(b"hello", mtime=0), "unknown file format"),
         (b"NDims = 3\nDimSize = 2 2 2\n", "no ElementDataFile"),
         (
             b"NDims = 3\nDimSize = 2 2 2\nElementType = MET_UCHAR\nElementDataFile = LOCAL\n",
@@ -153,6 +153,7 @@ def test_read_lake_image__refuses_what_is_no_volume_of_numbers(tmp_path: Path) -
             "0 space directions for 3 axes",
         ),
     ],
+    ids=["empty", "DICOM", "text", "gzip", "MetaImage cut", "MetaImage unplaced", "NRRD unplaced"],
 )
 def test_read_lake_image__names_other_content(tmp_path: Path, content: bytes, found: str) -> None:
     (tmp_path / "a.nii").write_bytes(content)
