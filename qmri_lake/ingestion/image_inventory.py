@@ -202,7 +202,7 @@ def _make_series(
         form=options.form,
         synthetic=read[0].sidecar.get("Manufacturer") == PHANTOM_MANUFACTURER,
         # Only some kinds of series declare parameters.
-        parameters={name: stated[name] for name in getattr(group, "parameters", ())},
+        parameters={name: stated[name] for name in group.parameters},
     )
 
 
@@ -320,7 +320,7 @@ def _check_images(group: Group, read: Sequence[_Read], times: Sequence[float]) -
                 reason=Reason.SEVERAL_VOLUMES,
             )
         return
-    wanted = int(getattr(group, "images", 0))  # only some kinds of series declare the number
+    wanted = group.images
     if count < 2 or (wanted and count != wanted):
         raise InputError(
             f"{counted(count, 'image')} of a {group.name} series",
