@@ -200,9 +200,12 @@ def test_inventory__t1_of_a_right_knee_is_no_t1rho(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["T2*_map", "t2_star", "ME-GRE", "MEGRE sag", "MEDIC", "MERGE", "mFFE", "sag_R2STAR"]
+    ("name", "dimension"),
+    [
+        *((name, "3D") for name in ("T2*_map", "t2_star", "MEGRE sag", "MERGE", "mFFE")),
+        *((name, "2D") for name in ("ME-GRE", "MEDIC", "sag_R2STAR")),
+    ],
 )
-@pytest.mark.parametrize("dimension", ["2D", "3D"])
 def test_inventory__gradient_echo_trains(tmp_path: Path, name: str, dimension: str) -> None:
     elements = {**STEADY, "MRAcquisitionType": dimension}
     magnitude = acquire(tmp_path / "a", name, echo_times=TRAIN, uid="1.2.3", **elements)

@@ -151,9 +151,7 @@ def test_loader__names_the_step_of_a_missing_map(tmp_path: Path, truth: Truth) -
         with_maps(lake.cohort(), "thickness+t1rho", "tibia")
 
 
-@pytest.mark.parametrize(
-    "statement", ["ql.fit_t1rho", "ql.project_map", "import qmri_lake.steps.series_maps"]
-)
+@pytest.mark.parametrize("statement", ["ql.fit_t1rho", "import qmri_lake.steps.series_maps"])
 def test_steps__any_module_can_be_imported_first(statement: str) -> None:
     # The module of a step imports all installed steps.
     code = f"import qmri_lake as ql; {statement}; ql.fit_t2"
