@@ -52,7 +52,9 @@ def write_nrrd(content: ExamContent, paths: Sequence[str], stem: Path) -> Writte
         if reason := unsegmented(array, written):
             written.left_out[path] = reason
             continue
-        suffix = ".seg.nrrd" if array.is_labels and len(array.variable.dims) == 3 else ".nrrd"
+        # Only labels with a background are a segmentation: in a map of states, 0 is a state.
+        tissues = "background" in (array.variable.flags or {}) and array.values.ndim == 3
+        suffix = ".seg.nrrd" if tissues else ".nrrd"
         file = stem.with_name(stem.name + suffix)
         values, header = _image(array)
         # One line of JSON: a key and value of NRRD is one line of text.
