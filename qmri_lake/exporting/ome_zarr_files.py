@@ -181,9 +181,9 @@ def _image_label(array: ExportedArray, source: str) -> JsonObject:
     named = array.labels
     about: JsonObject = {
         "colors": [
-            {"label-value": value, "rgba": [*colour_of(name, value), 255]}
+            # The background has a colour too, transparent: both lists must have the same labels.
+            {"label-value": value, "rgba": [*colour_of(name, value), 255 * (name != "background")]}
             for value, name in named.items()
-            if name != "background"
         ],
         "properties": [{"label-value": value, "name": name} for value, name in named.items()],
     }

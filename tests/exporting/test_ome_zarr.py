@@ -29,6 +29,9 @@ def test_ome_zarr__image_with_labels_and_voxel_sizes(export_lake: ql.Lake, tmp_p
     labels = dess["labels/cartilage"]
     np.testing.assert_array_equal(labels["0"][...], root["dess/cartilage"][0])
     about = labels.attrs["ome"]["image-label"]
+    colours = {c["label-value"]: c["rgba"][3] for c in about["colors"]}
+    assert set(colours) == {p["label-value"] for p in about["properties"]}
+    assert (colours[0], colours[4]) == (0, 255)
     assert about["source"] == {"image": "../../"}
     assert {p["label-value"]: p["name"] for p in about["properties"]}[4] == "meniscus"
     np.testing.assert_array_equal(
