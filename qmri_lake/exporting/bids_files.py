@@ -2,7 +2,8 @@
 
 BIDS is made for brains. It has no entity for the side of a knee and no suffix for DESS. The label
 of the acquisition therefore names series and side, ``acq-dessRight``, and a DESS has the suffix
-``T2w``, the nearest of the closed list. [assumption]
+``T2w``, the nearest of the closed list. Images of other series are numbered by ``echo``; those of
+T1rho state a SpinLockTime instead of an EchoTime. [assumption]
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from qmri_lake.exporting.format_declaration import (
 from qmri_lake.exporting.nifti_files import sidecar, write_image
 from qmri_lake.exporting.nrrd_files import colour_of
 from qmri_lake.exporting.unsegmented import unsegmented
+from qmri_lake.image_files.sidecar import time_field
 from qmri_lake.schema.variable import VOLUME_DIMS, Variable
 
 __all__ = ["BIDS", "BIDS_VERSION", "MAP_SUFFIXES"]
@@ -67,8 +69,6 @@ def refuse_without_suffix(variable: Variable) -> str:
     """Return why BIDS cannot hold a variable; "" if it can."""
     if reason := refuse_other_than_volumes(variable):
         return reason
-    if variable.dims not in (VOLUME_DIMS, ("echo", *VOLUME_DIMS)):
-        return f"has a dimension {variable.dims[0]}, for which BIDS has no entity"
     return "" if suffix_of(variable) else "has no suffix in BIDS"
 
 
@@ -112,12 +112,12 @@ def _session(timepoint: int) -> str:
 
 
 def _echoes(array: ExportedArray) -> list[tuple[int, ExportedArray]]:
-    """Return the volumes of a series with their numbers, from 1; 0 for a series without echoes."""
-    if array.variable.dims[0] != "echo":
+    """Return the images of a series with their numbers, from 1; 0 for a series of one volume."""
+    if not array.image_axis:
         return [(0, array)]
     plain = replace(array.variable, dims=VOLUME_DIMS)
     return [
-        (n + 1, replace(array, values=values, variable=plain, echo_times=None))
+        (n + 1, replace(array, values=values, variable=plain, times=None))
         for n, values in enumerate(array.values)
     ]
 
@@ -143,7 +143,8 @@ def _sidecar(
 ) -> JsonObject:
     """Return the metadata of an image, with the fields that BIDS requires."""
     about = sidecar(array, content)
-    for name in ("EchoTime", "echo_times_ms", "units"):
+    times = time_field(array.image_axis)
+    for name in (times, f"{array.image_axis}_times_ms", "units"):
         about.pop(name, None)
     about["knee"] = content.knee
     about["Description"] = array.variable.description
@@ -154,8 +155,8 @@ def _sidecar(
         about["Units"] = unit
     if array.variable.name == "image" and suffix == _OTHER_IMAGE:
         about["PulseSequenceType"] = array.variable.group.upper()
-    if echo and array.echo_times is not None:
-        about["EchoTime"] = float(array.echo_times[echo - 1] / 1000)
+    if echo and array.times is not None:
+        about[times] = float(array.times[echo - 1] / 1000)
     return about
 
 

@@ -170,8 +170,9 @@ def _common(content: ExamContent, array: ExportedArray, number: str) -> dict[str
 def _description(content: ExamContent, array: ExportedArray, number: str) -> str:
     mark = "synthetic " if content.synthetic else ""
     echo = ""
-    if number and array.echo_times is not None:
-        echo = f", echo time {array.echo_times[int(number)]:g} ms"
+    if number and array.times is not None:
+        kind = array.image_axis.replace("_", " ")
+        echo = f", {kind} time {array.times[int(number)]:g} ms"
     return f"{mark}{array.path}{echo}"[:64]
 
 

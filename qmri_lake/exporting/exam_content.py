@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -16,6 +17,7 @@ from qmri_lake.core.version import __version__
 from qmri_lake.execution.exam_io import read_exam
 from qmri_lake.lake.derived_products import status_of
 from qmri_lake.schema.exam_index import KEYS
+from qmri_lake.schema.groups import PARAMETERS
 from qmri_lake.schema.variable import VOLUME_DIMS, Variable
 from qmri_lake.store.arrays import Node
 from qmri_lake.store.runs import read_run
@@ -40,15 +42,22 @@ class ExportedArray:
     values: Values
     affine: Affine | None
     """(4, 4) voxel (slice, row, column) to LPS mm; None if this is no volume."""
-    echo_times: NDArray[np.float64] | None
-    """(echo,) [ms], if the array has echoes."""
+    times: NDArray[np.float64] | None
+    """Times of the images of a series [ms], along `image_axis`; None if there is one volume."""
     lineage: JsonObject
     """Step, run, parameters, code and versions that made the values; the lake and its snapshot."""
+    acquisition: Mapping[str, float] = field(default_factory=dict)
+    """Parameters of the acquisition of an image that the lake stores; see `PARAMETERS`."""
 
     @property
     def name(self) -> str:
         """Name in the group, with the variant: ``t2__epg``."""
         return self.path.partition("/")[2]
+
+    @property
+    def image_axis(self) -> str:
+        """Dimension of the images of a series, such as ``echo``; "" if there is one volume."""
+        return self.variable.dims[0] if len(self.variable.dims) > len(VOLUME_DIMS) else ""
 
     @property
     def is_labels(self) -> bool:
@@ -71,7 +80,7 @@ class ExportedArray:
         return names
 
     def metadata(self) -> JsonObject:
-        """Return description, unit, labels, echo times and lineage, as JSON types."""
+        """Return description, unit, labels, times and lineage, as JSON types."""
         variable = self.variable
         about: JsonObject = {"variable": self.path, "description": variable.description}
         if variable.unit:
@@ -82,8 +91,8 @@ class ExportedArray:
             about["missing_value"] = {_as_text(variable.fill): variable.fill_meaning}
         if variable.valid_range is not None:
             about["valid_range"] = list(variable.valid_range)
-        if self.echo_times is not None:
-            about["echo_times_ms"] = self.echo_times.tolist()
+        if self.times is not None:
+            about[f"{self.image_axis}_times_ms"] = self.times.tolist()
         return {**about, "lineage": self.lineage}
 
 
@@ -130,11 +139,19 @@ class ExamContent:
             affine = checked_affine(
                 self.small(group, "affine"), f"{path} of {self.exam}", square=False
             )
-        echoes = None
-        if "echo" in variable.dims and f"{group}/echo_time" in self._root:
-            times = self.small(group, "echo_time")
-            echoes = np.asarray(times[: found.sizes["echo"]], np.float64)
-        return ExportedArray(path, variable, found.values, affine, echoes, self.lineage(path))
+        times, axis = None, variable.dims[0] if variable.dims else ""
+        if is_volume(variable) and f"{group}/{axis}_time" in self._root:
+            stored = self.small(group, f"{axis}_time")
+            times = np.asarray(stored[: found.sizes[axis]], np.float64)
+        acquisition = self._acquisition(group) if variable.name == "image" else {}
+        lineage = self.lineage(path)
+        return ExportedArray(path, variable, found.values, affine, times, lineage, acquisition)
+
+    def _acquisition(self, group: str) -> dict[str, float]:
+        """Return the known parameters of the acquisition of a series."""
+        stored = [name for name in PARAMETERS if f"{group}/{name}" in self._root]
+        values = {name: float(self.small(group, name)) for name in stored}
+        return {name: value for name, value in values.items() if np.isfinite(value)}
 
     def small(self, group: str, name: str) -> Any:
         """Return the small values of the exam in an array of a group, such as its affine."""

@@ -96,8 +96,8 @@ def _attributes(content: ExamContent, array: ExportedArray) -> JsonObject:
         found["label_names"] = np.array(list(variable.flags), object)
     if array.affine is not None:
         found["affine_lps_mm"] = array.affine
-    if array.echo_times is not None:
-        found["echo_times_ms"] = array.echo_times
+    if array.times is not None:
+        found[f"{array.image_axis}_times_ms"] = array.times
     for name, (_, values, _) in content.coordinates(array.path).items():
         found[name] = values if values.dtype.kind != "U" else values.astype(object)
     return found

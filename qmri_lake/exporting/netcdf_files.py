@@ -86,9 +86,9 @@ def _variable_dataset(content: ExamContent, array: ExportedArray) -> xr.Dataset:
             "units": "mm",
         }
         coords["affine"] = (("world", "voxel"), array.affine, about)
-    if array.echo_times is not None:
+    if array.times is not None:
         about = {"long_name": "Echo time", "units": "ms"}
-        coords["echo"] = ("echo", array.echo_times, about)
+        coords[array.image_axis] = (array.image_axis, array.times, about)
     coords["exam"] = ((), content.exam, {"long_name": "Key of the exam"})
     values = array.values.astype(object) if array.values.dtype.kind == "T" else array.values
     about_file = {"Conventions": "CF-1.11", "exam": content.exam, "knee": content.knee}

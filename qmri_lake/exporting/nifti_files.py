@@ -20,6 +20,7 @@ from qmri_lake.exporting.format_declaration import (
     refuse_other_than_volumes,
 )
 from qmri_lake.exporting.unsegmented import unsegmented
+from qmri_lake.image_files.sidecar import parameter_fields, time_field
 
 __all__ = ["NIFTI", "sidecar", "write_image"]
 
@@ -76,12 +77,13 @@ def write_image(array: ExportedArray, path: Path, header: JsonObject) -> list[st
 def sidecar(array: ExportedArray, content: ExamContent) -> JsonObject:
     """Return what the header of an image cannot hold, as JSON types.
 
-    ``EchoTime`` is in seconds, as in BIDS.
+    Times of images, such as ``EchoTime``, are in seconds, as in BIDS.
     """
     assert array.affine is not None
     about: JsonObject = {**content.header(), **array.metadata()}
-    if array.echo_times is not None:
-        about["EchoTime"] = (array.echo_times / 1000).tolist()
+    if array.times is not None:
+        about[time_field(array.image_axis)] = (array.times / 1000).tolist()
+    about |= parameter_fields(array.acquisition)
     about["affine_ras_mm"] = array.ras_affine.tolist()
     about["affine_lps_slice_row_column_mm"] = array.affine.tolist()
     return about

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from qmri_lake.core.json_types import JsonMapping, JsonObject
@@ -12,7 +13,14 @@ from qmri_lake.errors import InputError, Reason
 from qmri_lake.image_files.formats import image_stem
 from qmri_lake.oai.plausible import ECHO_TIME
 
-__all__ = ["acquisition_parameters", "has_sidecar", "image_times", "read_sidecar"]
+__all__ = [
+    "acquisition_parameters",
+    "has_sidecar",
+    "image_times",
+    "parameter_fields",
+    "read_sidecar",
+    "time_field",
+]
 
 _PARAMETERS = {
     "repetition_time": ("RepetitionTime", 1e3),
@@ -75,15 +83,16 @@ def image_times(sidecar: JsonMapping, axis: str, where: str) -> tuple[float, ...
     InputError
         If a time is not a number that a scanner can produce (``implausible_value``).
     """
-    name = "".join(word.capitalize() for word in axis.split("_")) + "Time"
+    name = time_field(axis)
+    shortest = 0.0 if axis == "spin_lock" else math.ulp(0.0)  # an image without spin lock
     stored = sidecar.get(f"{name}s", sidecar.get(name))
     if stored is None:
         return ()
     values = stored if isinstance(stored, list) else [stored]
     times = tuple(_number(value) * 1e3 for value in values)
-    if all(math.isfinite(time) and 0 < time <= ECHO_TIME.high for time in times):
+    if all(math.isfinite(time) and shortest <= time <= ECHO_TIME.high for time in times):
         return times
-    odd = next(v for v, t in zip(values, times, strict=True) if not 0 < t <= ECHO_TIME.high)
+    odd = next(v for v, t in zip(values, times, strict=True) if not shortest <= t <= ECHO_TIME.high)
     hint = ": milliseconds?" if _number(odd) * 1e3 > ECHO_TIME.high else ""
     raise InputError(
         f"{name} = {str(odd)[:40]}{hint}",
@@ -92,6 +101,22 @@ def image_times(sidecar: JsonMapping, axis: str, where: str) -> tuple[float, ...
         todo="Correct the JSON sidecar.",
         reason=Reason.IMPLAUSIBLE_VALUE,
     )
+
+
+def time_field(axis: str) -> str:
+    """Return the field with the times of the images along an axis, in seconds.
+
+    >>> time_field("echo"), time_field("spin_lock")
+    ('EchoTime', 'SpinLockTime')
+    """
+    return "".join(word.capitalize() for word in axis.split("_")) + "Time"
+
+
+def parameter_fields(parameters: Mapping[str, float]) -> dict[str, float]:
+    """Return the fields of a sidecar for parameters of the acquisition, in the units of BIDS."""
+    return {
+        _PARAMETERS[name][0]: value / _PARAMETERS[name][1] for name, value in parameters.items()
+    }
 
 
 def acquisition_parameters(sidecar: JsonMapping) -> dict[str, float]:
