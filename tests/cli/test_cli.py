@@ -54,7 +54,7 @@ def url(archive: Archive, tmp_path_factory: pytest.TempPathFactory) -> str:
     return path
 
 
-@pytest.mark.slow
+@pytest.mark.accept
 def test_phantom_ingest_run__computes_t2_of_a_synthetic_oai(
     tmp_path: Path, capsys: Capture
 ) -> None:
@@ -190,7 +190,7 @@ def test_run__names_the_step_that_exams_wait_for(
     assert "no exam matches timepoint == 7" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.accept
 def test_run__counts_imported_and_flagged_exams(
     archive: Archive, tmp_path: Path, capsys: Capture
 ) -> None:

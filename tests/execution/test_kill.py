@@ -176,6 +176,7 @@ def test_run__killed_a_hundred_times(run_server: RunServer, tmp_path: Path, judg
     judge_kills(judge, "kill and resume / 24 exams, 100 times", victims, 100)
 
 
+@pytest.mark.accept
 def test_run__killed_with_its_workers(run_server: RunServer, tmp_path: Path, judge: Any) -> None:
     url = tmp_path / "a.lake"
     array_lake(url, EXAMS)

@@ -371,10 +371,10 @@ def run_machine(world: World, sequences: int, steps: int) -> Counter[str]:
 @pytest.mark.slow
 def test_writers__die_and_overlap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with new_world(tmp_path, monkeypatch) as world:
-        counts = run_machine(world, 4, 10)
-    assert counts["sequences"] == 4
-    assert counts["deaths"] >= 3
-    assert counts["interleaved"] >= 3
+        counts = run_machine(world, 3, 10)
+    assert counts["sequences"] == 3
+    assert counts["deaths"] >= 2
+    assert counts["interleaved"] >= 2
 
 
 @pytest.mark.accept

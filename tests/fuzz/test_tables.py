@@ -291,7 +291,7 @@ def read(damage: DamagedTable) -> Outcome:
     return Outcome.LISTED if found.problems else Outcome.SILENT
 
 
-@few_or_many(100, 2000)
+@few_or_many(30, 2000)
 def test_read_tables__damaged_tables(count: int, judge: Judge) -> None:
     tally = read_damaged(damaged_tables(), read, count)
     judge_tally(

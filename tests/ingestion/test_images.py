@@ -84,7 +84,7 @@ def test_ingest__clean_archive(archive: Archive, tmp_path: Path, judge: Judge) -
     np.testing.assert_array_equal(ds.dess_to_msme, truth["dess_to_msme"])
 
 
-@pytest.mark.slow
+@pytest.mark.accept
 def test_ingest__tars_give_the_same_lake(archive: Archive, tmp_path: Path) -> None:
     packed = write_archive(tmp_path / "p", exams=3, shape=SHAPE, compress=True)
     ours = ql.ingest(packed.path, tmp_path / "p.lake").lake

@@ -36,6 +36,7 @@ def folders(archive: Archive, series: str) -> list[Path]:
     ]
 
 
+@pytest.mark.accept
 def test_write_archive__same_seed_gives_the_same_bytes_and_longer_extends_shorter(
     tmp_path: Path,
 ) -> None:

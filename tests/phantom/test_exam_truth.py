@@ -170,6 +170,7 @@ def best_threshold_dice(
     return best
 
 
+@pytest.mark.accept
 def test_render__thresholds_do_not_segment(judge: Judge) -> None:
     best: dict[str, float] = {}
     for exam in exams(6)[::5]:

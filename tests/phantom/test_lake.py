@@ -90,6 +90,7 @@ def test_add_true_exams__clinical_rows_equal_those_of_an_archive(
     assert true.validate(deep=True) == []
 
 
+@pytest.mark.accept
 def test_add_true_exams__beside_delivered_exams(
     delivered: Callable[[Path], ql.Lake], tmp_path: Path
 ) -> None:
@@ -233,6 +234,7 @@ def test_phantom_truth__by_the_command_line(
     assert "1 already present" in capsys.readouterr().out
 
 
+@pytest.mark.accept
 def test_add_true_exams__works_in_a_new_worker_process(tmp_path: Path) -> None:
     """A process that has only just started knows no variable of any step."""
     from distributed import LocalCluster

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 import qmri_lake as ql
 from qmri_lake.phantom import Archive
 from tests.pipelines.scripts import run_script
 
 
+@pytest.mark.accept
 def test_ingest__computes_t2_and_writes_a_report(archive: Archive, tmp_path: Path) -> None:
     lake = tmp_path / "oai.lake"
     arguments = [str(archive.path), str(lake), str(archive.truth)]

@@ -37,6 +37,7 @@ def test_segment__flags_implausible_masks_and_writes_a_report(
     assert Path(f"{lake}.report.html").is_file()
 
 
+@pytest.mark.accept
 def test_train_segmentation__segments_only_test_exams(
     training_lake: ql.Lake,
     tmp_path: Path,

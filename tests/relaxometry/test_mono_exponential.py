@@ -100,7 +100,7 @@ def test_fit_mono_exponential__units_of_signal_and_time_are_no_matter(times):
     np.testing.assert_allclose(seconds.t2_error, fit.t2_error / 1000, rtol=1e-7)
 
 
-@pytest.mark.slow
+@pytest.mark.accept
 def test_fit_mono_exponential__neighbours_are_no_matter():
     signal = np.hstack(list(six_classes(EVEN, 150, seed=3).values()))
     whole = fit_mono_exponential(signal, EVEN)

@@ -38,6 +38,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     return figures
 
 
+@pytest.mark.accept
 def test_write_report__marks_its_page_and_all_figures(
     drawn_lake: ql.Lake, tmp_path: Path, drawn: list[Figure]
 ) -> None:

@@ -377,6 +377,7 @@ def _on(cluster, dess, models):
         return there, sent, client.run(_loaded)
 
 
+@pytest.mark.accept
 def test_segment__on_a_cluster(segmented, dess, models):
     from distributed import LocalCluster
 

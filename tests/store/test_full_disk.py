@@ -92,6 +92,7 @@ def assert_maps(lake: Lake, row: int) -> None:
     np.testing.assert_allclose(lake.root["msme/t2"][row, : len(t2)], t2, rtol=1e-4)
 
 
+@pytest.mark.accept
 def test_run__file_size_limit(tmp_path: Path, judge: Any) -> None:
     lake = lake_with_blanks(tmp_path / "a.lake", 6, blank=4)
     code, said = run_limited("run", 40_000, lake.url)
@@ -111,7 +112,7 @@ def test_run__file_size_limit(tmp_path: Path, judge: Any) -> None:
     judge_full(judge, "a run, file size limit", said, len(kept), len(then), 6)
 
 
-@pytest.mark.slow
+@pytest.mark.accept
 def test_ingest__file_size_limit(tmp_path: Path, judge: Any) -> None:
     source, url = tmp_path / "source", tmp_path / "a.lake"
     for number, shape in ((1, (8, 6)), (2, (8, 6)), (3, (128, 128))):

@@ -17,7 +17,7 @@ OAI = (160, 384, 384)
 BONES = ("femur", "tibia", "patella")
 
 
-@pytest.mark.slow
+@pytest.mark.accept
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_spherical_map__synthetic_knees_at_oai_resolution(side: str, judge: Judge) -> None:
     exam = next(e for e in exams(2) if e.side == side)

@@ -124,7 +124,7 @@ def test_spherical_map__a_mirrored_knee_called_left_is_the_same(judge: Judge) ->
     assert right.thickness.where(medial).mean() > right.thickness.where(~medial).mean() + 0.3
 
 
-@pytest.mark.slow
+@pytest.mark.accept
 def test_spherical_map__another_grid_of_the_same_knee(judge: Judge) -> None:
     maps = []
     for turn, shift in ((0.0, 0.0), (0.21, 0.3), (0.0, 0.19)):

@@ -48,6 +48,7 @@ def test_search_space__is_34_a_model_and_612_in_all(preset: str) -> None:
     assert {(one.depth, one.learning_rate) for one in from_oa} == {expected}
 
 
+@pytest.mark.accept
 def test_search__a_part_is_searched_and_extended_later(
     case_control_lake: Lake,
     oa_models: Path,

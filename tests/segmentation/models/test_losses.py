@@ -200,6 +200,7 @@ def test_loss__inside_keras_compile() -> None:
     assert history[-1] < 0.5 * history[0]
 
 
+@pytest.mark.accept
 def test_loss__torch_agrees(tmp_path: Any) -> None:
     target, logits = random_batch()
     weights = [0.2, 1.0, 2.0, 0.8]

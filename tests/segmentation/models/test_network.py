@@ -181,6 +181,7 @@ assert model() is None
 """
 
 
+@pytest.mark.accept
 def test_forget__frees_the_model(tmp_path):
     _python(_LEFT_OVER, str(write_network(tmp_path / "a", tiny())), backend="tensorflow")
 

@@ -129,6 +129,7 @@ def judge_sides(judge, count: int) -> None:
     )
 
 
+@pytest.mark.accept
 def test_side_from_anatomy__twelve_knees(judge):
     judge_sides(judge, 12)
 

@@ -231,6 +231,7 @@ def test_train__resumes_with_torch(training_lake: ql.Lake, cache: Path, tmp_path
     assert mean == pytest.approx(card["validation_loss"], rel=1e-3)
 
 
+@pytest.mark.accept
 def test_train__resumes_from_fewer_epochs(
     training_lake: ql.Lake, cache: Path, tmp_path: Path
 ) -> None:
@@ -348,6 +349,7 @@ def test_train__rejects_an_exam_without_labels(tmp_path: Path) -> None:
     assert not (tmp_path / "m").exists()
 
 
+@pytest.mark.accept
 def test_train__full_disk_keeps_checkpoint_and_weights(
     training_lake: ql.Lake, cache: Path, tmp_path: Path
 ) -> None:
