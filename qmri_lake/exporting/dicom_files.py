@@ -149,7 +149,7 @@ def _decimals(values: Any) -> list[str]:
 
 def _common(content: ExamContent, array: ExportedArray, number: str) -> dict[str, Any]:
     """Return the arguments that both kinds of objects have in common."""
-    run = json.dumps(array.lineage.get("run"))
+    run = json.dumps([array.lineage.get("run"), array.lineage.get("run_began_at")])
     return {
         "source_images": _template(content, array),
         "series_instance_uid": _uid(content, array.path, run, "series"),
@@ -274,9 +274,9 @@ DICOM = Format(
     suffix=".dcm",
     each=Each.VARIABLE,
     content="labels as segmentations (SEG), images and maps as parametric maps, one for each echo, "
-    "in one study and frame of reference for each exam; needs the extra `dicom`",
-    loses=_LOST + "; date, sex and birth date are empty; voxels without a mask are a segment of "
-    "their own",
+    "in one study for each exam, with a frame of reference for each group; needs the extra `dicom`",
+    loses=_LOST + "; PatientID is the exam key; date, sex and birth date are empty; voxels without "
+    "a mask are a segment of their own",
     readers="3D Slicer (QuantitativeReporting), OHIF, PACS, highdicom, dcmqi",
     refuse=refuse_dicom,
     writer=write_dicom,

@@ -183,6 +183,8 @@ class ExamContent:
         about: JsonObject = {**self._lake, "exporter": f"qmri_lake {__version__}"}
         if number >= 0:
             about["run"] = number
+        if "snapshot" in record:
+            about["run_began_at"] = record["snapshot"]
         return {**about, **{name: record[name] for name in _RECORDED if name in record}}
 
     def header(self) -> JsonObject:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qmri_lake.core.json_types import JsonObject
+from qmri_lake.core.json_types import JsonMapping, JsonObject
 from qmri_lake.core.text import format_bytes
 from qmri_lake.errors import RunError
 from qmri_lake.exporting.exam_task import ExportTask
@@ -19,6 +19,7 @@ from qmri_lake.lake.derived_products import status_of
 from qmri_lake.lake.synthetic_exams import is_synthetic
 from qmri_lake.schema.exam_index import KEYS
 from qmri_lake.schema.variable import Variable
+from qmri_lake.store.runs import read_runs
 from qmri_lake.store.status import STATE, StepStatus, read_status, status_steps
 
 __all__ = ["check_memory", "plan_export"]
@@ -39,7 +40,7 @@ def plan_export(
     wanted = {*steps.values(), *geometry.values()} & known
     states = {step: read_status(lake.root, step, len(lake)) for step in wanted}
     label = {value: name for name, value in STATE.items()}
-    synthetic = is_synthetic(lake)
+    synthetic, records = is_synthetic(lake), read_runs(lake.root)
     tasks: list[ExportTask] = []
     absent: list[Absent] = []
     stems: list[tuple[str, str]] = []
@@ -59,7 +60,7 @@ def plan_export(
         made_by = sorted({steps[p] for p in there} | {geometry[p] for p in there})
         fingerprint: JsonObject = {
             "variables": there,
-            "runs": {step: _run(states.get(step), row) for step in made_by if step in states},
+            "runs": {step: _run(states[step], row, records) for step in made_by if step in states},
             "synthetic": bool(synthetic[row]),
             "parts": [stem for stem, _ in parts],
         }
@@ -69,8 +70,13 @@ def plan_export(
     return tasks, absent
 
 
-def _run(status: StepStatus | None, row: int) -> int:
-    return -1 if status is None else int(status.run[row])
+def _run(status: StepStatus, row: int, records: Mapping[int, JsonMapping]) -> list[object]:
+    """Return the number of a run, and the snapshot on which it began.
+
+    Lakes number their runs from 1. The snapshot tells the runs of two lakes apart.
+    """
+    number = int(status.run[row])
+    return [number, records.get(number, {}).get("snapshot", "")]
 
 
 def _parts(

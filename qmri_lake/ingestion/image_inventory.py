@@ -200,10 +200,15 @@ def _make_series(
         sequence=_sequence(volume, tuple(sorted(times)) or (np.nan,)),
         uid=file_uid([part.path for part in parts]),
         form=options.form,
-        synthetic=read[0].sidecar.get("Manufacturer") == PHANTOM_MANUFACTURER,
+        synthetic=_is_synthetic(read[0].sidecar),
         # Only some kinds of series declare parameters.
         parameters={name: stated[name] for name in group.parameters},
     )
+
+
+def _is_synthetic(sidecar: JsonObject) -> bool:
+    """Return whether a sidecar states it: one of dcm2niix, or one that an export wrote."""
+    return sidecar.get("Manufacturer") == PHANTOM_MANUFACTURER or sidecar.get("synthetic") is True
 
 
 def _has_images(group: Group) -> bool:

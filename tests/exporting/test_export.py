@@ -17,6 +17,7 @@ from qmri_lake.exporting.variable_choice import choose_variables
 from qmri_lake.store.repository import commit
 from qmri_lake.store.transaction import Transaction
 from tests.exporting.lakes import KEYS, small_lake
+from tests.fixtures import array_lake
 
 
 def test_export__resumes_by_digest_and_run_not_by_existence(tmp_path: Path) -> None:
@@ -52,6 +53,17 @@ def test_export__resumes_by_digest_and_run_not_by_existence(tmp_path: Path) -> N
     assert again() == (1, 2)
     about = json.loads((out / KEYS[1] / f"{KEYS[1]}_msme_t2.json").read_text())
     assert about["lineage"]["run"] == 9
+
+
+def test_export__of_another_lake_with_the_same_name_keeps_nothing(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        lake = array_lake(tmp_path / folder / "x.lake", 2)
+        lake.run("t2", within="all")
+        result = ql.export(lake, tmp_path / "out", format="nifti", variables="msme/t2")
+        assert (result.written, result.unchanged) == (2, 0)
+    lake.run("t2", within="all")  # computes nothing
+    assert ql.export(lake, tmp_path / "out", format="nifti", variables="msme/t2").unchanged == 2
 
 
 def test_export__removes_files_of_results_that_are_gone(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import dcm2niix
 import nibabel
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import pytest
 import qmri_lake as ql
 from qmri_lake.cli import main
 from qmri_lake.errors import InputError, NotFoundError, Reason
+from qmri_lake.lake.synthetic_exams import is_synthetic
 from tests.image_files.writers import TO_RAS, knee_affine, signal, write_image
 from tests.oai.conftest import Written
 from tests.oai.conftest import write_series as write_series  # a fixture
@@ -355,7 +357,7 @@ def test_ingest__dicom_folders_by_pattern_and_list(
 @pytest.mark.slow
 def test_ingest__nifti_of_dcm2niix_equals_the_dicom_series(real_data: Path, tmp_path: Path) -> None:
     """The NIfTI and JSON that dcm2niix writes for a real multi-echo series."""
-    command = ["dcm2niix", "-z", "y", "-f", "P007_24m_R_e%e", "-o", str(tmp_path)]
+    command = [dcm2niix.bin, "-z", "y", "-f", "P007_24m_R_e%e", "-o", str(tmp_path)]
     subprocess.run([*command, str(real_data / "knee_mese")], check=True, capture_output=True)
     result = ql.ingest(tmp_path, tmp_path / "n.lake", pattern=ECHOES, group="msme")
     assert (result.problems, dict(result.added)["msme"]) == ((), 1)
@@ -375,3 +377,14 @@ def test_ingest__nifti_of_dcm2niix_equals_the_dicom_series(real_data: Path, tmp_
     ijk = np.linalg.solve(stored.affine, np.c_[places * [-1, -1, 1], np.ones(3)].T)[:3]
     np.testing.assert_allclose(ijk, np.rint(ijk), atol=1e-4)
     np.testing.assert_allclose(mine.affine, theirs.affine, atol=5e-4)
+
+
+@pytest.mark.parametrize("mark", [{"synthetic": True}, {"Manufacturer": "qmri_lake phantom"}, {}])
+def test_ingest__marks_images_whose_sidecar_states_that_they_are_synthetic(
+    tmp_path: Path, mark: dict[str, object]
+) -> None:
+    path = tmp_path / "s" / "P1_00m_right_dess.nii.gz"
+    write_image(path, signal(1), knee_affine("right"), **(mark or {"EchoTime": 0.005}))
+    pattern = "{patient}_{timepoint}m_{knee}_{group}.nii.gz"
+    lake = ql.ingest(tmp_path / "s", tmp_path / "x.lake", pattern=pattern).lake
+    assert is_synthetic(lake).tolist() == [bool(mark)]
