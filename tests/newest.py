@@ -22,7 +22,9 @@ STAMP = VENV / ".installed"
 CORE = (
     "cli",
     "core",
+    "exporting",
     "execution",
+    "image_files",
     "ingestion",
     "lake",
     "masks",

@@ -88,7 +88,8 @@ def workers(*resources: dict[str, float]) -> Iterator[Any]:
         n: {"cls": Worker, "options": {"nthreads": 1, "resources": each, "dashboard": False}}
         for n, each in enumerate(resources)
     }
-    scheduler = {"cls": Scheduler, "options": {"dashboard": False, "host": "127.0.0.1"}}
+    any_port = {"dashboard": False, "dashboard_address": ":0"}  # another test may have the default
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", **any_port}}
     with SpecCluster(specs, scheduler) as found:
         yield found
 
@@ -181,7 +182,7 @@ def test_no_workers__are_refused_in_one_line(way: str) -> None:
 def test_no_workers__but_a_cluster_that_starts_them_for_tasks() -> None:
     from distributed import LocalCluster
 
-    options: dict[str, Any] = {"processes": False, "dashboard_address": None}
+    options: dict[str, Any] = {"processes": False, "dashboard_address": ":0"}
     with LocalCluster(n_workers=0, threads_per_worker=1, **options) as there:
         there.adapt(minimum=0, maximum=1, interval="100ms")
         with clusters.running(there) as client:

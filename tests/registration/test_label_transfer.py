@@ -373,7 +373,7 @@ def test_register__never_segmented_raises_when_computed(tmp_path):
 def test_register__an_exam_without_image_fails_alone(tmp_path):
     lake = lake_of(tmp_path / "l.lake", count=2)
     assert lake.run("register").counts["failed"] == 2
-    assert "no DESS image" in lake.failures()["message"].iloc[0]
+    assert "the DESS image is missing" in lake.failures()["message"].iloc[0]
 
 
 def test_register__odd_overlap_is_flagged(tmp_path):

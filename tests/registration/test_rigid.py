@@ -189,7 +189,9 @@ def test_refine_rigid__absent_echoes_are_left_out(knees):
 @pytest.mark.parametrize("name", ["dess", "msme"])
 def test_refine_rigid__no_image_is_refused(knees, name):
     absent = replace(knees[0], **{name: np.full_like(getattr(knees[0], name), np.nan)})
-    with pytest.raises(InputError, match=f"no {name.upper()} image.*method='scanner'") as caught:
+    with pytest.raises(
+        InputError, match=f"the {name.upper()} image is missing.*method='scanner'"
+    ) as caught:
         absent.refined()
     assert caught.value.reason == Reason.ABSENT_EXAM
 

@@ -118,8 +118,8 @@ def test_open_lake__not_a_lake(tmp_path: Path) -> None:
             open_lake(str(tmp_path / name))
         assert isinstance(caught.value, FileNotFoundError)
         assert "\n" not in str(caught.value)
-    with pytest.raises(NotALakeError, match=r"http:// is not supported \(expected a folder, s3://"):
-        open_lake("http://host/a.lake")
+    with pytest.raises(NotALakeError, match=r"ftp:// is not supported \(expected a folder, s3://"):
+        open_lake("ftp://host/a.lake")
 
 
 def test_open_lake__damaged(tmp_path: Path) -> None:
