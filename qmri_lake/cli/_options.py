@@ -104,7 +104,11 @@ ClusterOption = Annotated[
 # ------------------------------------------------------------------------------------------ ingest
 
 PatientOption = Annotated[
-    int | None, typer.Option(help="Patient number, if the files do not state it.")
+    str | None,
+    typer.Option(
+        metavar="PATIENT",
+        help="Number or identifier of the patient, such as P007, if the files do not state it.",
+    ),
 ]
 TimepointOption = Annotated[
     int | None, typer.Option(help="Months after enrolment, if the files do not state it.")

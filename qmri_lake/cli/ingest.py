@@ -42,13 +42,7 @@ def ingest(
             help="Folder with one file EXAM.npz per exam, with masks on the DESS and MSME grids.",
         ),
     ] = None,
-    patient: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATIENT",
-            help="Number or identifier of the patient, such as P007, if the files do not state it.",
-        ),
-    ] = None,
+    patient: PatientOption = None,
     timepoint: TimepointOption = None,
     knee: KneeOption = None,
     group: Annotated[

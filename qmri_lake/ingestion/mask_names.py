@@ -41,6 +41,8 @@ class MaskFiles:
     problems: list[Problem] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     """Names of files that are no masks."""
+    study_id: str = ""
+    """Identifier of the patient of the unnamed files, if an option states one."""
 
     def __len__(self) -> int:
         return len(self.unnamed) + len(self.named)
@@ -51,7 +53,7 @@ class MaskFiles:
         The identifier is "" if the patient number says the same. `lake` is None for a new lake.
         """
         for path, where, read_key in self.unnamed:
-            yield path, where, read_key, ""
+            yield path, where, read_key, self.study_id
         numbers = PatientNumbers(lake)
         known = numbers.add(item.patient for item in self.named)
         for item in self.named:
@@ -66,6 +68,7 @@ def find_files(
     pattern: str | None,
     files: str | os.PathLike[str] | None,
     visits: Mapping[str, int] | None,
+    study_id: str = "",
 ) -> MaskFiles:
     """Find the mask files of a folder.
 
@@ -82,6 +85,8 @@ def find_files(
         `qmri_lake.masks.exam_match.read_partial_key`.
     visits : mapping of str to int, optional
         Months by the name of a visit, for ``{visit}`` in the pattern.
+    study_id : str
+        Identifier of the patient of `options`; "" if the number says the same.
 
     Raises
     ------
@@ -107,7 +112,11 @@ def find_files(
         if visit is None and "timepoint" not in parsed.keys:
             visit = timepoint
         found = find_by_pattern(
-            source, parsed, patient=options.patient, timepoint=visit, knee=options.knee
+            source,
+            parsed,
+            patient=study_id or options.patient,
+            timepoint=visit,
+            knee=options.knee,
         )
         return _of_named(found)
     paths, others = find_mask_files(source)
@@ -117,6 +126,7 @@ def find_files(
             for path, where in paths
         ],
         others=others,
+        study_id=study_id,
     )
 
 

@@ -26,6 +26,7 @@ from qmri_lake.ingestion.mask_names import find_files
 from qmri_lake.ingestion.mask_plan import Details, ImportPlan, Progress, check_files, create_exams
 from qmri_lake.ingestion.mask_tasks import MASK_VARIABLES, PARTS, FileTask, import_file
 from qmri_lake.lake.lake import Lake, create_lake, existing_lake
+from qmri_lake.lake.study_ids import PatientNumbers
 from qmri_lake.masks.content import Form
 from qmri_lake.masks.exam_match import PartialKey
 from qmri_lake.masks.label_tables import Labels, find_source
@@ -85,7 +86,7 @@ def ingest_masks(
     *,
     labels: Labels,
     into: Into = "reference",
-    patient: int | None = None,
+    patient: int | str | None = None,
     timepoint: int | None = None,
     knee: str | None = None,
     pattern: str | None = None,
@@ -121,7 +122,8 @@ def ingest_masks(
     patient, timepoint, knee : optional
         Identify the exam if the file name does not. A file name can contain an exam key
         (``9000798-024m-right.nii.gz``), or patient number, visit and side
-        (``9000798_V03_RIGHT.nrrd``). If all three are given, `create` is implied.
+        (``9000798_V03_RIGHT.nrrd``). A patient may be a text such as ``"P007"``; see
+        `qmri_lake.lake.study_ids`. If all three are given, `create` is implied.
     pattern : str, optional
         Pattern of the paths of the files, such as ``"{patient}_{timepoint}m_{knee}*.nii.gz"``; see
         `qmri_lake.ingestion.file_pattern`. `create` is implied.
@@ -162,12 +164,13 @@ def ingest_masks(
         )
     if form not in (None, *get_args(Form)):
         raise RunError(f"form = {form!r}", expected="sform or qform", where="ingest_masks")
-    options = _check_key(PartialKey(patient, timepoint, knee))
-    named = find_files(source, options, table.timepoint, pattern, files, visits)
     url = lake.url if isinstance(lake, Lake) else os.fspath(lake)
+    target = lake if isinstance(lake, Lake) else existing_lake(url)
+    number, study_id = _find_patient(patient, target)
+    options = _check_key(PartialKey(number, timepoint, knee))
+    named = find_files(source, options, table.timepoint, pattern, files, visits, study_id)
     create = create or bool(options.exam) or pattern is not None or files is not None
     details = Details(table, MASK_VARIABLES[into], form, create=create)
-    target = lake if isinstance(lake, Lake) else existing_lake(url)
     if target is None and not create:
         raise _no_lake(url, len(named))
 
@@ -287,6 +290,17 @@ def _parameters(details: Details, into: str) -> JsonObject:
     if details.form is not None:
         found["form"] = details.form
     return found
+
+
+def _find_patient(patient: int | str | None, lake: Lake | None) -> tuple[int | None, str]:
+    """Return the number of a patient, and the identifier if it is not that number."""
+    if patient is None or isinstance(patient, int):
+        return patient, ""
+    numbers = PatientNumbers(lake)
+    found = numbers.add([patient])[patient]
+    if isinstance(found, InputError):
+        raise found
+    return found, numbers.study_id(patient)
 
 
 def _check_key(options: PartialKey) -> PartialKey:

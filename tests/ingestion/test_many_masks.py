@@ -145,6 +145,21 @@ def test_ingest_masks__a_list(tmp_path: Path) -> None:
     check_study(result.lake, labels)
 
 
+@pytest.mark.parametrize("pattern", [(), ("--pattern", "{timepoint}m_{knee}.nii.gz")])
+def test_ingest_masks__the_identifier_of_a_patient_as_an_option(
+    tmp_path: Path, pattern: tuple[str, ...]
+) -> None:
+    write_nifti(tmp_path / "m" / "24m_left.nii.gz", label_map(1), affine_of("left"))
+    url = str(tmp_path / "l.lake")
+    keys = ("--patient", "P007") if pattern else ("--patient", "P007", "--create")
+    words = ["ingest-masks", str(tmp_path / "m"), "--lake", url, "--labels", "oai-zib"]
+    assert main([*words, *keys, *pattern]) == 0
+    lake = ql.open_lake(url, mode="r")
+    assert lake.cohort("study_id == 'P007'").exams["timepoint"].tolist() == [24]
+    assert main([*words, *keys, *pattern]) == 0  # the patient of the lake, and nothing new
+    assert len(ql.open_lake(url, mode="r")) == 1
+
+
 def test_ingest_masks__identifiers_that_are_no_numbers(tmp_path: Path) -> None:
     labels = label_map()
     for name in ("P007_bl_L.nii", "P007_fu_L.nii", "SKM-0042_bl_R.nii"):
