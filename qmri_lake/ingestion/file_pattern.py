@@ -198,7 +198,8 @@ class FilePattern:
         if name == "time":
             return rf"{digits}\d{{1,4}}(?:[.]\d{{1,6}})?{digits_end}"
         some = "*?" if lazy else "*"
-        return f"{_WORD}(?:[^/]{some}{_WORD})?"
+        inside = "[^/.]" if name == "group" else "[^/]"  # the suffix is no part of a group
+        return f"{_WORD}(?:{inside}{some}{_WORD})?"
 
     def _read(self, found: re.Match[str], where: str) -> NameFields:
         values: dict[str, Any] = {}

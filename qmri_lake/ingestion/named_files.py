@@ -135,7 +135,9 @@ def find_by_pattern(
     found, names = NamedFiles(), _names(Path(source), folders=pattern.text.endswith("/"))
     for where, path in names.items():
         try:
-            fields = pattern.match(where)
+            # A sidecar may match the pattern of its image, and is read with the image.
+            is_sidecar = where.lower().endswith(".json")
+            fields = None if is_sidecar else pattern.match(where)
             if fields is None:
                 found.unmatched.append(where)
                 continue

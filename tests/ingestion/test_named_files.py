@@ -148,6 +148,17 @@ def test_find_by_pattern__options_complete_a_pattern(tmp_path: Path) -> None:
         find_by_pattern(tmp_path, "{patient}.nii", patient=1, timepoint=0, knee="left")
 
 
+def test_find_by_pattern__suffixes_and_sidecars_are_no_group(tmp_path: Path) -> None:
+    for name in ("P1_R_dess.nii.gz", "P1_R_dess.json", "P1_L_t1rho.nii"):
+        (tmp_path / name).touch()
+    found = find_by_pattern(tmp_path, "{patient}_{knee}_{group}.*", timepoint=0)
+    assert [(file.knee, file.group) for file in found.files] == [
+        ("left", "t1rho"),
+        ("right", "dess"),
+    ]
+    assert (found.problems, found.unmatched) == ([], ["P1_R_dess.json"])
+
+
 def test_find_by_pattern__shows_names_if_nothing_matches(tmp_path: Path) -> None:
     make_files(tmp_path, *(f"sub-{n}/P{n}_0m_L_dess.nii.gz" for n in range(7)))
     with pytest.raises(InputError) as error:
