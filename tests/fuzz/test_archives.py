@@ -102,7 +102,7 @@ def read(damage: DamagedArchive) -> Outcome:
         return compare(inventory(root), "dess")
 
 
-@few_or_many(150, 1000)
+@few_or_many(75, 1000)
 def test_inventory__damaged_archives(count: int, judge: Judge) -> None:
     tally = read_damaged(damaged_archives(), read, count)
     judge_tally(judge, f"{count:,} damaged archives, {len(KINDS)} kinds of damage", tally)

@@ -71,7 +71,7 @@ def is_same(one: Volume, other: Volume) -> bool:
     )
 
 
-@few_or_many(500, 10_000)
+@few_or_many(250, 10_000)
 def test_inventory__damaged_series(count: int, judge: Judge) -> None:
     tally = read_damaged(damaged_series(), read, count)
     judge_tally(judge, f"{count:,} damaged DICOM series, {len(MUTATIONS)} kinds of damage", tally)

@@ -175,7 +175,7 @@ def read(damage: DamagedMask) -> Outcome:
     return Outcome.SAME if same and mask.meanings == whole.meanings else Outcome.SILENT
 
 
-@few_or_many(300, 2000)
+@few_or_many(150, 2000)
 def test_read_mask__damaged_files(count: int, judge: Judge) -> None:
     tally = read_damaged(damaged_masks(), read, count)
     judge_tally(
