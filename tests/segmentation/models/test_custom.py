@@ -104,7 +104,7 @@ def test_nnunet__a_class_is_missing():
 
 
 def test_nnunet__no_spacing(image):
-    with pytest.raises(InputError, match=r"no spacing \(expected three lengths"):
+    with pytest.raises(InputError, match=r"no spacing \(expected a spacing of three lengths"):
         ql.segmentation.NnUNet(Predictor(), THEIRS, name="theirs").predict(image)
 
 

@@ -291,7 +291,7 @@ def test_train__does_not_overwrite_a_network_without_checkpoint(
     before = {p: p.read_bytes() for p in (tmp_path / "a").iterdir()}
     again = quick(training_lake, tmp_path / "a", cache, epochs=1, resume=True)
     assert again.digest == first.digest
-    with pytest.raises(RunError, match=r"a card\.json"):  # more epochs need the checkpoint
+    with pytest.raises(RunError, match=r"contains card\.json"):  # more epochs need the checkpoint
         quick(training_lake, tmp_path / "a", cache, epochs=2, resume=True)
     assert {p: p.read_bytes() for p in (tmp_path / "a").iterdir()} == before
 
