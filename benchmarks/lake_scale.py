@@ -57,7 +57,7 @@ def big_lake(path: Path, count: int = EXAMS, with_msme: int = WITH_MSME) -> Lake
     """Create a lake of `count` exams; the first `with_msme` have images for the step t2."""
     lake = create_lake(str(path))
     rng = np.random.default_rng(0)
-    clinical = REGISTRY.group("clinical")
+    clinical = [v for v in REGISTRY.group("clinical") if v.dtype != "string"]
 
     def build(session):
         append_exams(session, keys(count))
