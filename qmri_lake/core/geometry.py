@@ -13,6 +13,7 @@ from qmri_lake.errors import InputError, Reason
 
 __all__ = [
     "GRID_TOLERANCE_MM",
+    "LPS_TO_RAS",
     "VoxelGrid",
     "apply_affine",
     "checked_affine",
@@ -23,6 +24,9 @@ __all__ = [
 GRID_TOLERANCE_MM = 0.01
 """Largest distance between the corners of two grids that count as equal. It is far smaller than a
 voxel and larger than rounding errors."""
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""Matrix from LPS to RAS positions. It is its own inverse."""
 
 _SQUARE = 1e-3
 """Largest cosine of the angle between two array axes that count as perpendicular."""

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qmri_lake.core.geometry import Affine
+from qmri_lake.core.geometry import LPS_TO_RAS, Affine
 from qmri_lake.editing.segment_table import SEGMENTS
 from qmri_lake.masks.edited_segments import read_segments_by_name
 from qmri_lake.masks.files import read_mask
@@ -29,8 +29,6 @@ Labels = NDArray[np.uint8]
 
 _LEVEL = 3
 """Level of compression: higher levels take longer and save little for labels."""
-
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def mask_files(exam: str, program: Program, kinds: tuple[str, ...]) -> dict[str, str]:
@@ -148,7 +146,7 @@ def _write_nrrd(
 def _write_nifti(path: Path, values: NDArray[np.generic], affine: Affine) -> None:
     import nibabel
 
-    ras = (_LPS_TO_RAS @ affine)[:, [2, 1, 0, 3]]
+    ras = (LPS_TO_RAS @ affine)[:, [2, 1, 0, 3]]
     image = nibabel.Nifti1Image(values.transpose(2, 1, 0), ras)
     image.set_sform(ras, code=1)
     image.set_qform(ras, code=1)

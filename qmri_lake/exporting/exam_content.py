@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmri_lake.core.array_api import Values
-from qmri_lake.core.geometry import Affine, checked_affine
+from qmri_lake.core.geometry import LPS_TO_RAS, Affine, checked_affine
 from qmri_lake.core.json_types import JsonObject
 from qmri_lake.core.version import __version__
 from qmri_lake.execution.exam_io import read_exam
@@ -23,9 +23,6 @@ from qmri_lake.store.arrays import Node
 from qmri_lake.store.runs import read_run
 
 __all__ = ["ExamContent", "ExportedArray", "is_volume", "lps_to_ras", "stored_variable"]
-
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""Matrix from LPS to RAS positions; it is its own inverse."""
 
 _RECORDED = ("step", "parameters", "version", "code")
 """Entries of the record of a run that an export repeats. Others can name patients."""
@@ -97,7 +94,7 @@ class ExportedArray:
 
 
 class ExamContent:
-    """The arrays of one exam of a lake, each of which is read when it is asked for.
+    """The arrays of one exam of a lake, which are read one at a time by `read`.
 
     Parameters
     ----------

@@ -20,8 +20,9 @@ from nibabel.gifti.gifti import (
 
 from qmri_lake.core.array_api import Values
 from qmri_lake.core.atomic_write import atomic_write, atomic_write_text
+from qmri_lake.core.geometry import LPS_TO_RAS
 from qmri_lake.core.json_types import JsonObject
-from qmri_lake.exporting.exam_content import LPS_TO_RAS, ExamContent, ExportedArray
+from qmri_lake.exporting.exam_content import ExamContent, ExportedArray
 from qmri_lake.exporting.format_declaration import Each, Format, Written
 from qmri_lake.exporting.nrrd_files import colour_of
 from qmri_lake.fusion import BIOMARKER_TABLE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import prod
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,17 +13,13 @@ from qmri_lake.errors import InputError, Reason
 from qmri_lake.image_files.content import FileGeometry, FileImage, as_images, split_shape
 from qmri_lake.masks.damage import check_size, trailing_bytes
 from qmri_lake.masks.grids import Affine
+from qmri_lake.masks.meta_image import TYPES, missing_geometry
 from qmri_lake.masks.voxel_units import in_millimetres
+from qmri_lake.masks.whole_files import file_beside
 
 __all__ = ["read_meta_geometry", "read_meta_image"]
 
 _LONGEST_HEADER = 2**16
-_NEEDED = (
-    ("Offset", "Position", "Origin"),
-    ("TransformMatrix", "Orientation", "Rotation"),
-    ("ElementSpacing",),
-)
-"""Fields of the geometry. ITK replaces missing ones by the position 0 and voxels of 1 mm."""
 
 
 def read_meta_geometry(path: str) -> FileGeometry:
@@ -96,7 +92,8 @@ def _check_header(path: str) -> None:
             name, _, value = line.decode("latin-1").partition("=")
             fields[name.strip()] = value.strip()
         start = stream.tell()
-    if missing := [names[0] for names in _NEEDED if not any(name in fields for name in names)]:
+    # ITK replaces missing fields by the position 0 and voxels of 1 mm.
+    if missing := missing_geometry(fields):
         raise InputError(
             f"no {' and no '.join(missing)}, so the position is unknown",
             expected="Offset, TransformMatrix and ElementSpacing",
@@ -106,38 +103,21 @@ def _check_header(path: str) -> None:
         )
     name = fields["ElementDataFile"]
     local = name.upper() == "LOCAL"
-    file = Path(path) if local else Path(path).parent / name
-    if not local and (PureWindowsPath(name).name != name or not file.is_file()):
-        raise InputError(
-            f"the file of the values, {PureWindowsPath(name).name!r}, is not beside the header",
-            expected="one data file in the folder of the header",
-            where=path,
-            todo="Copy both files into one folder, or save the image as .mha.",
-            reason=Reason.UNREADABLE_FILE,
-        )
+    file = Path(path) if local else file_beside(path, name, "save the image as .mha")
     _check_length(fields, file.stat().st_size - (start if local else 0), path)
 
 
 def _check_length(fields: dict[str, str], stored: int, path: str) -> None:
     """Raise an error if a file has more values than its header declares; ITK finds fewer."""
-    size = _SIZES.get(fields.get("ElementType", ""))
+    kind = TYPES.get(fields.get("ElementType", ""))
     is_plain = fields.get("CompressedData", "False").lower() in ("false", "0")
     numbers = fields.get("DimSize", "").split()
     channels = fields.get("ElementNumberOfChannels", "1")
-    if size is None or not all(text.isdecimal() for text in (*numbers, channels)):
+    if kind is None or not all(text.isdecimal() for text in (*numbers, channels)):
         raise _damaged("an unknown ElementType or DimSize", path)
-    expected = prod(map(int, numbers)) * int(channels) * size
+    expected = prod(map(int, numbers)) * int(channels) * np.dtype(kind).itemsize
     if is_plain and fields.get("HeaderSize", "0") == "0" and stored > expected:
         raise trailing_bytes(f"more than the {expected:,} bytes that the header declares", path)
-
-
-_SIZES = {
-    **dict.fromkeys(("MET_CHAR", "MET_UCHAR"), 1),
-    **dict.fromkeys(("MET_SHORT", "MET_USHORT"), 2),
-    **dict.fromkeys(("MET_INT", "MET_UINT", "MET_LONG", "MET_ULONG", "MET_FLOAT"), 4),
-    **dict.fromkeys(("MET_LONG_LONG", "MET_ULONG_LONG", "MET_DOUBLE"), 8),
-}
-"""Bytes of each type of values, as ITK defines them."""
 
 
 def _damaged(found: str | BaseException, path: str) -> InputError:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from qmri_lake.core.geometry import LPS_TO_RAS
 from qmri_lake.core.text import one_line
 from qmri_lake.errors import InputError, Reason
 from qmri_lake.image_files.content import FileGeometry, FileImage, as_images, split_shape
@@ -15,8 +16,6 @@ from qmri_lake.masks.grids import Affine
 from qmri_lake.masks.voxel_units import in_millimetres
 
 __all__ = ["read_par_geometry", "read_par_image", "rec_file"]
-
-_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def rec_file(path: str) -> str:
@@ -84,7 +83,7 @@ def _read_header(path: str) -> Any:
 
 
 def _affine(header: Any, shape: tuple[int, int, int], path: str) -> Affine:
-    affine = _TO_LPS @ np.asarray(header.get_affine(), np.float64)
+    affine = LPS_TO_RAS @ np.asarray(header.get_affine(), np.float64)
     return in_millimetres(affine, shape, "", path, "Export the image again.")
 
 

@@ -12,7 +12,7 @@ from qmri_lake.image_files.formats import image_stem
 from qmri_lake.image_files.sidecar import has_sidecar
 from qmri_lake.ingestion.named_files import NamedFile, NamedFiles, without_doubled
 from qmri_lake.lake.table_cells import parse_knee, parse_timepoint
-from qmri_lake.schema.groups import GROUPS, VOLUME_DIMS
+from qmri_lake.schema.groups import GROUPS
 
 __all__ = ["find_bids_files", "is_bids"]
 
@@ -187,7 +187,7 @@ def _side(named: Mapping[str, str], knee: str | None, where: str) -> str:
 
 def _check_sidecar(file: NamedFile, root: str) -> None:
     """Raise an error if an image of several has no sidecar, which BIDS requires."""
-    has_times = file.group in GROUPS and len(GROUPS[file.group].dims) > len(VOLUME_DIMS)
+    has_times = file.group in GROUPS and GROUPS[file.group].has_several_images
     if has_times and not has_sidecar(file.path, root):
         name = f"{Path(image_stem(file.where)).name}.json"
         raise InputError(

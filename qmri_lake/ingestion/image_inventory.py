@@ -25,7 +25,7 @@ from qmri_lake.masks.content import Form
 from qmri_lake.oai.header import PHANTOM_MANUFACTURER
 from qmri_lake.oai.sequence import Sequence as ImagingSequence
 from qmri_lake.schema.exam_index import exam_key
-from qmri_lake.schema.groups import GROUPS, VOLUME_DIMS, Group
+from qmri_lake.schema.groups import GROUPS, Group
 
 __all__ = ["ImageInventory", "ImageOptions", "take_image_inventory"]
 
@@ -195,7 +195,7 @@ def _make_series(
         timepoint=first.timepoint,
         knee=first.knee,
         exam=exam,
-        shape=(*([len(order)] if _has_images(group) else []), *volume.shape),
+        shape=(*([len(order)] if group.has_several_images else []), *volume.shape),
         parts=tuple(parts),
         sequence=_sequence(volume, tuple(sorted(times)) or (np.nan,)),
         uid=file_uid([part.path for part in parts]),
@@ -209,10 +209,6 @@ def _make_series(
 def _is_synthetic(sidecar: JsonObject) -> bool:
     """Return whether a sidecar states it: one of dcm2niix, or one that an export wrote."""
     return sidecar.get("Manufacturer") == PHANTOM_MANUFACTURER or sidecar.get("synthetic") is True
-
-
-def _has_images(group: Group) -> bool:
-    return len(group.dims) > len(VOLUME_DIMS)
 
 
 def _check_group(name: str, where: str) -> None:
@@ -239,7 +235,7 @@ def _read_file(file: NamedFile, group: Group, options: ImageOptions) -> _Read:
             todo=error.todo,
             reason=error.reason,
         ) from None
-    if not _has_images(group):
+    if not group.has_several_images:
         return _Read(file, geometry, sidecar, ())
     times = _times(file, geometry, sidecar, group)
     if len(times) != geometry.images:
@@ -257,7 +253,7 @@ def _times(
     file: NamedFile, geometry: FileGeometry, sidecar: JsonObject, group: Group
 ) -> tuple[float, ...]:
     """Return the times [ms] of the images of a file, on which all sources agree."""
-    axis = group.dims[0]
+    axis = group.image_axis
     stated = image_times(sidecar, axis, file.where)
     if file.times_ms and stated and not _same(file.times_ms, stated):
         raise InputError(
@@ -313,7 +309,7 @@ def _check_one_grid(read: Sequence[_Read]) -> None:
 def _check_images(group: Group, read: Sequence[_Read], times: Sequence[float]) -> None:
     """Raise an error if files have too many images, too few, or two of one time."""
     where, count = read[0].file.where, sum(item.geometry.images for item in read)
-    if not _has_images(group):
+    if not group.has_several_images:
         if count > 1:
             names = ", ".join(item.file.where for item in read[:_SHOWN])
             names += ", ..." * (len(read) > _SHOWN)

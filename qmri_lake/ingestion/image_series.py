@@ -92,7 +92,7 @@ class ImageSeries:
                 )
             image[list(part.places)] = values
         assert affine is not None  # a series has a file
-        if len(GROUPS[self.group].dims) == len(VOLUME_DIMS):
+        if not GROUPS[self.group].has_several_images:
             image = image[0]
         echo_time = np.array(times, np.float64)
         digest = hashlib.sha256(image.data)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from math import prod
-from pathlib import Path, PureWindowsPath
 from typing import BinaryIO
 
 import numpy as np
@@ -20,11 +19,11 @@ from qmri_lake.masks.content import Content
 from qmri_lake.masks.damage import check_size, checksum_mismatch, trailing_bytes, truncated
 from qmri_lake.masks.grids import Affine
 from qmri_lake.masks.voxel_units import in_millimetres
-from qmri_lake.masks.whole_files import read_to_end
+from qmri_lake.masks.whole_files import file_beside, read_to_end
 
-__all__ = ["read_meta_image"]
+__all__ = ["TYPES", "missing_geometry", "read_meta_image"]
 
-_TYPES = {
+TYPES = {
     "MET_CHAR": "i1",
     "MET_UCHAR": "u1",
     "MET_SHORT": "i2",
@@ -64,7 +63,7 @@ def read_meta_image(path: str) -> Content:
         if name.upper() == "LOCAL":
             content = _values(stream, fields, prod(shape) * dtype.itemsize, path)
         else:
-            with _beside(path, name).open("rb") as values:
+            with file_beside(path, name, "save the mask as .mha").open("rb") as values:
                 content = _values(values, fields, prod(shape) * dtype.itemsize, path)
     labels = np.frombuffer(content, dtype).reshape(shape, order="F")
     affine = in_millimetres(_affine(fields, path), shape, "", path, "Write ElementSpacing in mm.")
@@ -97,10 +96,10 @@ def _layout(fields: _Fields, path: str) -> tuple[tuple[int, int, int], np.dtype[
             "three axes and one channel",
             path,
         )
-    kind = _TYPES.get(fields.get("ElementType", ""))
+    kind = TYPES.get(fields.get("ElementType", ""))
     if kind is None:
         raise _damaged(
-            f"ElementType {fields.get('ElementType', '')!r}", f"one of {', '.join(_TYPES)}", path
+            f"ElementType {fields.get('ElementType', '')!r}", f"one of {', '.join(TYPES)}", path
         )
     if not _flag(fields, ("BinaryData",), True, path):
         raise _damaged("values as text", "BinaryData = True", path)
@@ -130,7 +129,7 @@ def _unpacked(packed: bytes, size: int, path: str) -> bytes:
     unpacker = zlib.decompressobj()
     try:
         content = unpacker.decompress(packed, size + 1)
-        # The checksum is read when the end of the data is asked for.
+        # zlib verifies the checksum when it reaches the end of the data.
         content += unpacker.decompress(unpacker.unconsumed_tail, 1)
     except zlib.error as error:
         raise checksum_mismatch("the compressed data is damaged", path) from error
@@ -141,25 +140,9 @@ def _unpacked(packed: bytes, size: int, path: str) -> bytes:
     return content
 
 
-def _beside(path: str, name: str) -> Path:
-    """Return the file of the values, which must be in the folder of the header."""
-    file = Path(path).parent / name
-    if PureWindowsPath(name).name == name and file.is_file():
-        return file
-    raise InputError(
-        f"the file of the values, {PureWindowsPath(name).name!r}, is not beside the header",
-        expected="one data file in the folder of the header",
-        where=path,
-        todo="Copy both files into one folder, or save the mask as .mha.",
-        reason=Reason.UNREADABLE_FILE,
-    )
-
-
 def _affine(fields: _Fields, path: str) -> Affine:
     """Return the affine, voxel (i, j, k) to LPS mm; raise an error if it is not in the file."""
-    names = (_OFFSET, _MATRIX, ("ElementSpacing",))
-    missing = [group[0] for group in names if not any(name in fields for name in group)]
-    if missing:
+    if missing := missing_geometry(fields):
         raise InputError(
             f"no {' and no '.join(missing)}, so the position is unknown",
             expected="Offset, TransformMatrix and ElementSpacing",
@@ -173,6 +156,12 @@ def _affine(fields: _Fields, path: str) -> Affine:
     affine[:3, :3] = directions.T * _numbers(fields, ("ElementSpacing",), 3, path)
     affine[:3, 3] = _numbers(fields, _OFFSET, 3, path)
     return affine
+
+
+def missing_geometry(fields: Mapping[str, str]) -> list[str]:
+    """Return the fields of the position that a header lacks, by their first names."""
+    needed = (_OFFSET, _MATRIX, ("ElementSpacing",))
+    return [names[0] for names in needed if not any(name in fields for name in names)]
 
 
 def _numbers(fields: _Fields, names: tuple[str, ...], count: int, path: str) -> NDArray[np.float64]:

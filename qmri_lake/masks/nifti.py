@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from qmri_lake.core.geometry import VoxelGrid, corner_distance, voxel_spacing
+from qmri_lake.core.geometry import LPS_TO_RAS, VoxelGrid, corner_distance, voxel_spacing
 from qmri_lake.errors import InputError, Reason
 from qmri_lake.masks.content import Content, Form
 from qmri_lake.masks.damage import truncated
@@ -24,7 +24,6 @@ FORM_TOLERANCE_MM = 0.1
 the qform is stored in single precision, which is up to 0.1 mm at the corners of a knee.
 [assumption]"""
 
-_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _UNITS = {0: "", 1: "metres", 2: "millimetres", 3: "micrometres"}
 _LARGEST_CODE = 5
 _SPACING_TOLERANCE = 0.01
@@ -155,7 +154,7 @@ def _affine_of(header: Any, path: str, grid: VoxelGrid | None, form: Form | None
         _check_pixdim(header, codes, path)
     todo = "Set the unit in the file, as in nibabel: image.header.set_xyzt_units('mm')."
     affines = {
-        name: in_millimetres(_TO_LPS @ _decoded(header, name, path), shape, unit, path, todo)
+        name: in_millimetres(LPS_TO_RAS @ _decoded(header, name, path), shape, unit, path, todo)
         for name in present
     }
     chosen = affines[present[0]]  # the sform, as the standard says

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from io import BytesIO
 from math import prod
-from pathlib import Path, PureWindowsPath
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -30,7 +29,14 @@ from qmri_lake.masks.slicer_segments import (
     read_segments,
 )
 from qmri_lake.masks.voxel_units import in_millimetres
-from qmri_lake.masks.whole_files import GZIP, gzip_errors, open_plain, read_bzip2, read_to_end
+from qmri_lake.masks.whole_files import (
+    GZIP,
+    file_beside,
+    gzip_errors,
+    open_plain,
+    read_bzip2,
+    read_to_end,
+)
 
 __all__ = ["affine_of", "read_header", "read_layers", "read_nrrd", "read_values"]
 
@@ -106,28 +112,15 @@ def read_layers(
     segments : list of Segment
         Empty if the file is no segmentation of 3D Slicer.
     crop : Crop or None
-        The part of an image that the file contains, if it says so.
+        The part of an image that the file contains, if its header states one.
     """
-    values, header = _read(path)
+    values, header = read_values(path)
     space = str(header.get("space", "")).lower()
     directions, origin = header.get("space directions"), header.get("space origin")
     if space not in _SPACES or directions is None or origin is None:
-        raise InputError(
-            f"space {space!r}" if space else "no space, so the position is unknown",
-            expected="left-posterior-superior, right-anterior-superior or left-anterior-superior, "
-            "with space directions and space origin",
-            where=path,
-            todo="Export the mask with its geometry.",
-            reason=Reason.GRID_MISMATCH,
-        )
+        raise _no_position(space, path, "mask")
     layers, vectors = _in_layers(values, np.asarray(directions, np.float64), path)
-    affine = np.eye(4)
-    affine[:3, :3] = vectors.T
-    affine[:3, 3] = np.asarray(origin, np.float64)
-    affine = np.diag([*_SPACES[space], 1.0]) @ affine
-    affine = in_millimetres(
-        affine, layers.shape[1:], _unit(header, path), path, "Set `space units` in the file."
-    )
+    affine = affine_of(header, vectors, layers.shape[1:], path)
     labels = as_numbers(layers, path)
     segments = read_segments(header, path)
     check_extents(labels, segments, path)
@@ -154,6 +147,18 @@ def _in_layers(values: Values, directions: Affine, path: str) -> tuple[Values, A
     return volume[np.newaxis], directions
 
 
+def _no_position(space: str, path: str, content: str) -> InputError:
+    """Return the error for a mask or image without a position."""
+    return InputError(
+        f"space {space!r}" if space else "no space, so the position is unknown",
+        expected="left-posterior-superior, right-anterior-superior or left-anterior-superior, "
+        "with space directions and space origin",
+        where=path,
+        todo=f"Export the {content} with its geometry.",
+        reason=Reason.GRID_MISMATCH,
+    )
+
+
 def _unit(header: dict[str, Any], path: str) -> str:
     units = {str(unit).strip().lower() for unit in header.get("space units", ())}
     known = {_UNITS.get(unit, _UNITS.get(unit.removesuffix("s"))) for unit in units or {""}}
@@ -169,8 +174,14 @@ def _unit(header: dict[str, Any], path: str) -> str:
     return unit
 
 
-def _read(path: str) -> tuple[Values, dict[str, Any]]:
-    """Return the values and the header; check the length and the checksum of the values."""
+def read_values(path: str) -> tuple[Values, dict[str, Any]]:
+    """Return the values, in the axis order of the file, and the header.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged. The length and the checksum of the values are verified.
+    """
     import nrrd  # type: ignore[import-untyped]
 
     with open_plain(path) as stream:
@@ -210,17 +221,7 @@ def _values_stream(stream: BinaryIO, header: dict[str, Any], path: str) -> Itera
     if not name:
         yield stream
         return
-    file = Path(path).parent / name
-    # A Windows path has both separators. A header must not name files elsewhere.
-    if PureWindowsPath(name).name != name or not file.is_file():
-        raise InputError(
-            f"the file of the values, {PureWindowsPath(name).name!r}, is not beside the header",
-            expected="one data file in the folder of the header",
-            where=path,
-            todo="Copy both files into one folder, or save the mask as .nrrd.",
-            reason=Reason.UNREADABLE_FILE,
-        )
-    with file.open("rb") as values:
+    with file_beside(path, name, "save the mask as .nrrd").open("rb") as values:
         yield values
 
 
@@ -252,17 +253,6 @@ def _unreadable(found: str, path: str, expected: str = "an NRRD file") -> InputE
         todo="Copy or download it again, or save it again.",
         reason=Reason.UNREADABLE_FILE,
     )
-
-
-def read_values(path: str) -> tuple[Values, dict[str, Any]]:
-    """Return the values, in the axis order of the file, and the header.
-
-    Raises
-    ------
-    InputError
-        If the file is damaged.
-    """
-    return _read(path)
 
 
 def read_header(path: str) -> dict[str, Any]:
@@ -304,14 +294,7 @@ def affine_of(
     """
     space, origin = str(header.get("space", "")).lower(), header.get("space origin")
     if space not in _SPACES or vectors.shape != (3, 3) or origin is None:
-        raise InputError(
-            f"space {space!r}" if space else "no space, so the position is unknown",
-            expected="left-posterior-superior, right-anterior-superior or left-anterior-superior, "
-            "with space directions and space origin",
-            where=path,
-            todo="Export the image with its geometry.",
-            reason=Reason.GRID_MISMATCH,
-        )
+        raise _no_position(space, path, "image")
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = vectors.T, np.asarray(origin, np.float64)
     affine = np.diag([*_SPACES[space], 1.0]) @ affine

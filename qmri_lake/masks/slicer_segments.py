@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qmri_lake.core.geometry import GRID_TOLERANCE_MM, VoxelGrid, corner_distance
+from qmri_lake.core.geometry import GRID_TOLERANCE_MM, LPS_TO_RAS, VoxelGrid, corner_distance
 from qmri_lake.core.label_bytes import labels_besides
 from qmri_lake.core.text import counted
 from qmri_lake.errors import InputError, Reason
@@ -28,8 +28,6 @@ __all__ = [
 ]
 
 _APART = "In 3D Slicer, remove the overlap of these segments, or export them one by one."
-
-_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +224,7 @@ def _image_grid(parameters: str) -> VoxelGrid | None:
     if len(numbers) != 22 or not np.isfinite(numbers).all():
         return None
     low, high = np.array(numbers[16::2]), np.array(numbers[17::2])
-    affine: Affine = _RAS_TO_LPS @ np.array(numbers[:16]).reshape(4, 4)
+    affine: Affine = LPS_TO_RAS @ np.array(numbers[:16]).reshape(4, 4)
     if low.any() or (high < 0).any() or not abs(np.linalg.det(affine[:3, :3])) > 0:
         return None
     rows = (high + 1).astype(int)

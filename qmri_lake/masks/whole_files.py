@@ -7,13 +7,16 @@ import gzip
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path, PureWindowsPath
 from typing import BinaryIO, cast
 
+from qmri_lake.errors import InputError, Reason
 from qmri_lake.masks.damage import check_size, checksum_mismatch, trailing_bytes, truncated
 
 __all__ = [
     "GZIP",
     "check_gzip",
+    "file_beside",
     "gzip_errors",
     "open_plain",
     "read_bzip2",
@@ -22,6 +25,36 @@ __all__ = [
 ]
 
 GZIP = b"\x1f\x8b"
+
+
+def file_beside(path: str, name: str, advice: str) -> Path:
+    """Return the file of the values that a header names, which must be in the header's folder.
+
+    Parameters
+    ----------
+    path : str
+        Path of the header.
+    name : str
+        Name of the file of the values.
+    advice : str
+        Alternative to a copy into one folder, for the error.
+
+    Raises
+    ------
+    InputError
+        If there is no such file in the folder, or the name has a folder.
+    """
+    file = Path(path).parent / name
+    # A Windows path has both separators. A header must not name files elsewhere.
+    if PureWindowsPath(name).name == name and file.is_file():
+        return file
+    raise InputError(
+        f"the file of the values, {PureWindowsPath(name).name!r}, is not beside the header",
+        expected="one data file in the folder of the header",
+        where=path,
+        todo=f"Copy both files into one folder, or {advice}.",
+        reason=Reason.UNREADABLE_FILE,
+    )
 
 
 @contextmanager
