@@ -26,8 +26,21 @@ from qmri_lake.execution.session import (
 from qmri_lake.schema.builtin import REGISTRY
 from qmri_lake.schema.groups import GROUPS
 from qmri_lake.schema.variable import Variable
+from qmri_lake.surface.occupancy import CARTILAGE_OF
+from qmri_lake.surface.region_means import Means, means_of_bone
+from qmri_lake.surface.regions import REGIONS
+from qmri_lake.surface.spherical_grid import BONES
+from qmri_lake.tissues import CARTILAGE
 
-__all__ = ["arguments", "check_with_t2", "map_knees", "no_bone", "product", "read_by"]
+__all__ = [
+    "arguments",
+    "check_with_t2",
+    "map_knees",
+    "means_of_exam",
+    "no_bone",
+    "product",
+    "read_by",
+]
 
 _READ = ("bone", "cartilage", "affine")
 
@@ -147,3 +160,51 @@ def _map_inside(
         raise refuse_part("DESS", where)  # the last voxels of the exam are missing
     name = str(np.asarray(knee).item())
     return kernel(bone=bone[box], cartilage=cartilage[box], knee=name, **rest)
+
+
+def means_of_exam(
+    bone: Values,
+    cartilage: Values,
+    affine: NDArray[np.float64],
+    *,
+    knee: str,
+    title: str = "T2",
+    articular: NDArray[np.bool_] | None = None,
+    t2_labels: NDArray[np.uint8] | None = None,
+    **t2: Values,
+) -> tuple[Means, list[str], int]:
+    """Average the regions of one exam.
+
+    Returns
+    -------
+    means : Means
+    notes : list of str
+        Notes on implausible masks, and on cartilage without a value of the map called `title`.
+    bones : int
+        Number of measurable bones.
+    """
+    means, notes, bones = Means.empty(), [], 0
+    for k, name in enumerate(BONES):
+        labels = None if t2_labels is None else t2_labels == CARTILAGE[CARTILAGE_OF[name]]
+        try:
+            odd = means_of_bone(
+                bone,
+                cartilage,
+                affine,
+                bone_name=name,
+                knee=knee,
+                means=means,
+                t2_labels=labels,
+                articular=None if articular is None else articular[k],
+                **t2,
+            )
+        except InputError as error:
+            if error.reason is not Reason.EMPTY_MASK:
+                raise
+            notes.append(error.found)
+            continue
+        bones += 1
+        notes += odd
+        if labels is not None and not means.t2_n[list(REGIONS).index(name[0].upper())]:
+            notes.append(f"no {title} in {CARTILAGE_OF[name]} cartilage")
+    return means, notes, bones

@@ -16,13 +16,9 @@ from qmri_lake.fusion import Biomarker, add_biomarker
 from qmri_lake.schema.groups import GROUPS
 from qmri_lake.schema.variable import Variable
 from qmri_lake.steps._map_variables import region_variable, sphere_variable
-from qmri_lake.steps._surface import arguments, map_knees, no_bone, product, read_by
-from qmri_lake.surface.occupancy import CARTILAGE_OF
-from qmri_lake.surface.region_means import Means, means_of_bone
-from qmri_lake.surface.regions import REGIONS
+from qmri_lake.steps._surface import arguments, map_knees, means_of_exam, no_bone, product, read_by
 from qmri_lake.surface.spherical_grid import BONES, SIZE
 from qmri_lake.surface.spherical_maps import Method, check_options, spherical_map
-from qmri_lake.tissues import CARTILAGE
 
 __all__ = ["QuantitativeMap", "declare_quantitative_map", "map_means", "project_map"]
 
@@ -209,39 +205,10 @@ def _project_exam(
 
 
 def _average_exam(
-    bone: Values,
-    cartilage: Values,
-    affine: NDArray[np.float64],
-    *,
-    knee: str,
-    what: QuantitativeMap,
-    t2_labels: NDArray[np.uint8],
-    **values: Any,
+    what: QuantitativeMap, **exam: Any
 ) -> tuple[tuple[Values, Values, Values], list[str], int]:
     """Return mean, standard error and number by region, notes, and the number of bones."""
-    notes: list[str] = []
-    means, bones = Means.empty(), 0
-    for name in BONES:
-        tissue = CARTILAGE_OF[name]
-        try:
-            notes += means_of_bone(
-                bone,
-                cartilage,
-                affine,
-                bone_name=name,
-                knee=knee,
-                means=means,
-                t2_labels=t2_labels == CARTILAGE[tissue],
-                **values,
-            )
-        except InputError as error:
-            if error.reason is not Reason.EMPTY_MASK:
-                raise
-            notes.append(error.found)
-            continue
-        bones += 1
-        if not means.t2_n[list(REGIONS).index(name[0].upper())]:
-            notes.append(f"no {what.biomarker.title} in {tissue} cartilage")
+    means, notes, bones = means_of_exam(**exam, title=what.biomarker.title)
     return (means.t2, means.t2_se, means.t2_n), notes, bones
 
 

@@ -9,18 +9,21 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from qmri_lake.core.array_api import Values
-from qmri_lake.errors import InputError, NotFoundError, Reason
+from qmri_lake.errors import NotFoundError
 from qmri_lake.execution.step import step
 from qmri_lake.schema.exam_index import KEYS
 from qmri_lake.steps._map_variables import region_variable
-from qmri_lake.steps._surface import arguments, check_with_t2, map_knees, no_bone, product, read_by
+from qmri_lake.steps._surface import (
+    arguments,
+    check_with_t2,
+    map_knees,
+    means_of_exam,
+    no_bone,
+    product,
+    read_by,
+)
 from qmri_lake.steps.articular_template import as_template, template_digest
-from qmri_lake.surface.occupancy import CARTILAGE_OF
-from qmri_lake.surface.region_means import Means, means_of_bone
-from qmri_lake.surface.regions import REGIONS
-from qmri_lake.surface.spherical_grid import BONES
-from qmri_lake.tissues import CARTILAGE
+from qmri_lake.surface.region_means import Means
 
 if TYPE_CHECKING:
     from qmri_lake.lake.cohort import Cohort
@@ -91,48 +94,10 @@ def region(
     An exam without multi-echo images is left pending. With ``with_t2=False``, its thickness and
     volume are averaged without T2.
     """
-    means, notes, bones = _means_of_exam(**arguments(dess, msme, _OF_MSME), articular=articular)
+    means, notes, bones = means_of_exam(**arguments(dess, msme, _OF_MSME), articular=articular)
     if not bones:
         raise no_bone(notes, "region")
     return product(VARIABLES, means, notes)
-
-
-def _means_of_exam(
-    bone: Values,
-    cartilage: Values,
-    affine: NDArray[np.float64],
-    *,
-    knee: str,
-    articular: NDArray[np.bool_] | None = None,
-    t2_labels: NDArray[np.uint8] | None = None,
-    **t2: Values,
-) -> tuple[Means, list[str], int]:
-    """Return the averages, notes on implausible masks, and the number of bones."""
-    means, notes, bones = Means.empty(), [], 0
-    for k, name in enumerate(BONES):
-        labels = None if t2_labels is None else t2_labels == CARTILAGE[CARTILAGE_OF[name]]
-        try:
-            odd = means_of_bone(
-                bone,
-                cartilage,
-                affine,
-                bone_name=name,
-                knee=knee,
-                means=means,
-                t2_labels=labels,
-                articular=None if articular is None else articular[k],
-                **t2,
-            )
-        except InputError as error:
-            if error.reason is not Reason.EMPTY_MASK:
-                raise
-            notes.append(error.found)
-            continue
-        bones += 1
-        notes += odd
-        if labels is not None and not means.t2_n[list(REGIONS).index(name[0].upper())]:
-            notes.append(f"no T2 in {CARTILAGE_OF[name]} cartilage")
-    return means, notes, bones
 
 
 def region_means(
@@ -173,7 +138,7 @@ def region_means(
     areas = None if articular is None else as_template(articular)
 
     def kernel(**exam: Any) -> Means:
-        return _means_of_exam(**exam, articular=areas)[0]
+        return means_of_exam(**exam, articular=areas)[0]
 
     return map_knees(kernel, region.writes, dess, msme, _OF_MSME, "region_means")
 

@@ -15,7 +15,7 @@ import qmri_lake as ql
 from qmri_lake.errors import InputError, NotFoundError, RunError
 from qmri_lake.phantom import exams, knee
 from qmri_lake.phantom.exam_truth import Truth
-from qmri_lake.steps.regions import _means_of_exam
+from qmri_lake.steps._surface import means_of_exam
 from qmri_lake.surface import REGIONS, SURFACE_STATUS
 from qmri_lake.surface.occupancy import occupancy_of
 from qmri_lake.surface.regions import LEAVES, REGIONS_OF, find_compartments
@@ -43,7 +43,7 @@ def measured(truth: Truth, **changed: object) -> pd.DataFrame:
         "t2_affine": truth.msme_affine,
         "dess_to_msme": truth.dess_to_msme,
     }
-    means, notes, _ = _means_of_exam(**{**given, **changed})
+    means, notes, _ = means_of_exam(**{**given, **changed})
     table = pd.DataFrame(means._asdict(), index=pd.Index(REGIONS, name="region"))
     table.attrs["notes"] = notes
     return table
