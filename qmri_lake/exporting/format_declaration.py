@@ -142,7 +142,7 @@ class Format:
         UIDs, texts, dates and, except in tables, clinical values are exported only if named.
         """
         if self.write_all is not None:
-            # Tables are asked for to get clinical values. Own columns need their name.
+            # Tables are exported for their clinical values. Own columns need their name.
             with_arrays = variable.group in GROUPS.series() or any(
                 other.bulk for other in REGISTRY.group(variable.group)
             )

@@ -35,7 +35,7 @@ _COLOURS: Mapping[str, tuple[int, int, int]] = MappingProxyType(
         "meniscus": (204, 121, 167),
     }
 )
-"""Colours of tissues, 0 to 255; those of cartilage can be told apart by colour-blind readers."""
+"""Colours of tissues, 0 to 255. Colour-blind readers can distinguish those of cartilage."""
 _OTHERS = ((213, 94, 0), (86, 180, 233), (240, 228, 66), (148, 103, 189), (140, 86, 75))
 
 

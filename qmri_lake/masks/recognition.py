@@ -45,7 +45,7 @@ SUFFIXES = (
     ".h5",
     ".hdf5",
 )
-"""Usual suffixes of mask files. A file of DICOM is a mask if its header says so."""
+"""Usual suffixes of mask files. A DICOM file is a mask if its header states it."""
 
 _FIRST = 2048
 """Number of bytes that are read. HDF5 may begin at byte 512, 1024 or 2048."""
